@@ -1,0 +1,1 @@
+"""Sources, tokenization, bucketing and packing, and the checkpointable loader."""

@@ -1,0 +1,1 @@
+"""What looks at a run and changes nothing: doctor, evaluation, report."""

