@@ -1,0 +1,337 @@
+"""The whole configuration schema, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Task = Literal["classification", "multilabel", "regression"]
+Dtype = Literal["float32", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+SUPERVISED_LOSSES = ("cross_entropy", "regression", "multilabel")
+LOGIT_LOSSES = ("forward_kl", "reverse_kl", "jsd", "total_variation", "mse_logits", "bernoulli_kl")
+HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
+ATTENTION_LOSSES = ("attention_kl",)
+LossName = Literal[
+    "cross_entropy",
+    "regression",
+    "multilabel",
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "total_variation",
+    "mse_logits",
+    "bernoulli_kl",
+    "hidden_mse",
+    "hidden_cosine",
+    "attention_kl",
+]
+TASK_LOSSES: dict[str, str] = {
+    "classification": "cross_entropy",
+    "regression": "regression",
+    "multilabel": "multilabel",
+}
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ScheduleConfig(Section):
+    """A value that moves from `start` to `end` and then stays.
+
+    `over` is a share of the run when at most 1.0, else a number of steps.
+    """
+
+    shape: Literal["constant", "linear", "cosine"] = "linear"
+    start: float
+    end: float
+    over: PositiveFloat = 1.0
+
+
+class DataConfig(Section):
+    """Where examples come from and how they become batches."""
+
+    source: str = "files"
+    """`files`, `digits` (embedded), or the name of a Hugging Face dataset."""
+    subset: str | None = None
+    """Configuration name of a Hugging Face dataset."""
+    train: str | None = None
+    """A file, a folder of images, or a split of the Hugging Face dataset."""
+    validation: str | None = None
+    test: str | None = None
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of `train` held out where `validation` is not given."""
+    format: Literal[
+        "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images"
+    ] = "auto"
+    text: str | None = None
+    text_pair: str | None = None
+    image: str | None = None
+    label: str | None = None
+    """Columns; inferred from the usual names where not given."""
+    labels: tuple[str, ...] | None = None
+    """Label names in the order of their ids; inferred from the teacher or the data otherwise."""
+    max_length: PositiveInt = 128
+    """Longest row in tokens; longer ones are cut and counted."""
+    layout: Literal["bucket", "pack"] = "bucket"
+    buckets: Annotated[int, Field(ge=1, le=8)] = 8
+    tokens_per_batch: PositiveInt | None = None
+    """Token budget: rows per batch of a bucket = budget // bucket length."""
+    train_examples: PositiveInt | None = None
+    """Use only this many training examples (drawn once, by `split_seed`)."""
+    split_seed: int = 0
+    eval_batch_size: PositiveInt = 128
+    image_size: PositiveInt | None = None
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Random translation of training images, in pixels."""
+    cache: bool = True
+    """Keep tokenized data in the work directory."""
+    prefetch: PositiveInt = 2
+    """Batches moved to the device ahead of the step."""
+
+    @model_validator(mode="after")
+    def _source_has_data(self) -> DataConfig:
+        if self.source == "files" and self.train is None:
+            raise ValueError(
+                "data.train: got nothing, expected a file or folder; "
+                "give it in the config or as data.train=PATH"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """One stage of training: the teacher's fine-tune or the student's run."""
+
+    epochs: PositiveFloat = 3.0
+    steps: PositiveInt | None = None
+    """Exact number of updates; overrides `epochs`."""
+    batch_size: PositiveInt = 32
+    """Examples per update, over all devices and microbatches."""
+    accumulate: PositiveInt = 1
+    """Microbatches per update."""
+    learning_rate: PositiveFloat = 5e-5
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Any] = {}
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: NonNegativeFloat = 0.06
+    """Share of the run when below 1, else a number of steps."""
+    weight_decay: NonNegativeFloat = 0.01
+    no_decay: tuple[str, ...] = ("bias", "scale", "norm")
+    """Parameters whose path contains one of these words are not decayed."""
+    clip_norm: PositiveFloat | None = 1.0
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Learning rate factor from each layer to the one below it."""
+    freeze: tuple[str, ...] = ()
+    """Regular expressions; parameters whose path matches are not trained."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Overrides the model's own rates."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations; once per epoch by default."""
+    early_stopping: PositiveInt | None = None
+    """Stop after this many evaluations without a better metric."""
+    keep: Literal["best", "last"] = "best"
+    """Which parameters a stage hands on."""
+    dtype: Dtype = "float32"
+    """Compute type; parameters and optimizer stay float32."""
+    remat: bool = False
+    unroll: PositiveInt | None = None
+    """Layers unrolled per scan step; all of them by default on CPU, 1 elsewhere."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            near = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+            raise ValueError(
+                f"train.accumulate: got {self.accumulate}, expected a divisor of batch_size "
+                f"{self.batch_size}; one of {near}"
+            )
+        return self
+
+
+class TeacherConfig(Section):
+    """The large model."""
+
+    model: str | dict[str, Any] | None = None
+    """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
+    pooling: Literal["checkpoint", "first", "mean"] = "checkpoint"
+    dtype: Dtype = "float32"
+    """Compute type of the frozen teacher while distilling."""
+
+
+class StudentConfig(Section):
+    """The small model: a folder, a mapping, or some of the teacher's layers."""
+
+    model: str | dict[str, Any] | None = None
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | PositiveInt | None = None
+    """Teacher layers to start from: their indices, or how many (evenly spaced)."""
+    initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
+    """Which teacher the layers come from: before or after its fine-tune."""
+    pooling: Literal["checkpoint", "first", "mean"] = "checkpoint"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentConfig:
+        if self.model is not None and self.layers is not None:
+            raise ValueError(
+                "student.layers: got both student.model and student.layers, expected one of them; "
+                "drop student.model to start from the teacher's layers"
+            )
+        if self.model is None and self.layers is None:
+            raise ValueError(
+                "student: got neither student.model nor student.layers, expected one of them; "
+                "e.g. student.layers=[0,2,4]"
+            )
+        return self
+
+
+class TermConfig(Section):
+    """One weighted term of the distillation objective."""
+
+    loss: LossName
+    weight: NonNegativeFloat | ScheduleConfig = 1.0
+    temperature: PositiveFloat | ScheduleConfig = 1.0
+    layers: dict[int, int] | None = None
+    """`student_layer: teacher_layer` for losses on hidden states and attentions."""
+    beta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Mixture weight of `jsd`."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _layers_where_needed(self) -> TermConfig:
+        needs = self.loss in HIDDEN_LOSSES + ATTENTION_LOSSES
+        if needs and not self.layers:
+            raise ValueError(
+                f"layers: got none for loss {self.loss!r}, expected a map "
+                "student_layer: teacher_layer, e.g. layers: {0: 1, 1: 3, 2: 5}"
+            )
+        if self.layers and not needs:
+            raise ValueError(f"layers: got a map for loss {self.loss!r}, which has no layers; drop it")
+        return self
+
+
+class CheckpointConfig(Section):
+    """How often state is saved and what is kept."""
+
+    every: PositiveInt | None = None
+    """Steps between checkpoints; with every evaluation by default."""
+    every_seconds: PositiveFloat = 120.0
+    """And at least this often."""
+    keep_last: PositiveInt = 2
+    keep_best: bool = True
+
+
+class TelemetryConfig(Section):
+    """What a run tells while it runs. JSONL is always written."""
+
+    log_every: PositiveInt = 20
+    progress: Literal["auto", "live", "plain", "none"] = "auto"
+    tensorboard: bool = False
+    wandb_project: str | None = None
+
+
+class ParallelConfig(Section):
+    """How a step is laid over devices."""
+
+    strategy: Literal["jit", "pmap"] = "jit"
+    data: int = -1
+    """Devices along the batch; -1 takes all that are present."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the work directory's parent."""
+
+    @field_validator("data")
+    @classmethod
+    def _positive_or_all(cls, value: int) -> int:
+        if value == 0 or value < -1:
+            raise ValueError(f"got {value}, expected -1 (all devices) or a positive number")
+        return value
+
+
+class Config(Section):
+    """A whole distillation run."""
+
+    name: str = "run"
+    description: str = ""
+    task: Task = "classification"
+    metric: (
+        Literal["accuracy", "f1", "matthews", "pearson", "spearman", "mse", "exact_match"] | None
+    ) = None
+    """Metric that ranks models; accuracy, exact_match or spearman by task when not given."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """Each seed trains one student alone and one distilled."""
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    finetune: TrainConfig | None = TrainConfig()
+    """The teacher's training; null takes the teacher as it is."""
+    train: TrainConfig = TrainConfig()
+    """The student's training, with and without the teacher."""
+    objective: dict[str, TermConfig] = {}
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @property
+    def ranking_metric(self) -> str:
+        """The metric that ranks models."""
+        defaults = {
+            "classification": "accuracy",
+            "multilabel": "exact_match",
+            "regression": "spearman",
+        }
+        return self.metric or defaults[self.task]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of the ranking metric is better."""
+        return self.ranking_metric != "mse"
+
+    @property
+    def terms(self) -> dict[str, TermConfig]:
+        """The objective's terms: those given, or the task's usual pair at temperature 2."""
+        if self.objective:
+            return self.objective
+        soft = {
+            "classification": TermConfig(loss="forward_kl", weight=0.5, temperature=2.0),
+            "multilabel": TermConfig(loss="bernoulli_kl", weight=0.5, temperature=2.0),
+            "regression": TermConfig(loss="mse_logits", weight=0.5),
+        }[self.task]
+        hard = TermConfig.model_validate({"loss": TASK_LOSSES[self.task], "weight": 0.5})
+        return {"soft": soft, "hard": hard}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.teacher.model is None:
+            raise ValueError(
+                "teacher.model: got nothing, expected a Hugging Face folder or a mapping with "
+                "'family'; give it in the config or as teacher.model=PATH"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: got {list(self.seeds)}, expected each seed once")
+        for name, term in self.objective.items():
+            wanted = TASK_LOSSES[self.task]
+            if term.loss in SUPERVISED_LOSSES and term.loss != wanted:
+                raise ValueError(
+                    f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
+                    f"expected {wanted!r}"
+                )
+        metrics = {
+            "classification": {"accuracy", "f1", "matthews"},
+            "multilabel": {"exact_match", "f1"},
+            "regression": {"pearson", "spearman", "mse"},
+        }[self.task]
+        if self.ranking_metric not in metrics:
+            raise ValueError(
+                f"metric: got {self.metric!r} for task {self.task!r}, "
+                f"expected one of {sorted(metrics)}"
+            )
+        return self
