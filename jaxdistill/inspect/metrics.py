@@ -50,13 +50,13 @@ class Calibration(NamedTuple):
     Attributes:
       confidence: `[bins]`, mean confidence of the predictions in a bin; NaN where it is empty.
       accuracy: `[bins]`, share of them that is right; NaN where the bin is empty.
-      count: `[bins]`, predictions in a bin.
+      counts: `[bins]`, predictions in a bin.
       error: expected calibration error, the count-weighted mean of `|accuracy - confidence|`.
     """
 
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     error: float
 
 
@@ -271,7 +271,7 @@ def _correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     correlate = stats.pearsonr if name == "pearson" else stats.spearmanr
-    return float(correlate(first, second).statistic)
+    return float(correlate(first, second)[0])
 
 
 def _metric(

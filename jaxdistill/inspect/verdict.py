@@ -53,7 +53,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     if gain < 0:
         return (
             f"Distillation did not pay off: the distilled student is {difference} worse than the "
-            f"same student alone ({figures}), beyond the noise of ±{_points(name, noise)} ({basis})."
+            f"same student alone ({figures}), beyond the noise of ±{_points(name, noise)} "
+            f"({basis})."
         )
     return (
         f"Distillation paid off: the distilled student is {difference} better than the same "

@@ -64,7 +64,7 @@ def test_constant_predictions_have_no_correlation():
 
 
 def test_faults_are_named():
-    with pytest.raises(ModelError, match="NaN in 1 of 2 rows.*learning_rate"):
+    with pytest.raises(ModelError, match=r"NaN in 1 of 2 rows.*learning_rate"):
         metrics.compute_metrics("classification", np.array([[0, np.nan], [0, 1]]), np.array([0, 1]))
     with pytest.raises(DataError, match="'pearson' for task 'classification'"):
         metrics.compute_metrics("classification", np.ones((1, 2)), np.zeros(1), ["pearson"])
@@ -91,7 +91,7 @@ def test_calibration_by_hand():
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]])
     labels = np.array([0, 1, 0, 1])
     found = metrics.calibration("classification", np.log(probabilities), labels, bins=4)
-    np.testing.assert_array_equal(found.count, [0, 0, 3, 1])
+    np.testing.assert_array_equal(found.counts, [0, 0, 3, 1])
     assert found.accuracy[2] == pytest.approx(1 / 3)
     assert found.confidence[2] == pytest.approx(0.6)
     assert found.error == pytest.approx(3 / 4 * abs(1 / 3 - 0.6) + 1 / 4 * 0.1)

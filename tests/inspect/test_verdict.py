@@ -25,7 +25,8 @@ def test_paid_off():
     assert text.startswith("Distillation paid off: the distilled student is 9.00 points better")
     assert "89.00 ± 1.00 % against 80.00 ± 1.00 % accuracy, 3 seeds" in text
     assert "closes 60 % of the gap to the teacher" in text
-    assert text.count(". ") == 0 and text.endswith(".")
+    assert ". " not in text
+    assert text.endswith(".")
 
 
 def test_did_not_pay_off():
