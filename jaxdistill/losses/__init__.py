@@ -1,1 +1,36 @@
-"""Pure, unreduced losses on arrays."""
+"""Pure, unreduced losses on arrays: `from jaxdistill import losses; losses.forward_kl(...)`."""
+
+from jaxdistill.losses.divergence import (
+    bernoulli_kl,
+    forward_kl,
+    jsd,
+    mse_logits,
+    reverse_kl,
+    total_variation,
+)
+from jaxdistill.losses.feature import (
+    attention_kl,
+    attention_transfer,
+    hidden_cosine,
+    hidden_mse,
+    minilm_relation,
+)
+from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
+
+__all__ = [
+    "attention_kl",
+    "attention_transfer",
+    "bernoulli_kl",
+    "cross_entropy",
+    "forward_kl",
+    "hidden_cosine",
+    "hidden_mse",
+    "jsd",
+    "minilm_relation",
+    "mse_logits",
+    "multilabel",
+    "regression",
+    "reverse_kl",
+    "total_variation",
+    "valid_labels",
+]
