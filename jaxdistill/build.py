@@ -1,0 +1,252 @@
+"""From a configuration to its parts: data, models, objective and the pieces of one training."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill import losses
+from jaxdistill.config import (
+    ATTENTION_LOSSES,
+    HIDDEN_LOSSES,
+    SUPERVISED_LOSSES,
+    TASK_LOSSES,
+    Config,
+    TermConfig,
+    TrainConfig,
+)
+from jaxdistill.data.dataset import Dataset, prepare
+from jaxdistill.engine.objective import (
+    Objective,
+    Term,
+    features_term,
+    logits_term,
+    task_term,
+)
+from jaxdistill.engine.optim import value_schedule
+from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.models.registry import Model, build_model, load_model
+from jaxdistill.models.student import student_from_teacher
+
+log = logging.getLogger("jaxdistill")
+
+
+def load_data(config: Config, cache: Path) -> Dataset:
+    """Read, tokenize and split the data of a run; labels follow the teacher's folder if it has them."""
+    return prepare(
+        config.data,
+        task=config.task,
+        tokenizer_folder=_folder(config.teacher.model) or _folder(config.student.model),
+        labels=None,
+        num_labels=None,
+        cache_dir=cache if config.data.cache else None,
+    )
+
+
+def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
+    """Load or create the teacher as it is before its fine-tune."""
+    train = (config.finetune if training else None) or TrainConfig(
+        dtype=config.teacher.dtype, unroll=config.train.unroll
+    )
+    return _model(config.teacher.model, config.teacher.pooling, train, dataset, seed)
+
+
+def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
+    """Load a model that an earlier stage left, to teach or to be measured."""
+    train = TrainConfig(dtype=config.teacher.dtype, unroll=config.train.unroll)
+    return _model(str(folder), config.teacher.pooling, train, dataset, 0)
+
+
+def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
+    """Create the student that both arms of the comparison start from, for one seed."""
+    student = config.student
+    if student.layers is None:
+        return _model(student.model, student.pooling, config.train, dataset, seed)
+    origin: Any = config.teacher.model
+    if student.initialize_from == "finetuned" and finetuned is not None:
+        origin = str(finetuned)
+    elif not isinstance(origin, str):
+        raise ConfigError(
+            "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
+            "use student.initialize_from=finetuned, or give student.model instead of student.layers"
+        )
+    teacher = _model(origin, student.pooling, config.train, dataset, seed)
+    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
+    return student_from_teacher(teacher, layers, seed=seed)
+
+
+def supervised_objective(config: Config) -> Objective:
+    """Return the task's own loss alone: what the teacher and the baseline train on."""
+    terms = {
+        name: _term(name, term, 1)
+        for name, term in config.terms.items()
+        if term.loss in SUPERVISED_LOSSES
+    }
+    if not terms:
+        terms = {"hard": _term("hard", TermConfig.model_validate({"loss": TASK_LOSSES[config.task]}), 1)}
+    return Objective({name: dataclasses.replace(term, weight=1.0) for name, term in terms.items()})
+
+
+def distillation_objective(config: Config, total_steps: int, projected: set[str]) -> Objective:
+    """Return the configured terms; those in `projected` map the student's width to the teacher's."""
+    return Objective(
+        {
+            name: _term(name, term, total_steps, projected=name in projected)
+            for name, term in config.terms.items()
+        }
+    )
+
+
+def make_projections(config: Config, student: Model, teacher: Model, seed: int) -> dict[str, Any]:
+    """Create the kernels for hidden-state terms between models of different widths.
+
+    Returns `{term: {student_layer: [D_student, D_teacher]}}`, only for terms that need them.
+
+    Raises:
+      ConfigError: a layer map names a layer that a model does not have.
+    """
+    projections: dict[str, Any] = {}
+    for name, term in config.terms.items():
+        if term.loss not in HIDDEN_LOSSES + ATTENTION_LOSSES:
+            continue
+        layers = term.layers or {}
+        for side, model, wanted in (
+            ("student", student, layers.keys()),
+            ("teacher", teacher, layers.values()),
+        ):
+            count = layer_count(model)
+            wrong = [layer for layer in wanted if count is not None and not 0 <= layer < count]
+            if wrong:
+                raise ConfigError(
+                    f"objective.{name}.layers: got {side} layer {wrong[0]}, "
+                    f"expected 0 to {count - 1 if count else 0}; the {side} has {count} layers"
+                )
+        if term.loss not in HIDDEN_LOSSES:
+            continue
+        widths = _tap_widths(student, layers.keys()), _tap_widths(teacher, layers.values())
+        if widths[0] == widths[1]:
+            continue
+        key = jax.random.fold_in(jax.random.key(seed), len(projections))
+        projections[name] = {}
+        for index, layer in enumerate(layers):
+            ours, theirs = widths[0][index], widths[1][index]
+            scale = ours**-0.5
+            kernel = scale * jax.random.normal(jax.random.fold_in(key, index), (ours, theirs))
+            projections[name][str(layer)] = kernel
+    return projections
+
+
+def layer_count(model: Model) -> int | None:
+    """Return how many layers a model's taps have, or None where its family does not say."""
+    for name in ("num_hidden_layers", "depths", "channels", "hidden_sizes"):
+        value = getattr(model.config, name, None)
+        if value is not None:
+            return value if isinstance(value, int) else len(value)
+    return None
+
+
+def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
+    """Return an apply function and parameters that carry a frozen model's own state along."""
+    if model.model_state is None:
+        return model.apply, model.params
+
+    def apply(params: Any, batch: Any, **options: Any) -> Any:
+        return model.apply(params["params"], batch, model_state=params["model_state"], **options)
+
+    return apply, {"params": model.params, "model_state": model.model_state}
+
+
+def count_parameters(params: Any) -> int:
+    """Return the number of elements of a pytree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def count_bytes(params: Any) -> int:
+    """Return the bytes of a pytree."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
+
+
+def _term(name: str, term: TermConfig, total_steps: int, *, projected: bool = False) -> Term:
+    function = getattr(losses, term.loss)
+    weight = value_schedule(term.weight, total_steps)
+    if term.loss in SUPERVISED_LOSSES:
+        options = {"label_smoothing": term.label_smoothing} if term.label_smoothing else {}
+        return task_term(function, weight=weight, **options)
+    if term.loss in HIDDEN_LOSSES + ATTENTION_LOSSES:
+        return features_term(
+            function,
+            term.layers or {},
+            kind="hidden" if term.loss in HIDDEN_LOSSES else "attention",
+            weight=weight,
+            projection=name if projected else None,
+        )
+    temperature = value_schedule(term.temperature, total_steps)
+    options = {"beta": term.beta} if term.loss == "jsd" else {}
+    if term.loss in ("mse_logits", "total_variation"):
+        return logits_term(function, temperature=None, weight=weight)
+    return logits_term(function, temperature=temperature, weight=weight, **options)
+
+
+def _tap_widths(model: Model, layers: Any) -> list[int]:
+    taps = tuple(f"layers.{layer}.hidden" for layer in layers)
+    extra = {} if model.model_state is None else {"model_state": model.model_state}
+    batch = _example_batch(model)
+    outputs = jax.eval_shape(lambda params: model.apply(params, batch, taps=taps, **extra), model.params)
+    return [outputs.features[tap].shape[-1] for tap in taps]
+
+
+def _example_batch(model: Model) -> dict[str, jax.Array]:
+    size = getattr(model.config, "image_size", None)
+    if hasattr(model.config, "vocab_size"):
+        ids = jnp.zeros((1, 4), jnp.int32)
+        return {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "token_type_ids": ids}
+    side = size if isinstance(size, int) else (size or (224, 224))[0]
+    channels = getattr(model.config, "num_channels", 3)
+    return {"images": jnp.zeros((1, side, side, channels), jnp.float32)}
+
+
+def _folder(model: str | dict[str, Any] | None) -> Path | None:
+    return Path(model) if isinstance(model, str) else None
+
+
+def _model(
+    origin: str | dict[str, Any] | None,
+    pooling: str,
+    train: TrainConfig,
+    dataset: Dataset,
+    seed: int,
+) -> Model:
+    options: dict[str, Any] = {
+        "seed": seed,
+        "dtype": train.dtype,
+        "remat": train.remat,
+        "dropout": train.dropout,
+    }
+    if train.unroll is not None:
+        options["unroll"] = train.unroll
+    if dataset.labels is not None:
+        options["labels"] = dataset.labels
+    else:
+        options["num_labels"] = dataset.num_labels
+    if isinstance(origin, str):
+        return load_model(origin, pooling=pooling, **options)
+    if origin is None or "family" not in origin:
+        raise ModelError(
+            f"model: got {origin!r}, expected a folder or a mapping with 'family', "
+            "e.g. {family: cnn, channels: [32, 64]}"
+        )
+    return build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
+
+
+def _with_input_shape(spec: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Fill in an image model's input size from the data where the mapping leaves it out."""
+    if dataset.modality != "image":
+        return spec
+    height, _, channels = dataset.train.images.shape[1:]
+    return {"image_size": int(height), "num_channels": int(channels), **spec}

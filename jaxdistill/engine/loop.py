@@ -1,0 +1,231 @@
+"""The one training loop: data, step, metrics, evaluation, checkpoints, preemption."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jaxdistill.data.batches import BatchSource
+from jaxdistill.data.loader import check_position, device_batches, position
+from jaxdistill.engine import preemption
+from jaxdistill.engine.checkpoint import Checkpointer
+from jaxdistill.engine.reduce import Mean
+from jaxdistill.engine.state import TrainState
+from jaxdistill.engine.telemetry import Telemetry
+from jaxdistill.errors import Preempted
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopPlan:
+    """How long a run is and when it looks up from the step."""
+
+    total_steps: int
+    evaluate_every: int
+    log_every: int
+    checkpoint_every: int
+    checkpoint_seconds: float
+    early_stopping: int | None
+    metric: str
+    higher_is_better: bool
+    prefetch: int = 2
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop remembers beside the state; saved with every checkpoint."""
+
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_without_gain: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopResult:
+    """What a finished loop hands on."""
+
+    state: TrainState
+    progress: Progress
+    steps: int
+    seconds: float
+    seconds_to_first_step: float | None
+    examples_per_second: float
+    tokens_per_second: float
+    padding: float
+
+
+def train(
+    step: Callable[..., Any],
+    state: TrainState,
+    teacher_params: Any,
+    source: BatchSource,
+    *,
+    plan: LoopPlan,
+    place: Callable[[dict[str, Any]], Any],
+    evaluate: Callable[[TrainState], dict[str, float]],
+    checkpointer: Checkpointer,
+    telemetry: Callable[[int], Telemetry],
+    learning_rate: Callable[[int], Any],
+) -> LoopResult:
+    """Run `step` from the newest checkpoint to `plan.total_steps`.
+
+    The host waits for the device only to log, to evaluate and to save.
+
+    Raises:
+      Preempted: the process was asked to stop; the state is saved.
+      CheckpointError: the checkpoint belongs to other data, seed or batches.
+    """
+    start = time.monotonic()
+    progress, first = Progress(), 0
+    if checkpointer.latest_step() is not None:
+        state, saved = checkpointer.restore(state)
+        check_position(saved["data"], source)
+        progress, first = Progress(**saved["progress"]), int(saved["data"]["step"])
+    report = telemetry(first)
+    pending: list[dict[str, Mean]] = []
+    window = _Window()
+    whole = _Window()
+    first_step_seconds = None
+    last_save = time.monotonic()
+
+    def save(done: int, value: float | None = None) -> None:
+        nonlocal last_save
+        remembered = {
+            "data": position(source, done),
+            "progress": dataclasses.asdict(progress),
+        }
+        checkpointer.save(done, state, remembered, value)
+        last_save = time.monotonic()
+
+    batches: Iterator[Any] = device_batches(
+        source, first, plan.total_steps, place=place, prefetch=plan.prefetch
+    )
+    done = first
+    try:
+        for batch, info in batches:
+            if _stopped(plan, progress):
+                break
+            state, metrics = step(state, teacher_params, batch)
+            done += 1
+            pending.append(metrics)
+            if first_step_seconds is None:
+                jax.block_until_ready(state.step)
+                first_step_seconds = time.monotonic() - start
+                window, whole = _Window(), _Window()
+            else:
+                window.add(info)
+                whole.add(info)
+            if done % plan.log_every == 0 or done == plan.total_steps:
+                values = _fetch(pending)
+                left = (plan.total_steps - done) * window.seconds() / max(window.steps, 1)
+                report.row(
+                    done,
+                    {
+                        "epoch": round(done / source.steps_per_epoch, 4),
+                        **values,
+                        "learning_rate": float(learning_rate(done - 1)),
+                        **window.rates(),
+                        "seconds_left": round(left, 1),
+                        "time": round(time.monotonic() - start, 3),
+                    },
+                )
+                pending, window = [], _Window()
+            if done % plan.evaluate_every == 0 or done == plan.total_steps:
+                pause = time.monotonic()
+                values = evaluate(state)
+                report.evaluation(done, values)
+                _remember(progress, plan, done, values[plan.metric])
+                save(done, values[plan.metric])
+                window.skip(time.monotonic() - pause)
+                whole.skip(time.monotonic() - pause)
+            elif (
+                done % plan.checkpoint_every == 0
+                or time.monotonic() - last_save > plan.checkpoint_seconds
+            ):
+                save(done)
+            if preemption.requested() and done < plan.total_steps:
+                save(done)
+                checkpointer.wait()
+                raise Preempted(
+                    f"stopped after step {done} of {plan.total_steps}; the state is saved, "
+                    "run the same command to go on"
+                )
+        jax.block_until_ready(state.step)
+        seconds = whole.seconds()
+        checkpointer.wait()
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+        report.close()
+    return LoopResult(
+        state=state,
+        progress=progress,
+        steps=done,
+        seconds=seconds,
+        seconds_to_first_step=first_step_seconds,
+        examples_per_second=whole.examples / max(seconds, 1e-9),
+        tokens_per_second=whole.tokens / max(seconds, 1e-9),
+        padding=1.0 - whole.tokens / max(whole.slots, 1),
+    )
+
+
+def _stopped(plan: LoopPlan, progress: Progress) -> bool:
+    patience = plan.early_stopping
+    return patience is not None and progress.evaluations_without_gain >= patience
+
+
+def _remember(progress: Progress, plan: LoopPlan, step: int, value: float) -> None:
+    best = progress.best_value
+    # Equal counts as a gain, so that the newest of equals is best here as it is among the checkpoints.
+    gained = best is None or (value >= best if plan.higher_is_better else value <= best)
+    if gained:
+        improved = best is None or value != best
+        progress.best_step, progress.best_value = step, value
+        progress.evaluations_without_gain = (
+            0 if improved else progress.evaluations_without_gain + 1
+        )
+    else:
+        progress.evaluations_without_gain += 1
+
+
+def _fetch(pending: list[dict[str, Mean]]) -> dict[str, float]:
+    """Bring the metrics of the last steps to the host in one transfer and average them."""
+    rows = jax.device_get(pending)
+    values = {}
+    for name in rows[0]:
+        total = sum(float(row[name].total) for row in rows)
+        weight = sum(float(row[name].weight) for row in rows)
+        values[name] = total / weight if weight else 0.0
+    return values
+
+
+class _Window:
+    """Examples, tokens and time since it was made."""
+
+    def __init__(self) -> None:
+        self.steps = self.examples = self.tokens = self.slots = 0
+        self._start = time.monotonic()
+        self._skipped = 0.0
+
+    def add(self, info: Any) -> None:
+        self.steps += 1
+        self.examples += info.examples
+        self.tokens += info.tokens
+        self.slots += info.slots
+
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start - self._skipped
+
+    def rates(self) -> dict[str, float]:
+        seconds = max(self.seconds(), 1e-9)
+        rates = {"examples_per_second": round(self.examples / seconds, 1)}
+        if self.tokens != self.examples:
+            rates["tokens_per_second"] = round(self.tokens / seconds, 1)
+        return rates

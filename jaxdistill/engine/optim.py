@@ -1,0 +1,176 @@
+"""The optax chain that a configuration describes: schedule, clipping, decay, freezing, layer rates."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdistill.config import ScheduleConfig, TrainConfig
+from jaxdistill.errors import ConfigError, did_you_mean
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    name: getattr(optax, name)
+    for name in (
+        "adamw",
+        "adam",
+        "adamax",
+        "adamaxw",
+        "adafactor",
+        "adagrad",
+        "lamb",
+        "lars",
+        "lion",
+        "nadam",
+        "nadamw",
+        "radam",
+        "rmsprop",
+        "sgd",
+    )
+}
+
+
+def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
+    """Return the learning rate by step: linear warm-up, then the configured decay to zero."""
+    warmup = config.warmup * total_steps if config.warmup < 1 else config.warmup
+    warmup_steps = min(round(warmup), total_steps)
+    rest = max(total_steps - warmup_steps, 1)
+    peak = config.learning_rate
+    after = {
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    if warmup_steps == 0:
+        return after
+    # The first update already moves: step 0 has the rate peak / warmup_steps.
+    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
+    return optax.join_schedules([rise, after], [warmup_steps])
+
+
+def value_schedule(value: float | ScheduleConfig, total_steps: int) -> float | optax.Schedule:
+    """Return a number as it is, and a configured schedule as a function of the step."""
+    if not isinstance(value, ScheduleConfig):
+        return value
+    steps = value.over * total_steps if value.over <= 1 else value.over
+    steps = max(round(steps), 1)
+    if value.shape == "constant":
+        return optax.constant_schedule(value.start)
+    if value.shape == "linear":
+        return optax.linear_schedule(value.start, value.end, steps)
+    cosine = optax.cosine_decay_schedule(1.0, steps)
+    return lambda step: value.end + (value.start - value.end) * cosine(step)
+
+
+def make_optimizer(
+    config: TrainConfig, params: Any, total_steps: int
+) -> optax.GradientTransformation:
+    """Build the optimizer for `params` (`{"student": …, "projections": …}`).
+
+    Order: global-norm clipping over the trained parameters, the optimizer with decoupled weight decay
+    on every parameter whose path holds none of `config.no_decay`, the layer-wise factors. Frozen
+    parameters get no optimizer state.
+
+    Raises:
+      ConfigError: unknown optimizer or option, or a `freeze` pattern that matches nothing.
+    """
+    build = OPTIMIZERS.get(config.optimizer)
+    if build is None:
+        raise ConfigError(
+            f"train.optimizer: got {config.optimizer!r}, expected one of {sorted(OPTIMIZERS)}."
+            f"{did_you_mean(config.optimizer, OPTIMIZERS)}"
+        )
+    accepted = inspect.signature(build).parameters
+    for option in config.optimizer_options:
+        if option not in accepted:
+            raise ConfigError(
+                f"train.optimizer_options.{option}: unknown for {config.optimizer!r}, "
+                f"expected one of {sorted(set(accepted) - {'learning_rate', 'mask'})}."
+                f"{did_you_mean(option, accepted)}"
+            )
+    options = dict(config.optimizer_options)
+    decays_itself = "weight_decay" in accepted and "mask" in accepted
+    if decays_itself:
+        options |= {"weight_decay": config.weight_decay, "mask": _decay_mask(config.no_decay)}
+    chain = []
+    if config.clip_norm is not None:
+        chain.append(optax.clip_by_global_norm(config.clip_norm))
+    if not decays_itself and config.weight_decay and config.optimizer in ("sgd", "rmsprop"):
+        chain.append(
+            optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay))
+        )
+    chain.append(build(learning_rate_schedule(config, total_steps), **options))
+    if config.layer_decay is not None and config.layer_decay != 1.0:
+        chain.append(_scale_by_factors(layer_factors(params, config.layer_decay)))
+    optimizer = optax.chain(*chain)
+    if not config.freeze:
+        return optimizer
+    labels = _freeze_labels(params, config.freeze)
+    return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+
+
+def layer_factors(params: Any, decay: float) -> Any:
+    """Return learning rate factors shaped to broadcast over each leaf.
+
+    With `L` layers the head has factor 1, layer `i` has `decay ** (L - i)` and everything below the
+    layers (embeddings) `decay ** (L + 1)`, as in ELECTRA's layer-wise rates (arXiv 2003.10555).
+    """
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    depths = [leaf.shape[0] for path, leaf in paths if _is_stacked(path)]
+    count = max(depths, default=0)
+
+    def factor(path, leaf):
+        if _is_stacked(path):
+            powers = count - jnp.arange(leaf.shape[0])
+            return (decay**powers).reshape(-1, *[1] * (leaf.ndim - 1)).astype(jnp.float32)
+        below = "embedding" in path_name(path)
+        return jnp.full((1,) * leaf.ndim, decay ** (count + 1) if below else 1.0, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a parameter's path as `student/layers/attention/query/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return "/layers/" in f"/{path_name(path)}/"
+
+
+def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: not any(word in path_name(path) for word in no_decay), params
+        )
+
+    return mask
+
+
+def _scale_by_factors(factors: Any) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(jnp.multiply, updates, factors), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:
+    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ConfigError(
+                f"train.freeze: the pattern {pattern!r} matches no parameter, "
+                f"expected part of a path such as {names[0]!r}"
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "freeze"
+        if any(re.search(pattern, path_name(path)) for pattern in patterns)
+        else "train",
+        params,
+    )

@@ -1,0 +1,63 @@
+"""What training carries from step to step: one small pytree, without the teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The state of a training run.
+
+    Attributes:
+      step: scalar int32, updates done.
+      params: `{"student": …, "projections": …}`, float32; exports drop the projections.
+      opt_state: of the optax optimizer, over `params`.
+      rng: a PRNG key; the step folds its number in, so it never changes.
+      model_state: untrained state of the student such as batch statistics, or None.
+      ema: exponential moving average of `params`, or None.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+    rng: jax.Array
+    model_state: Any = None
+    ema: Any = None
+
+    @classmethod
+    def create(
+        cls,
+        student: Any,
+        optimizer: optax.GradientTransformation,
+        *,
+        seed: int | jax.Array = 0,
+        projections: Any = None,
+        model_state: Any = None,
+        ema: bool = False,
+    ) -> TrainState:
+        """Start a run from a student's parameters.
+
+        Buffers are copied, so that donating the state never invalidates the caller's parameters.
+        """
+        params = {"student": student, "projections": {} if projections is None else projections}
+        params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+        return cls(
+            step=jnp.int32(0),
+            params=params,
+            opt_state=optimizer.init(params),
+            rng=jax.random.key(seed) if isinstance(seed, int) else seed,
+            model_state=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), model_state),
+            ema=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if ema else None,
+        )
+
+    @property
+    def student(self) -> Any:
+        """The student's parameters, averaged where the run keeps an average."""
+        return (self.params if self.ema is None else self.ema)["student"]
