@@ -25,6 +25,7 @@ __all__ = [
     "confidences",
     "decide",
     "difference_error",
+    "f1_per_class",
     "mean_and_spread",
     "metric_interval",
     "verdict",
@@ -118,8 +119,23 @@ def compute_metrics(
             "same number and at least one; give a validation split with examples"
         )
     predictions = decide(task, logits)
-    classes = np.asarray(logits).shape[-1] if task == "classification" else 0
+    classes = np.asarray(logits).shape[-1]
     return {name: _metric(name, task, predictions, labels, classes) for name in names}
+
+
+def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return `2 TP / (2 TP + FP + FN)` of each class or label, 0 where it neither is nor is said.
+
+    Args:
+      predictions: `[N]` ids or `[N, C]` zeros and ones.
+      labels: like `predictions`.
+      classes: `C`.
+    """
+    from sklearn.metrics import multilabel_confusion_matrix
+
+    tables = multilabel_confusion_matrix(labels, predictions, labels=list(range(classes)))
+    hits, misses = 2 * tables[:, 1, 1], tables[:, 0, 1] + tables[:, 1, 0]  # [C], [C]
+    return hits / np.maximum(hits + misses, 1)
 
 
 def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray, task: str) -> float:
@@ -266,32 +282,30 @@ def _right(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
-    from scipy import stats
+    """Correlate values, or for `spearman` their ranks (ties share the mean rank)."""
+    from scipy.stats import rankdata
 
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    correlate = stats.pearsonr if name == "pearson" else stats.spearmanr
-    return float(correlate(first, second)[0])
+    if name == "spearman":
+        first, second = rankdata(first), rankdata(second)
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _metric(
     name: str, task: str, predictions: np.ndarray, labels: np.ndarray, classes: int
 ) -> float:
-    from sklearn import metrics
-
     if name == "accuracy":
         return float((predictions == labels).mean())
     if name == "exact_match":
         return float((predictions == labels).all(axis=-1).mean())
-    if name == "f1" and task == "classification" and classes == 2:
-        return float(metrics.f1_score(labels, predictions, zero_division=0))
     if name == "f1":
-        every = list(range(classes)) or None
-        return float(
-            metrics.f1_score(labels, predictions, labels=every, average="macro", zero_division=0)
-        )
+        scores = f1_per_class(predictions, labels, classes)
+        return float(scores[1] if task == "classification" and classes == 2 else scores.mean())
     if name == "matthews":
-        return float(metrics.matthews_corrcoef(labels, predictions))
+        from sklearn.metrics import matthews_corrcoef
+
+        return float(matthews_corrcoef(labels, predictions))
     labels = labels.reshape(len(labels)).astype(np.float64)
     if name == "mse":
         return float(np.square(predictions - labels).mean())
