@@ -7,6 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Task = Literal["classification", "multilabel", "regression"]
+Optimizer = Literal[
+    "adamw",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adafactor",
+    "adagrad",
+    "lamb",
+    "lars",
+    "lion",
+    "nadam",
+    "nadamw",
+    "radam",
+    "rmsprop",
+    "sgd",
+]
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -41,7 +57,9 @@ TASK_LOSSES: dict[str, str] = {
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ScheduleConfig(Section):
@@ -103,8 +121,13 @@ class DataConfig(Section):
     def _source_has_data(self) -> DataConfig:
         if self.source == "files" and self.train is None:
             raise ValueError(
-                "data.train: got nothing, expected a file or folder; "
+                "train: got nothing, expected a file or folder; "
                 "give it in the config or as data.train=PATH"
+            )
+        if self.tokens_per_batch is not None and self.tokens_per_batch < self.max_length:
+            raise ValueError(
+                f"tokens_per_batch: got {self.tokens_per_batch}, expected at least max_length "
+                f"{self.max_length}, so that one row fits"
             )
         return self
 
@@ -120,7 +143,7 @@ class TrainConfig(Section):
     accumulate: PositiveInt = 1
     """Microbatches per update."""
     learning_rate: PositiveFloat = 5e-5
-    optimizer: str = "adamw"
+    optimizer: Optimizer = "adamw"
     optimizer_options: dict[str, Any] = {}
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: NonNegativeFloat = 0.06
@@ -153,7 +176,7 @@ class TrainConfig(Section):
         if self.batch_size % self.accumulate:
             near = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
             raise ValueError(
-                f"train.accumulate: got {self.accumulate}, expected a divisor of batch_size "
+                f"accumulate: got {self.accumulate}, expected a divisor of batch_size "
                 f"{self.batch_size}; one of {near}"
             )
         return self
@@ -183,12 +206,12 @@ class StudentConfig(Section):
     def _one_origin(self) -> StudentConfig:
         if self.model is not None and self.layers is not None:
             raise ValueError(
-                "student.layers: got both student.model and student.layers, expected one of them; "
+                "layers: got both student.model and student.layers, expected one of them; "
                 "drop student.model to start from the teacher's layers"
             )
         if self.model is None and self.layers is None:
             raise ValueError(
-                "student: got neither student.model nor student.layers, expected one of them; "
+                "got neither student.model nor student.layers, expected one of them; "
                 "e.g. student.layers=[0,2,4]"
             )
         return self
@@ -215,7 +238,9 @@ class TermConfig(Section):
                 "student_layer: teacher_layer, e.g. layers: {0: 1, 1: 3, 2: 5}"
             )
         if self.layers and not needs:
-            raise ValueError(f"layers: got a map for loss {self.loss!r}, which has no layers; drop it")
+            raise ValueError(
+                f"layers: got a map for loss {self.loss!r}, which has no layers; drop it"
+            )
         return self
 
 
@@ -259,7 +284,8 @@ class ParallelConfig(Section):
 class Config(Section):
     """A whole distillation run."""
 
-    name: str = "run"
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "run"
+    """Names the work directory."""
     description: str = ""
     task: Task = "classification"
     metric: (

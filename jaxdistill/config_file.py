@@ -19,7 +19,16 @@ from jaxdistill.errors import ConfigError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: `1e-4` is a number."""
+    """YAML as people write it: `1e-4` is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {twice[0]!r} is given twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -36,6 +45,15 @@ def recipes() -> dict[str, Path]:
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}
+
+
+def describe_recipes() -> dict[str, str]:
+    """Return the description of each shipped recipe by name."""
+    found = {}
+    for name, path in recipes().items():
+        values = _parse(_read(path), where=str(path)) or {}
+        found[name] = " ".join(str(values.get("description", "")).split())
+    return found
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
@@ -58,7 +76,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
                 f"config: got {source!r}, expected a YAML file or one of the recipes "
                 f"{sorted(known)}.{did_you_mean(source, known)}"
             )
-    values = _parse(path.read_text(encoding="utf-8"), where=str(path))
+    values = _parse(_read(path), where=str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, expected a mapping of sections")
     values.setdefault("name", path.stem)
@@ -88,16 +106,19 @@ def check(values: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: naming every unknown key (with the nearest known one) and every bad value.
     """
-    faults = _unknown_keys(Config, values, "")
+    faults = _key_faults(Config, values, "")
     if faults:
         raise ConfigError("; ".join(faults))
-    for required in ("data", "teacher", "student"):
-        if values.get(required) is None:
-            values = {**values, required: {}}
+    # A section with nothing under it means its defaults; only `finetune: null` says something else.
+    for name, field in Config.model_fields.items():
+        is_section = any(not is_map for _, is_map in _sections(field.annotation))
+        empty = name in values and values[name] is None and name != "finetune"
+        if is_section and (empty or (field.is_required() and name not in values)):
+            values = {**values, name: {}}
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(fault) for fault in error.errors())) from None
+        raise ConfigError("; ".join(_describe(error.errors()))) from None
 
 
 def dump(config: Config) -> str:
@@ -107,7 +128,9 @@ def dump(config: Config) -> str:
 
 def fingerprint(*parts: Any) -> str:
     """Return a stable short hash of JSON-like values and pydantic models."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    plain = [
+        part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts
+    ]
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -124,12 +147,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: got a binary file, expected YAML text in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def _parse(text: str, *, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{where}: not valid YAML: {reason}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{where}: not valid YAML{place}: {problem}") from None
 
 
 def _expand(value: Any) -> Any:
@@ -149,7 +182,7 @@ def _expand(value: Any) -> Any:
     return value
 
 
-def _unknown_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
+def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
     faults = []
     for key, value in values.items():
         field = model.model_fields.get(key)
@@ -159,13 +192,16 @@ def _unknown_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str
                 f"{prefix}{key}: unknown key.{did_you_mean(str(key), known) or f' Known: {known}'}"
             )
             continue
+        if isinstance(value, bool) and not {bool, Any} & set(_members(field.annotation)):
+            # pydantic would take `true` for the number 1.
+            faults.append(f"{prefix}{key}: got {value}, expected something else than true or false")
         for section, is_map in _sections(field.annotation):
             if is_map and isinstance(value, dict):
                 for name, item in value.items():
                     if isinstance(item, dict):
-                        faults += _unknown_keys(section, item, f"{prefix}{key}.{name}.")
+                        faults += _key_faults(section, item, f"{prefix}{key}.{name}.")
             elif isinstance(value, dict):
-                faults += _unknown_keys(section, value, f"{prefix}{key}.")
+                faults += _key_faults(section, value, f"{prefix}{key}.")
     return faults
 
 
@@ -179,11 +215,80 @@ def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
     return [found for argument in arguments for found in _sections(argument)]
 
 
-def _describe(fault: Any) -> str:
-    names = [str(part) for part in fault["loc"]]
-    # Unions add the member's type to the location; a user did not write it.
-    names = [name for name in names if not re.search(r"Config$|\[|^(str|int|float|dict)$", name)]
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":
-        return message if ":" in message.split(" ")[0] else f"{'.'.join(names)}: {message}"
-    return f"{'.'.join(names)}: got {fault['input']!r}, expected: {message}"
+def _members(annotation: Any) -> list[Any]:
+    """List an annotation and everything that it is made of."""
+    inner = [found for part in typing.get_args(annotation) for found in _members(part)]
+    return [annotation, *inner]
+
+
+def _describe(faults: Sequence[Any]) -> list[str]:
+    """Say each fault once as `section.key: got …, expected …`."""
+    located = [(_location(fault["loc"]), fault) for fault in faults]
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for where, fault in located:
+        # Each member of a union complains; the one that got deepest is the one that was meant.
+        if any(other.startswith(f"{where}.") for other, _ in located):
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "value_error":
+            # Our validators name the key below their section: `accumulate: got …`.
+            joint = "." if re.match(r"[\w.]+: ", message) else ": "
+            wanted[f"{where}{joint if where else ''}{message}", ""] = []
+        elif fault["type"] == "missing":
+            wanted[f"{where}: got nothing, expected a value", ""] = []
+        else:
+            options = wanted.setdefault((where, repr(fault["input"])), [])
+            options.append(_expectation(fault))
+    lines = []
+    for (where, given), options in wanted.items():
+        expected = " or ".join(dict.fromkeys(options))
+        lines.append(f"{where}: got {given}, expected {expected}" if options else where)
+    return lines
+
+
+def _expectation(fault: Any) -> str:
+    """Say what one value should have been, in the words of a YAML file."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return f"{context['expected']}.{did_you_mean(str(fault['input']), known)}".rstrip(".")
+    if kind == "string_pattern_mismatch":
+        return f"text that matches {context['pattern']}"
+    if kind == "too_short":
+        return f"at least {context['min_length']} of them"
+    plain = {
+        "model_type": "a section with keys",
+        "tuple_type": "a list such as [a, b]",
+        "dict_type": "a section with keys",
+        "string_type": "text",
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+    }
+    message = re.sub(r"^Input should be (greater|less)", r"a number \1", fault["msg"])
+    return plain.get(kind) or message.removeprefix("Input should be ")
+
+
+def _location(parts: Sequence[str | int]) -> str:
+    """Join a location's keys; unions add the type of each member, which no user wrote."""
+    model: Any = Config
+    names, free = [], False
+    for part in parts:
+        name = str(part)
+        field = model.model_fields.get(name) if model is not None and not free else None
+        if field is None and not free and re.search(_UNION_MEMBER, name):
+            continue
+        names.append(name)
+        if field is not None:
+            inner = _sections(field.annotation)
+            model, free = inner[0] if inner else (None, False)
+        else:
+            free = False  # The name of an entry was the user's choice; below it are fields again.
+    return ".".join(names)
+
+
+_UNION_MEMBER = r"Config$|\[|^constrained-|^function-|^(str|int|float|bool|dict)$"

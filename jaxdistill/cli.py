@@ -1,0 +1,247 @@
+"""The command line: parse, load the config, call a stage or a tool; nothing else."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
+
+if TYPE_CHECKING:
+    from jaxdistill.config import Config
+
+app = typer.Typer(
+    name="jaxdistill",
+    help="Distil a large model into a small one: fine-tune the teacher, train the student with and "
+    "without it, compare, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="A YAML file, the name of a recipe, or a work directory."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. student.layers=[0,2,4]."),
+]
+Workdir = Annotated[
+    Path | None,
+    typer.Option(
+        "--workdir", help="Where everything is written.", show_default="runs/<config name>"
+    ),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved config and stop.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Do again what is already finished.")]
+
+
+@app.command()
+def run(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Take every stage in order, then print the table and the verdict."""
+    _run_until(None, config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def finetune(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Fine-tune the teacher on the task."""
+    _run_until("finetune", config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def distill(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Train the student from the teacher, after the stages that it needs."""
+    _run_until("distill", config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def evaluate(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Compare teacher, student alone and distilled student, after the stages that it needs."""
+    _run_until("evaluate", config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def export(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Write the distilled student as a Hugging Face folder, after the stages that it needs."""
+    _run_until("export", config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def report(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Write report.html, after the stages that it needs."""
+    _run_until("report", config, overrides, workdir, print_config, force)
+
+
+@app.command()
+def doctor(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Check data, teacher and student against each other before training."""
+    resolved, folder = _prepare(config, overrides, workdir)
+    if print_config:
+        return _show_config(resolved)
+    from jaxdistill import pipeline
+
+    pipeline.run(_writable(folder, resolved), folder, until="doctor", force=True)
+    return None
+
+
+@app.command()
+def methods() -> None:
+    """List every model family, loss, schedule, optimizer and data source with its paper."""
+    from rich.console import Console
+
+    from jaxdistill.inspect.methods import methods_table
+
+    Console().print(methods_table())
+
+
+@app.command()
+def recipes() -> None:
+    """List the configs that come with jaxdistill."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxdistill.config_file import describe_recipes
+
+    table = Table("recipe", "what it does", box=None, pad_edge=False)
+    for name, description in describe_recipes().items():
+        table.add_row(name, description)
+    Console().print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(metadata.version("jaxdistill"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one line and an exit code."""
+    sys.exit(_run_app())
+
+
+def _run_app() -> int:
+    usage_error = typer.BadParameter.__mro__[1]
+    try:
+        return app(standalone_mode=False) or 0
+    except JaxDistillError as error:
+        return _fail(error, error.exit_code)
+    except Preempted as stop:
+        return _fail(stop, stop.exit_code, "stopped")
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("run the same command again to go on", 130, "interrupted")
+    except Exception as error:
+        if not isinstance(error, usage_error):
+            raise
+        return _fail(getattr(error, "message", error), 2)
+
+
+def _fail(reason: object, code: int, kind: str = "error") -> int:
+    print(f"{kind}: {' '.join(str(reason).split())}", file=sys.stderr)
+    return code
+
+
+def _run_until(
+    stage: str | None,
+    source: str,
+    overrides: list[str] | None,
+    workdir: Path | None,
+    print_config: bool,
+    force: bool,
+) -> None:
+    config, folder = _prepare(source, overrides, workdir)
+    if print_config:
+        return _show_config(config)
+    from jaxdistill import pipeline
+
+    pipeline.run(_writable(folder, config), folder, until=stage, force=force)
+    return None
+
+
+def _prepare(source: str, overrides: list[str] | None, workdir: Path | None) -> tuple[Config, Path]:
+    """Load the config; a work directory stands for the config it was run with."""
+    from jaxdistill.config_file import load_config
+
+    saved = Path(source) / "config.yaml"
+    if saved.is_file():
+        return load_config(str(saved), overrides or ()), workdir or Path(source)
+    config = load_config(source, overrides or ())
+    return config, workdir or Path("runs") / config.name
+
+
+def _show_config(config: Config) -> None:
+    from jaxdistill.config_file import dump
+
+    print(dump(config), end="")
+
+
+def _writable(folder: Path, config: Config) -> Config:
+    """Find out now, not after an hour of training, whether the work directory can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"workdir: cannot write to {str(folder)!r} ({error.strerror}); "
+            "give another one with --workdir PATH"
+        ) from None
+    return config
+
+
+if __name__ == "__main__":
+    main()
