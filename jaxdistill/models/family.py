@@ -1,0 +1,284 @@
+"""What a model family declares, how a model is built on it, and the form every model takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.rules import Rule, flatten, unflatten
+
+_DTYPES = ("float32", "bfloat16")
+_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
+
+
+class Apply(Protocol):
+    """A pure forward pass: `apply(params, batch, *, rng, train, taps, model_state) -> Outputs`."""
+
+    def __call__(
+        self,
+        params: Any,
+        batch: Mapping[str, jax.Array],
+        *,
+        rng: jax.Array | None = None,
+        train: bool = False,
+        taps: Sequence[str] = (),
+        model_state: Any = None,
+    ) -> Outputs: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is built on its architecture.
+
+    Attributes:
+      head: `classification` (also regression), `masked_lm`, or None for the bare encoder.
+      num_labels: outputs of a classification head.
+      pooling: what the classification head reads: `default` for the family's own way, `first` for
+        the first token's hidden state, `mean` for the mean over valid tokens.
+      pooler: whether a bare encoder carries the family's pooler.
+      problem_type: as in Hugging Face configs; None: regression for one label, else single label.
+      dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
+      remat: recompute each layer's intermediates in the backward pass.
+      unroll: layers per iteration of the scan over layers.
+    """
+
+    head: str | None = "classification"
+    num_labels: int = 2
+    pooling: str = "default"
+    pooler: bool = True
+    problem_type: str | None = None
+    dtype: str = "float32"
+    remat: bool = False
+    unroll: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the registry and the hub need to know of one architecture.
+
+    Attributes:
+      name: the name in a spec, `{"family": name, ...}`.
+      modality: what its batches hold.
+      paper: author, year and title.
+      config: frozen dataclass with the field names of the Hugging Face config and `extra`, the raw
+        config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built.
+      build: `(config, options, rngs) -> nnx.Module`; called as
+        `module(batch, rng=..., train=..., taps=...) -> Outputs`.
+      rules: `(config, options) -> rules` of every parameter (and batch statistic).
+      architectures: head -> class name in transformers; the heads that exist.
+      model_types: `model_type` values of config.json that mean this family.
+      prefix: the base model's prefix, which a bare encoder's tensor names lack.
+      aliases: names of tied copies -> the tensor they must equal.
+      ignored: regular expressions (full match) of tensors that may be left out.
+      renames: old endings of tensor names -> new.
+      field_aliases: other accepted names of config fields -> the field.
+      output: path of the last projection, `{output}/kernel` and `{output}/bias`.
+    """
+
+    name: str
+    modality: Literal["text", "image", "features"]
+    paper: str
+    config: type[Any]
+    build: Callable[[Any, Options, nnx.Rngs], nnx.Module]
+    rules: Callable[[Any, Options], Sequence[Rule]]
+    architectures: Mapping[str | None, str]
+    model_types: tuple[str, ...] = ()
+    prefix: str = ""
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    output: str = "head/output"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model ready to run: a pure function, its parameters and where they came from.
+
+    Attributes:
+      apply: the forward pass.
+      params: nested dict of float32 arrays, layers stacked on a leading axis.
+      config: the family's config (None for a model made by hand).
+      model_state: nested dict of non-trained arrays (batch statistics), or None.
+      labels: names of the classes in the order of the logits, or None.
+      source: the folder it was loaded from, or None.
+      initialized: paths of parameters that were not in the checkpoint.
+      family: name of the family, or None.
+      options: how it was built, or None.
+      axes: nested dict like `params`; per array, one logical axis name or None per dimension.
+    """
+
+    apply: Apply
+    params: Any
+    config: Any = None
+    model_state: Any = None
+    labels: tuple[str, ...] | None = None
+    source: Path | None = None
+    initialized: tuple[str, ...] = ()
+    family: str | None = None
+    options: Options | None = None
+    axes: Any = None
+
+
+def check_options(family: Family, options: Options) -> None:
+    """Raise ModelError where an option is unknown or the family cannot honour it."""
+    problem = (None, *_PROBLEMS)
+    choices: list[tuple[str, Any, Sequence[Any]]] = [
+        ("head", options.head, list(family.architectures)),
+        ("pooling", options.pooling, ("default", "first", "mean")),
+        ("dtype", options.dtype, _DTYPES),
+        ("problem_type", options.problem_type, problem),
+    ]
+    for name, got, known in choices:
+        if got not in known:
+            raise ModelError(
+                f"{name}: got {got!r} for {family.name}, expected one of {list(known)}."
+                f"{did_you_mean(str(got), [str(k) for k in known])}"
+            )
+    for name in ("num_labels", "unroll"):
+        got = getattr(options, name)
+        if not isinstance(got, int) or isinstance(got, bool) or got < 1:
+            raise ModelError(f"{name}: got {got!r}, expected a whole number of at least 1")
+
+
+def config_from(family: Family, values: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+    """Build a family's config from named values.
+
+    Raises:
+      ModelError: an unknown field, a value of the wrong type, or one the family refuses.
+    """
+    fields = {f.name: f for f in dataclasses.fields(family.config) if f.name != "extra"}
+    chosen = {}
+    for name, value in values.items():
+        field = family.field_aliases.get(name, name)
+        if field not in fields:
+            known = sorted([*fields, *family.field_aliases])
+            raise ModelError(
+                f"{family.name}: unknown field {name!r}, expected one of {known}."
+                f"{did_you_mean(name, known)}"
+            )
+        chosen[field] = _checked(f"{family.name}.{name}", value, fields[field])
+    return family.config(**chosen, extra=dict(extra))
+
+
+def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    default = field.default
+    if value is None or default is None or default is dataclasses.MISSING:
+        return value
+    expected = type(default)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if expected is float and number:
+        return float(value)
+    if expected is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if expected not in (int, float) and isinstance(value, expected):
+        return value
+    if expected is tuple and isinstance(value, list):
+        return tuple(value)
+    raise ModelError(f"{name}: got {value!r}, expected {expected.__name__} such as {default!r}")
+
+
+def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, Any, Any]:
+    """Trace a model without computing it: graph, shapes of params and model state, logical axes."""
+    module = nnx.eval_shape(lambda: family.build(config, options, nnx.Rngs(0)))
+    graph, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
+    axes = jax.tree.map(
+        lambda leaf: leaf.get_metadata().get("axes") or (None,) * len(leaf.shape),
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
+    shapes, statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+    return graph, shapes, statistics or None, nnx.to_pure_dict(axes)
+
+
+def initial(family: Family, config: Any, options: Options, seed: int, paths: Sequence[str]) -> dict:
+    """Draw the arrays of those paths (`params/...`, `model_state/...`) and compute no others."""
+
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        module = family.build(config, options, nnx.Rngs(key))
+        _, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
+        flat = flatten({"params": nnx.to_pure_dict(params), "model_state": nnx.to_pure_dict(state)})
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(draw)(jax.random.key(seed)) if paths else {}
+
+
+def assemble(
+    family: Family, config: Any, options: Options, leaves: Mapping[str, Any], **fields: Any
+) -> Model:
+    """Make a Model of arrays by path (`params/...`, `model_state/...`)."""
+    graph, shapes, statistics, axes = abstract(family, config, options)
+    arrays = {path: jnp.asarray(leaf) for path, leaf in leaves.items()}
+    return Model(
+        apply=_apply_of(graph, family.name, statistics is not None),
+        params=unflatten(shapes, arrays, "params"),
+        config=config,
+        model_state=unflatten(statistics, arrays, "model_state") if statistics else None,
+        family=family.name,
+        options=options,
+        axes=axes,
+        **fields,
+    )
+
+
+def _apply_of(graph: Any, name: str, stateful: bool) -> Apply:
+    def apply(
+        params: Any,
+        batch: Mapping[str, jax.Array],
+        *,
+        rng: jax.Array | None = None,
+        train: bool = False,
+        taps: Sequence[str] = (),
+        model_state: Any = None,
+    ) -> Outputs:
+        if stateful and model_state is None:
+            raise ModelError(
+                f"model_state: got None, expected the batch statistics of {name}; "
+                "pass model_state=model.model_state"
+            )
+        states = (params, model_state) if stateful else (params,)
+        module = nnx.merge(graph, *states)
+        return module(batch, rng=rng if train else None, train=train, taps=tuple(taps))
+
+    return apply
+
+
+def make_options(family: Family, **values: Any) -> Options:
+    """Make checked Options; an unknown name raises ModelError."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in values:
+        if name not in known:
+            raise ModelError(
+                f"{family.name}: unknown option {name!r}, expected one of {known}."
+                f"{did_you_mean(name, known)}"
+            )
+    options = Options(**values)
+    check_options(family, options)
+    return options
+
+
+def count_labels(head: str | None, num_labels: int | None, labels: Sequence[str] | None) -> int:
+    """Return the number of labels that `num_labels` and `labels` agree on.
+
+    Raises:
+      ModelError: they disagree, a name repeats, or a classification head has neither.
+    """
+    if labels is not None:
+        if len(set(labels)) != len(labels):
+            raise ModelError(f"labels: got {list(labels)}, expected names that differ")
+        if num_labels not in (None, len(labels)):
+            raise ModelError(
+                f"num_labels: got {num_labels}, expected the number of labels, {len(labels)}"
+            )
+        return len(labels)
+    if num_labels is None and head == "classification":
+        raise ModelError("num_labels: got None, expected a number (or labels) for the new head")
+    return num_labels or 1

@@ -1,0 +1,99 @@
+"""Rules between our parameter paths and the tensor names of Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+_PLACEHOLDER = re.compile(r"\{\w+\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One of our arrays and the tensor, or the numbered tensors, it is stored as.
+
+    Attributes:
+      ours: path in the nested dict, as `layers/attention/query/kernel`.
+      theirs: full tensor name; each placeholder, as in `bert.encoder.layer.{layer}.output.weight`,
+        counts along one leading axis of our array, in order.
+      permute: axes of one tensor in the order of ours, `(1, 0)` for a kernel, `(2, 3, 1, 0)` for a
+        convolution; None where they agree.
+      collection: `params`, or `model_state` for batch statistics.
+      group: rules of one group may all be absent from a checkpoint (a head that was never
+        trained); their arrays are then freshly initialised. None: the tensor is required.
+    """
+
+    ours: str
+    theirs: str
+    permute: tuple[int, ...] | None = None
+    collection: Literal["params", "model_state"] = "params"
+    group: str | None = None
+
+    @property
+    def stacked(self) -> int:
+        """Number of leading axes that are spread over numbered tensors."""
+        return len(_PLACEHOLDER.findall(self.theirs))
+
+    def names(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Yield index and tensor name of each part of our array of that shape."""
+        for index in itertools.product(*(range(size) for size in shape[: self.stacked])):
+            parts = iter(index)
+            yield index, _PLACEHOLDER.sub(lambda _, parts=parts: str(next(parts)), self.theirs)
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of one tensor, from the shape of our array."""
+        own = shape[self.stacked :]
+        if self.permute is None:
+            return own
+        return tuple(own[self.permute.index(axis)] for axis in range(len(own)))
+
+    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+        """Lay out one tensor of theirs as ours."""
+        return tensor if self.permute is None else tensor.transpose(self.permute)
+
+    def to_theirs(self, part: np.ndarray) -> np.ndarray:
+        """Lay out one part of our array as theirs, contiguous in memory."""
+        back = part if self.permute is None else part.transpose(np.argsort(self.permute))
+        return np.ascontiguousarray(back)
+
+
+def linear(ours: str, theirs: str, *, bias: bool = True, group: str | None = None) -> list[Rule]:
+    """Rules of a dense layer: `kernel` and `bias` against `weight` (transposed) and `bias`."""
+    rules = [Rule(f"{ours}/kernel", f"{theirs}.weight", (1, 0), group=group)]
+    return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias", group=group)] if bias else rules
+
+
+def norm(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]:
+    """Rules of a normalization: `scale` and `bias` against `weight` and `bias`."""
+    return [
+        Rule(f"{ours}/scale", f"{theirs}.weight", group=group),
+        Rule(f"{ours}/bias", f"{theirs}.bias", group=group),
+    ]
+
+
+def embedding(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]:
+    """The rule of a table: `table` against `weight`."""
+    return [Rule(f"{ours}/table", f"{theirs}.weight", group=group)]
+
+
+def flatten(tree: Mapping[Any, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """List the leaves of a nested dict by path, as `layers/attention/query/kernel`."""
+    flat: dict[str, Any] = {}
+    for key, value in (tree or {}).items():
+        path = f"{prefix}/{key}" if prefix else str(key)
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def unflatten(like: Mapping[Any, Any], leaves: Mapping[str, Any], prefix: str = "") -> dict:
+    """Build a nested dict with the keys of `like` (integer keys stay so) and leaves by path."""
+    tree = {}
+    for key, value in like.items():
+        path = f"{prefix}/{key}" if prefix else str(key)
+        tree[key] = unflatten(value, leaves, path) if isinstance(value, Mapping) else leaves[path]
+    return tree
