@@ -38,7 +38,7 @@ log = logging.getLogger("jaxdistill")
 
 
 def load_data(config: Config, cache: Path) -> Dataset:
-    """Read, tokenize and split the data of a run; labels follow the teacher's folder if it has them."""
+    """Read, tokenize and split the data of a run."""
     return prepare(
         config.data,
         task=config.task,
@@ -89,12 +89,14 @@ def supervised_objective(config: Config) -> Objective:
         if term.loss in SUPERVISED_LOSSES
     }
     if not terms:
-        terms = {"hard": _term("hard", TermConfig.model_validate({"loss": TASK_LOSSES[config.task]}), 1)}
+        terms = {
+            "hard": _term("hard", TermConfig.model_validate({"loss": TASK_LOSSES[config.task]}), 1)
+        }
     return Objective({name: dataclasses.replace(term, weight=1.0) for name, term in terms.items()})
 
 
 def distillation_objective(config: Config, total_steps: int, projected: set[str]) -> Objective:
-    """Return the configured terms; those in `projected` map the student's width to the teacher's."""
+    """Return the configured terms; those in `projected` map widths."""
     return Objective(
         {
             name: _term(name, term, total_steps, projected=name in projected)
@@ -197,7 +199,9 @@ def _tap_widths(model: Model, layers: Any) -> list[int]:
     taps = tuple(f"layers.{layer}.hidden" for layer in layers)
     extra = {} if model.model_state is None else {"model_state": model.model_state}
     batch = _example_batch(model)
-    outputs = jax.eval_shape(lambda params: model.apply(params, batch, taps=taps, **extra), model.params)
+    outputs = jax.eval_shape(
+        lambda params: model.apply(params, batch, taps=taps, **extra), model.params
+    )
     return [outputs.features[tap].shape[-1] for tap in taps]
 
 

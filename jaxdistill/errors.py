@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class JaxDistillError(ValueError):
-    """Base of every error a user can cause; the command line prints it on one line, no traceback."""
+    """Base of every error a user can cause; the command line prints it on one line."""
 
     exit_code = 2
 
@@ -35,6 +35,6 @@ class Preempted(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or nothing."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

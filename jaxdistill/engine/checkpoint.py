@@ -15,6 +15,7 @@ from jaxdistill.config import CheckpointConfig
 from jaxdistill.engine.state import TrainState
 from jaxdistill.errors import CheckpointError
 
+
 class Checkpointer:
     """Saves asynchronously into one folder, keeping the last steps and the best one."""
 
@@ -57,7 +58,9 @@ class Checkpointer:
         """Return the newest complete step."""
         return self._manager.latest_step()
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, like: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and position of `step` (default: the newest), placed as `like` is.
 
         Raises:
@@ -102,6 +105,6 @@ def _to_plain(state: TrainState) -> dict[str, Any]:
     }
     fields["rng"] = jax.random.key_data(state.rng)
     if jax.default_backend() == "cpu":
-        # Host arrays of CPU buffers are views: the next step would overwrite them while they are written.
+        # Host arrays of CPU buffers are views: the next step would overwrite what is written.
         fields = jax.tree.map(jnp.copy, fields)
     return fields

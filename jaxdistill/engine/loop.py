@@ -69,10 +69,13 @@ def train(
     checkpointer: Checkpointer,
     telemetry: Callable[[int], Telemetry],
     learning_rate: Callable[[int], Any],
+    gather: Callable[[Any], TrainState] = lambda state: state,
+    spread: Callable[[TrainState], Any] = lambda state: state,
 ) -> LoopResult:
     """Run `step` from the newest checkpoint to `plan.total_steps`.
 
-    The host waits for the device only to log, to evaluate and to save.
+    The host waits for the device only to log, to evaluate and to save. `spread` lays one copy of
+    the state over devices as `step` wants it and `gather` takes one copy back.
 
     Raises:
       Preempted: the process was asked to stop; the state is saved.
@@ -84,6 +87,7 @@ def train(
         state, saved = checkpointer.restore(state)
         check_position(saved["data"], source)
         progress, first = Progress(**saved["progress"]), int(saved["data"]["step"])
+    state = spread(state)
     report = telemetry(first)
     pending: list[dict[str, Mean]] = []
     window = _Window()
@@ -97,7 +101,7 @@ def train(
             "data": position(source, done),
             "progress": dataclasses.asdict(progress),
         }
-        checkpointer.save(done, state, remembered, value)
+        checkpointer.save(done, gather(state), remembered, value)
         last_save = time.monotonic()
 
     batches: Iterator[Any] = device_batches(
@@ -135,7 +139,7 @@ def train(
                 pending, window = [], _Window()
             if done % plan.evaluate_every == 0 or done == plan.total_steps:
                 pause = time.monotonic()
-                values = evaluate(state)
+                values = evaluate(gather(state))
                 report.evaluation(done, values)
                 _remember(progress, plan, done, values[plan.metric])
                 save(done, values[plan.metric])
@@ -162,7 +166,7 @@ def train(
             close()
         report.close()
     return LoopResult(
-        state=state,
+        state=gather(state),
         progress=progress,
         steps=done,
         seconds=seconds,
@@ -180,14 +184,12 @@ def _stopped(plan: LoopPlan, progress: Progress) -> bool:
 
 def _remember(progress: Progress, plan: LoopPlan, step: int, value: float) -> None:
     best = progress.best_value
-    # Equal counts as a gain, so that the newest of equals is best here as it is among the checkpoints.
+    # The newest of equals is best, as it is among the checkpoints.
     gained = best is None or (value >= best if plan.higher_is_better else value <= best)
     if gained:
         improved = best is None or value != best
         progress.best_step, progress.best_value = step, value
-        progress.evaluations_without_gain = (
-            0 if improved else progress.evaluations_without_gain + 1
-        )
+        progress.evaluations_without_gain = 0 if improved else progress.evaluations_without_gain + 1
     else:
         progress.evaluations_without_gain += 1
 

@@ -116,7 +116,8 @@ def task_term(
 ) -> Term:
     """Make a supervised term: `loss(student.logits, batch["labels"], **options)`.
 
-    `batch["weight"]` (optional, `[B]`) weighs examples; integer labels outside the classes take no part.
+    `batch["weight"]` (optional, `[B]`) weighs examples; integer labels outside the classes take no
+    part.
     """
 
     def function(student, teacher, batch, *, step, projections):

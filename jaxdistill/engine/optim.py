@@ -1,4 +1,4 @@
-"""The optax chain that a configuration describes: schedule, clipping, decay, freezing, layer rates."""
+"""The optax chain of a configuration: schedule, clipping, decay, freezing, layer rates."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Build the optimizer for `params` (`{"student": …, "projections": …}`).
 
-    Order: global-norm clipping over the trained parameters, the optimizer with decoupled weight decay
-    on every parameter whose path holds none of `config.no_decay`, the layer-wise factors. Frozen
-    parameters get no optimizer state.
+    Order: global-norm clipping over the trained parameters, the optimizer with decoupled weight
+    decay on every parameter whose path holds none of `config.no_decay`, the layer-wise factors.
+    Frozen parameters get no optimizer state.
 
     Raises:
       ConfigError: unknown optimizer or option, or a `freeze` pattern that matches nothing.
@@ -101,9 +101,7 @@ def make_optimizer(
     if config.clip_norm is not None:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     if not decays_itself and config.weight_decay and config.optimizer in ("sgd", "rmsprop"):
-        chain.append(
-            optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay))
-        )
+        chain.append(optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay)))
     chain.append(build(learning_rate_schedule(config, total_steps), **options))
     if config.layer_decay is not None and config.layer_decay != 1.0:
         chain.append(_scale_by_factors(layer_factors(params, config.layer_decay)))
@@ -169,8 +167,10 @@ def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:
                 f"expected part of a path such as {names[0]!r}"
             )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: "freeze"
-        if any(re.search(pattern, path_name(path)) for pattern in patterns)
-        else "train",
+        lambda path, _: (
+            "freeze"
+            if any(re.search(pattern, path_name(path)) for pattern in patterns)
+            else "train"
+        ),
         params,
     )

@@ -78,9 +78,9 @@ def pmap_step(
 ) -> Callable[..., Any]:
     """Return the same step under `jax.pmap`, for replicated data parallelism.
 
-    The returned function takes a replicated state and replicated teacher parameters (`replicate`) and a
-    batch `[B, ...]`, which it splits over the devices. Metrics come back as one copy; the state stays
-    replicated (`unreplicate` takes one copy).
+    The returned function takes a replicated state, replicated teacher parameters (`replicate`) and
+    a batch `[B, ...]`, which it splits over the devices. Metrics come back as one copy; the state
+    stays replicated (`unreplicate` takes one copy).
 
     Raises:
       ConfigError: the rows do not divide by the devices.

@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 class Mean:
     """A weighted average before its division: `value() = total / weight`.
 
-    Means of parts (tokens, microbatches, devices, buckets, evaluation batches) add up to the mean of
-    the whole, so a loss does not depend on how a batch was split or padded.
+    Means of parts (tokens, microbatches, devices, buckets, evaluation batches) add up to the mean
+    of the whole, so a loss does not depend on how a batch was split or padded.
 
     Attributes:
       total: scalar float32, sum of weight times value.
@@ -38,10 +38,12 @@ class Mean:
         if where is None:
             return cls(values.sum(), jnp.float32(values.size))
         if where.shape != values.shape:
-            raise ValueError(f"where: got shape {where.shape}, expected that of values, {values.shape}")
-        where = where.astype(jnp.float32)
-        kept = jnp.where(where > 0, values, jnp.zeros_like(values))
-        return cls((kept * where).sum(), where.sum())
+            raise ValueError(
+                f"where: got shape {where.shape}, expected that of values, {values.shape}"
+            )
+        weights = where.astype(jnp.float32)
+        kept = jnp.where(weights > 0, values, jnp.zeros_like(values))
+        return cls((kept * weights).sum(), weights.sum())
 
     @classmethod
     def single(cls, value: ArrayLike) -> Mean:

@@ -41,9 +41,9 @@ def make_train_step(
 ) -> TrainStep:
     """Make `step(state, teacher_params, batch) -> (state, metrics)`.
 
-    The loss is `sum_k w_k * (sum over the whole batch of term k) / (its whole weight)`: the same value
-    and gradient for any number of microbatches or devices and any padding. The teacher runs without
-    dropout behind `stop_gradient`, its parameters are an argument and never part of the state.
+    The loss is `sum_k w_k * (sum over the whole batch of term k) / (its whole weight)`: the same
+    value and gradient for any number of microbatches or devices and any padding. The teacher runs
+    without dropout behind `stop_gradient`, its parameters are an argument and never in the state.
 
     Args:
       student: `apply(params, batch, *, rng, train, taps) -> Outputs`; called with `model_state` too
@@ -163,7 +163,7 @@ def make_train_step(
         metrics = {
             "loss": Mean.single(loss),
             **means,
-            "gradient_norm": Mean.single(optax.global_norm(gradients)),
+            "gradient_norm": Mean.single(optax.tree.norm(gradients)),
         }
         if invalid is not None:
             metrics["invalid_labels"] = Mean.single(invalid)

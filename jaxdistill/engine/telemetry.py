@@ -50,7 +50,7 @@ class Telemetry:
             style = "live" if _console.is_terminal else "plain"
         self._plain = style == "plain"
         if style == "live":
-            self._live = Progress(
+            live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -59,8 +59,9 @@ class Telemetry:
                 console=_console,
                 transient=True,
             )
-            self._task = self._live.add_task(stage, total=total, completed=first, numbers="")
-            self._live.start()
+            self._task = live.add_task(stage, total=total, completed=first, numbers="")
+            live.start()
+            self._live = live
 
     def row(self, step: int, values: dict[str, Any]) -> None:
         """Write one row of training metrics."""

@@ -1,0 +1,253 @@
+"""One training with one seed: what fine-tune, baseline and distillation share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill import build
+from jaxdistill.config import Config, TrainConfig
+from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
+from jaxdistill.data.dataset import Dataset, Split
+from jaxdistill.engine import parallel, preemption
+from jaxdistill.engine.checkpoint import Checkpointer
+from jaxdistill.engine.loop import LoopPlan, LoopResult, train
+from jaxdistill.engine.objective import Objective
+from jaxdistill.engine.optim import learning_rate_schedule, make_optimizer
+from jaxdistill.engine.state import TrainState
+from jaxdistill.engine.step import make_eval_step, make_train_step
+from jaxdistill.engine.telemetry import Telemetry
+from jaxdistill.errors import Preempted
+from jaxdistill.inspect.metrics import compute_metrics
+from jaxdistill.models.registry import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The compiled parts of a stage; every seed of the stage runs through the same ones."""
+
+    config: Config
+    train_config: TrainConfig
+    dataset: Dataset
+    stage: str
+    total_steps: int
+    plan: LoopPlan
+    step: Callable[..., Any]
+    evaluate: Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]
+    make_state: Callable[[Model, int], TrainState]
+    place: Callable[[dict[str, Any]], Any]
+    gather: Callable[[Any], Any]
+    spread: Callable[[Any], Any]
+    teacher_params: Any
+
+
+def make_trainer(
+    config: Config,
+    train_config: TrainConfig,
+    dataset: Dataset,
+    model: Model,
+    *,
+    stage: str,
+    teacher: Model | None = None,
+) -> Trainer:
+    """Build a stage's step, evaluation and state; with a teacher it distils."""
+    pmapped = config.parallel.strategy == "pmap"
+    mesh = parallel.make_mesh(config.parallel.data)
+    devices = list(mesh.devices.flat)
+    source = _source(config, train_config, dataset, seed=0, shards=len(devices))
+    total_steps = train_config.steps or max(
+        1, math.ceil(train_config.epochs * source.steps_per_epoch)
+    )
+    projections: dict[str, Any] = {}
+    if teacher is None:
+        objective = build.supervised_objective(config)
+        teacher_apply, teacher_params = None, None
+    else:
+        projections = build.make_projections(config, model, teacher, seed=0)
+        objective = build.distillation_objective(config, total_steps, set(projections))
+        teacher_apply, teacher_params = build.with_state(teacher)
+    example = {"student": model.params, "projections": projections}
+    optimizer = make_optimizer(train_config, example, total_steps)
+    step = make_train_step(
+        model.apply,
+        optimizer,
+        objective,
+        teacher=teacher_apply,
+        accumulate=train_config.accumulate,
+        ema=train_config.ema,
+    )
+
+    def make_state(model: Model, seed: int) -> TrainState:
+        own = {} if teacher is None else build.make_projections(config, model, teacher, seed)
+        state = TrainState.create(
+            model.params,
+            optimizer,
+            seed=seed,
+            projections=own,
+            model_state=model.model_state,
+            ema=train_config.ema is not None,
+        )
+        return jax.device_put(state, parallel.replicated(mesh))
+
+    evaluate = make_evaluator(config, model, mesh)
+    every = train_config.evaluate_every or source.steps_per_epoch
+    plan = LoopPlan(
+        total_steps=total_steps,
+        evaluate_every=every,
+        log_every=config.telemetry.log_every,
+        checkpoint_every=config.checkpoint.every or every,
+        checkpoint_seconds=config.checkpoint.every_seconds,
+        early_stopping=train_config.early_stopping,
+        metric=config.ranking_metric,
+        higher_is_better=config.higher_is_better,
+        prefetch=config.data.prefetch,
+    )
+    teacher_params = jax.device_put(teacher_params, parallel.replicated(mesh))
+    return Trainer(
+        config=config,
+        train_config=train_config,
+        dataset=dataset,
+        stage=stage,
+        total_steps=total_steps,
+        plan=plan,
+        step=parallel.pmap_step(step, devices) if pmapped else parallel.compile_step(step, mesh),
+        evaluate=evaluate,
+        make_state=make_state,
+        place=dict if pmapped else functools.partial(parallel.place_batch, mesh=mesh),
+        gather=parallel.unreplicate if pmapped else lambda state: state,
+        spread=functools.partial(parallel.replicate, devices=devices)
+        if pmapped
+        else lambda state: state,
+        teacher_params=parallel.replicate(teacher_params, devices) if pmapped else teacher_params,
+    )
+
+
+def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[Model, LoopResult]:
+    """Train `model` with one seed in `folder`, resuming where it stopped.
+
+    Returns the model that the stage hands on (best or last parameters) and the loop's account.
+    """
+    config, train_config = trainer.config, trainer.train_config
+    source = _source(
+        config,
+        train_config,
+        trainer.dataset,
+        seed,
+        shards=parallel.make_mesh(config.parallel.data).size,
+    )
+    checkpointer = Checkpointer(
+        folder / "checkpoints", config.checkpoint, higher_is_better=config.higher_is_better
+    )
+    state = trainer.make_state(model, seed)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        _, values = trainer.evaluate(state.student, state.model_state, trainer.dataset.validation)
+        return values
+
+    schedule = learning_rate_schedule(train_config, trainer.total_steps)
+    try:
+        result = train(
+            trainer.step,
+            state,
+            trainer.teacher_params,
+            source,
+            plan=trainer.plan,
+            place=trainer.place,
+            gather=trainer.gather,
+            spread=trainer.spread,
+            evaluate=evaluate,
+            checkpointer=checkpointer,
+            telemetry=lambda first: Telemetry(
+                folder,
+                config.telemetry,
+                stage=f"{trainer.stage} seed {seed}",
+                total=trainer.total_steps,
+                first=first,
+            ),
+            learning_rate=schedule,
+        )
+        final = result.state
+        best = result.progress.best_step
+        if train_config.keep == "best" and config.checkpoint.keep_best and best is not None:
+            final, _ = checkpointer.restore(final, best)
+    finally:
+        checkpointer.close()
+    params = jax.device_get(final.student)
+    trained = dataclasses.replace(
+        model, params=params, model_state=jax.device_get(final.model_state)
+    )
+    return trained, result
+
+
+def make_evaluator(
+    config: Config, model: Model, mesh: Any
+) -> Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]:
+    """Return `evaluate(params, model_state, split) -> (logits [N, C], metrics)`, in split order.
+
+    Raises (when called):
+      Preempted: the process was asked to stop.
+    """
+    objective: Objective = build.supervised_objective(config)
+    step = jax.jit(make_eval_step(model.apply, objective))
+    size = mesh.shape[parallel.DATA]
+
+    def evaluate(params, model_state, split):
+        source = eval_batches(split, batch_size=config.data.eval_batch_size, config=config.data)
+        logits: list[tuple[Any, np.ndarray]] = []
+        means = []
+        for index in range(source.steps_per_epoch):
+            if preemption.requested():
+                raise Preempted("stopped during an evaluation; run the same command to go on")
+            batch = source[index]
+            rows = source.rows(index)
+            divides = all(leaf.shape[0] % size == 0 for leaf in batch.values())
+            placed = (
+                parallel.place_batch(batch, mesh)
+                if divides
+                else jax.device_put(batch, parallel.replicated(mesh))
+            )
+            out, metrics = step(params, placed, model_state)
+            logits.append((out, rows))
+            means.append(metrics["loss"])
+        fetched = jax.device_get(logits)
+        whole = None
+        for out, rows in fetched:
+            if whole is None:
+                whole = np.zeros((len(split), *out.shape[1:]), np.float32)
+            whole[rows] = out[: len(rows)]
+        assert whole is not None
+        names = _metric_names(config)
+        loss = jax.device_get(means)
+        total = sum(float(mean.total) for mean in loss) / sum(float(mean.weight) for mean in loss)
+        return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
+
+    return evaluate
+
+
+def _metric_names(config: Config) -> tuple[str, ...]:
+    usual = {
+        "classification": ("accuracy",),
+        "multilabel": ("exact_match", "f1"),
+        "regression": ("spearman", "pearson"),
+    }[config.task]
+    return tuple(dict.fromkeys((config.ranking_metric, *usual)))
+
+
+def _source(
+    config: Config, train_config: TrainConfig, dataset: Dataset, seed: int, shards: int
+) -> BatchSource:
+    return train_batches(
+        dataset.train,
+        batch_size=train_config.batch_size,
+        seed=seed,
+        config=config.data,
+        accumulate=train_config.accumulate,
+        shards=shards,
+    )

@@ -1,0 +1,1 @@
+"""Small models, batches and references that several tests share."""
