@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxdistill import __version__
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
     from jaxdistill.config import Config
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="jaxdistill",
@@ -164,29 +166,34 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(metadata.version("jaxdistill"))
+        print(__version__)
         raise typer.Exit
 
 
 def main() -> None:
-    """Run the command line; what a user can cause ends in one line and an exit code."""
-    sys.exit(_run_app())
+    """Run the command line of this process."""
+    sys.exit(call(sys.argv[1:]))
 
 
-def _run_app() -> int:
+def call(arguments: list[str]) -> int:
+    """Run one command line; what a user can cause ends in one line on stderr and an exit code."""
     usage_error = typer.BadParameter.__mro__[1]
     try:
-        return app(standalone_mode=False) or 0
+        code = app(arguments, standalone_mode=False) or 0
     except JaxDistillError as error:
         return _fail(error, error.exit_code)
     except Preempted as stop:
         return _fail(stop, stop.exit_code, "stopped")
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("run the same command again to go on", 130, "interrupted")
+        code = _INTERRUPTED
     except Exception as error:
         if not isinstance(error, usage_error):
             raise
-        return _fail(getattr(error, "message", error), 2)
+        return _fail(getattr(error, "format_message", error.__str__)(), 2)
+    # Typer turns the interrupt of a running command into this code.
+    if code == _INTERRUPTED:
+        return _fail("run the same command again to go on", code, "interrupted")
+    return code
 
 
 def _fail(reason: object, code: int, kind: str = "error") -> int:
