@@ -1,3 +1,83 @@
 """Knowledge distillation in JAX: fine-tune a teacher, distil a student, prove what was gained."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxdistill import losses
+    from jaxdistill.engine.objective import (
+        Objective,
+        Term,
+        features_term,
+        logits_term,
+        task_term,
+    )
+    from jaxdistill.engine.parallel import (
+        compile_step,
+        make_mesh,
+        place_batch,
+        pmap_step,
+        replicate,
+        unreplicate,
+    )
+    from jaxdistill.engine.reduce import Mean
+    from jaxdistill.engine.state import TrainState
+    from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.models.hub import load_model, save_model
+    from jaxdistill.models.outputs import Outputs
+    from jaxdistill.models.registry import Model, build_model
+
+__all__ = [
+    "Mean",
+    "Model",
+    "Objective",
+    "Outputs",
+    "Term",
+    "TrainState",
+    "__version__",
+    "build_model",
+    "compile_step",
+    "features_term",
+    "load_model",
+    "logits_term",
+    "losses",
+    "make_eval_step",
+    "make_mesh",
+    "make_train_step",
+    "place_batch",
+    "pmap_step",
+    "replicate",
+    "save_model",
+    "task_term",
+    "unreplicate",
+]
+
+_HOMES = {
+    "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
+    "engine.parallel": (
+        "compile_step",
+        "make_mesh",
+        "place_batch",
+        "pmap_step",
+        "replicate",
+        "unreplicate",
+    ),
+    "engine.reduce": ("Mean",),
+    "engine.state": ("TrainState",),
+    "engine.step": ("make_eval_step", "make_train_step"),
+    "models.hub": ("load_model", "save_model"),
+    "models.outputs": ("Outputs",),
+    "models.registry": ("Model", "build_model"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The command line answers without importing jax; a name brings its module on first use.
+    if name == "losses":
+        return importlib.import_module("jaxdistill.losses")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jaxdistill.{home}"), name)
+    raise AttributeError(f"module 'jaxdistill' has no attribute {name!r}")

@@ -187,7 +187,7 @@ class TeacherConfig(Section):
 
     model: str | dict[str, Any] | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
-    pooling: Literal["checkpoint", "first", "mean"] = "checkpoint"
+    pooling: Literal["default", "first", "mean"] = "default"
     dtype: Dtype = "float32"
     """Compute type of the frozen teacher while distilling."""
 
@@ -200,7 +200,7 @@ class StudentConfig(Section):
     """Teacher layers to start from: their indices, or how many (evenly spaced)."""
     initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
     """Which teacher the layers come from: before or after its fine-tune."""
-    pooling: Literal["checkpoint", "first", "mean"] = "checkpoint"
+    pooling: Literal["default", "first", "mean"] = "default"
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentConfig:

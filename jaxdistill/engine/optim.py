@@ -155,7 +155,7 @@ def _scale_by_factors(factors: Any) -> optax.GradientTransformation:
         del params
         return jax.tree.map(jnp.multiply, updates, factors), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:

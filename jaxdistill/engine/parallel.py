@@ -74,7 +74,7 @@ def compile_step(step: Callable[..., Any], mesh: Mesh | None = None) -> Callable
 
 
 def pmap_step(
-    step: Callable[..., Any], devices: list[jax.Device] | None = None
+    step: Callable[..., Any], devices: list[Any] | None = None
 ) -> Callable[..., Any]:
     """Return the same step under `jax.pmap`, for replicated data parallelism.
 
@@ -106,7 +106,7 @@ def pmap_step(
     return run
 
 
-def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
+def replicate(tree: Any, devices: list[Any] | None = None) -> Any:
     """Copy a pytree to every device with a leading device axis, as `pmap` wants it."""
     devices = jax.local_devices() if devices is None else devices
     mesh = Mesh(np.array(devices), (DATA,))

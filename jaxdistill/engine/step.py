@@ -182,7 +182,7 @@ def make_train_step(
 
 def make_eval_step(
     model: Callable[..., ModelOutputs], objective: Objective
-) -> Callable[..., tuple[jax.Array, Metrics]]:
+) -> Callable[..., tuple[jax.Array | None, Metrics]]:
     """Make `eval_step(params, batch, model_state=None) -> (logits, metrics)` for a model alone.
 
     Args:
