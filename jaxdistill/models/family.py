@@ -78,6 +78,7 @@ class Family:
       prefix: the base model's prefix, which a bare encoder's tensor names lack.
       aliases: names of tied copies -> the tensor they must equal.
       ignored: regular expressions (full match) of tensors that may be left out.
+      head_tensors: head -> regular expression of its tensors, left out under another head.
       renames: old endings of tensor names -> new.
       field_aliases: other accepted names of config fields -> the field.
       output: path of the last projection, `{output}/kernel` and `{output}/bias`.
@@ -94,6 +95,7 @@ class Family:
     prefix: str = ""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    head_tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
