@@ -102,7 +102,8 @@ def test_layer_decay_lowers_the_rate_towards_the_embeddings():
     assert float(factors["embeddings"]["table"].item()) == 0.0625
     assert float(factors["head"]["kernel"].item()) == 1.0
     gradients = jax.tree.map(jnp.ones_like, PARAMS)
-    config = TrainConfig(optimizer="sgd", layer_decay=0.5, weight_decay=0, clip_norm=None, warmup=0)
+    plain = {"weight_decay": 0, "clip_norm": None, "warmup": 0}
+    config = TrainConfig(optimizer="sgd", learning_rate=0.1, layer_decay=0.5, **plain)
     moved = 0.5 - np.asarray(updated(config, gradients)["layers"]["dense"]["bias"])
     np.testing.assert_allclose(moved[2] / moved[0], 4.0, rtol=1e-4)
 
