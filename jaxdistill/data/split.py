@@ -1,0 +1,151 @@
+"""The examples of one split as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxdistill.config import DataConfig
+from jaxdistill.data.columns import Roles
+from jaxdistill.data.images import normalization, to_images
+from jaxdistill.data.table import Table
+from jaxdistill.data.tokens import tokenize
+from jaxdistill.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples as numbers; which of the fields are set depends on the modality.
+
+    Attributes:
+      labels: int32 [N], float32 [N] (regression) or float32 [N, C] (multi-label).
+      lengths: tokens per example, int64 [N]; 1 for images and features.
+      fingerprint: hash of the inputs and the labels.
+      tokens: int32 [sum of lengths]; example `i` is `tokens[offsets[i]:offsets[i + 1]]`.
+      token_types: uint8, beside `tokens`.
+      offsets: int64 [N + 1].
+      pad_id: the tokenizer's padding token.
+      images: float32 [N, H, W, C].
+      fill: value of a black pixel after normalization, float32 [C].
+      features: float32 [N, D].
+      texts: the texts as read, a column or two, for reports.
+      cut: rows that were longer than the limit.
+    """
+
+    labels: np.ndarray
+    lengths: np.ndarray
+    fingerprint: str
+    tokens: np.ndarray | None = None
+    token_types: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    pad_id: int = 0
+    images: np.ndarray | None = None
+    fill: np.ndarray | None = None
+    features: np.ndarray | None = None
+    texts: tuple[Sequence[str], ...] = ()
+    cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def text(self, example: int) -> tuple[str, ...]:
+        """Return what an example was read as: its text or two, nothing for images."""
+        return tuple(column[example] for column in self.texts)
+
+
+def text_split(
+    table: Table,
+    roles: Roles,
+    labels: np.ndarray,
+    *,
+    max_length: int,
+    tokenizer_folder: Path | None,
+    cache_dir: Path | None,
+) -> Split:
+    """Tokenize a table's texts.
+
+    Raises:
+      DataError: a text is missing, or there is no tokenizer.
+    """
+    if tokenizer_folder is None:
+        raise DataError(
+            f"{table.source}: got text, expected a model with a tokenizer to read it; set "
+            "teacher.model to a Hugging Face folder"
+        )
+    texts = tuple(read_texts(table, name) for name in roles.inputs)
+    tokens = tokenize(
+        texts[0],
+        texts[1] if len(texts) > 1 else None,
+        folder=tokenizer_folder,
+        max_length=max_length,
+        cache_dir=cache_dir,
+    )
+    return Split(
+        labels=labels,
+        lengths=np.diff(tokens.offsets),
+        fingerprint=digest(labels, tokens.ids, tokens.types, tokens.offsets),
+        tokens=tokens.ids,
+        token_types=tokens.types,
+        offsets=tokens.offsets,
+        pad_id=tokens.pad_id,
+        texts=texts,
+        cut=tokens.cut,
+    )
+
+
+def image_split(table: Table, roles: Roles, labels: np.ndarray, config: DataConfig) -> Split:
+    """Decode, scale and normalize a table's images."""
+    images = to_images(table, roles.inputs[0], config)
+    mean, std = normalization(config, images.shape[-1])
+    return Split(
+        labels=labels,
+        lengths=np.ones(len(labels), np.int64),
+        fingerprint=digest(labels, images),
+        images=images,
+        fill=((0.0 - mean) / std).astype(np.float32),
+    )
+
+
+def feature_split(table: Table, roles: Roles, labels: np.ndarray) -> Split:
+    """Take a table's vectors as they are.
+
+    Raises:
+      DataError: they are not finite numbers.
+    """
+    values = np.asarray(table.columns[roles.inputs[0]])
+    if values.dtype.kind not in "uif" or not np.isfinite(values).all():
+        raise DataError(f"{table.source}: got {values.dtype} features, expected finite numbers")
+    features = values.astype(np.float32)
+    return Split(
+        labels=labels,
+        lengths=np.ones(len(labels), np.int64),
+        fingerprint=digest(labels, features),
+        features=features,
+    )
+
+
+def read_texts(table: Table, column: str) -> list[str]:
+    """Return a column of texts without the white space around them.
+
+    Raises:
+      DataError: a row holds something else than text.
+    """
+    texts = []
+    for row, value in enumerate(table.columns[column]):
+        if not isinstance(value, str):
+            raise DataError(f"{table.at(row)}: got {column}={value!r}, expected text; drop the row")
+        texts.append(value.strip())
+    return texts
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Hash arrays with their shapes and types; the same in every process."""
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(f"{array.dtype.str}{array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()[:16]
