@@ -199,29 +199,24 @@ def make_evaluator(
     size = mesh.shape[parallel.DATA]
 
     def evaluate(params, model_state, split):
-        source = eval_batches(split, batch_size=config.data.eval_batch_size, config=config.data)
+        source = eval_batches(
+            split, batch_size=config.data.eval_batch_size, config=config.data, shards=size
+        )
         logits: list[tuple[Any, np.ndarray]] = []
         means = []
         for index in range(source.steps_per_epoch):
             if preemption.requested():
                 raise Preempted("stopped during an evaluation; run the same command to go on")
-            batch = source[index]
-            rows = source.rows(index)
-            divides = all(leaf.shape[0] % size == 0 for leaf in batch.values())
-            placed = (
-                parallel.place_batch(batch, mesh)
-                if divides
-                else jax.device_put(batch, parallel.replicated(mesh))
-            )
+            placed = parallel.place_batch(source[index], mesh)
             out, metrics = step(params, placed, model_state)
-            logits.append((out, rows))
+            logits.append((out, source.info(index).index))
             means.append(metrics["loss"])
         fetched = jax.device_get(logits)
         whole = None
         for out, rows in fetched:
             if whole is None:
                 whole = np.zeros((len(split), *out.shape[1:]), np.float32)
-            whole[rows] = out[: len(rows)]
+            whole[rows[rows >= 0]] = out[rows >= 0]
         assert whole is not None
         names = _metric_names(config)
         loss = jax.device_get(means)

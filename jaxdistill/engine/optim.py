@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,27 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdistill.config import ScheduleConfig, TrainConfig
+from jaxdistill.config import Optimizer, ScheduleConfig, TrainConfig
 from jaxdistill.errors import ConfigError, did_you_mean
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    name: getattr(optax, name)
-    for name in (
-        "adamw",
-        "adam",
-        "adamax",
-        "adamaxw",
-        "adafactor",
-        "adagrad",
-        "lamb",
-        "lars",
-        "lion",
-        "nadam",
-        "nadamw",
-        "radam",
-        "rmsprop",
-        "sgd",
-    )
+    name: getattr(optax, name) for name in typing.get_args(Optimizer)
 }
 
 
@@ -77,14 +62,9 @@ def make_optimizer(
     Frozen parameters get no optimizer state.
 
     Raises:
-      ConfigError: unknown optimizer or option, or a `freeze` pattern that matches nothing.
+      ConfigError: an unknown option, or a `freeze` pattern that matches nothing.
     """
-    build = OPTIMIZERS.get(config.optimizer)
-    if build is None:
-        raise ConfigError(
-            f"train.optimizer: got {config.optimizer!r}, expected one of {sorted(OPTIMIZERS)}."
-            f"{did_you_mean(config.optimizer, OPTIMIZERS)}"
-        )
+    build = OPTIMIZERS[config.optimizer]
     accepted = inspect.signature(build).parameters
     for option in config.optimizer_options:
         if option not in accepted:

@@ -73,9 +73,7 @@ def compile_step(step: Callable[..., Any], mesh: Mesh | None = None) -> Callable
     )
 
 
-def pmap_step(
-    step: Callable[..., Any], devices: list[Any] | None = None
-) -> Callable[..., Any]:
+def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:
     """Return the same step under `jax.pmap`, for replicated data parallelism.
 
     The returned function takes a replicated state, replicated teacher parameters (`replicate`) and

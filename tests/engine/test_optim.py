@@ -111,7 +111,6 @@ def test_layer_decay_lowers_the_rate_towards_the_embeddings():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "adanw"}, "Did you mean 'adamw'"),
         ({"optimizer_options": {"beta1": 0.9}}, r"optimizer_options.beta1.*b1"),
         ({"freeze": ("encoder",)}, "'encoder' matches no parameter"),
     ],
