@@ -253,20 +253,6 @@ def _apply_of(graph: Any, name: str, stateful: bool) -> Apply:
     return apply
 
 
-def make_options(family: Family, **values: Any) -> Options:
-    """Make checked Options; an unknown name raises ModelError."""
-    known = [field.name for field in dataclasses.fields(Options)]
-    for name in values:
-        if name not in known:
-            raise ModelError(
-                f"{family.name}: unknown option {name!r}, expected one of {known}."
-                f"{did_you_mean(name, known)}"
-            )
-    options = Options(**values)
-    check_options(family, options)
-    return options
-
-
 def count_labels(head: str | None, num_labels: int | None, labels: Sequence[str] | None) -> int:
     """Return the number of labels that `num_labels` and `labels` agree on.
 

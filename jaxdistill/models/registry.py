@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.family import (
@@ -14,12 +19,22 @@ from jaxdistill.models.family import (
     Options,
     abstract,
     assemble,
+    check_options,
     config_from,
     count_labels,
     initial,
-    make_options,
+)
+from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
+from jaxdistill.models.hub import (
+    canonical_names,
+    companions,
+    export_config,
+    export_tensors,
+    import_tensors,
 )
 from jaxdistill.models.rules import Rule, flatten
+
+log = logging.getLogger("jaxdistill")
 
 __all__ = [
     "Apply",
@@ -30,6 +45,8 @@ __all__ = [
     "build_model",
     "families",
     "family_named",
+    "load_model",
+    "save_model",
 ]
 
 # Family name, or another `model_type` of Hugging Face configs -> the module that declares it.
@@ -75,7 +92,11 @@ def build_model(
     labels: Sequence[str] | None = None,
     head: str | None = "classification",
     seed: int = 0,
-    **options: Any,
+    pooling: str = "default",
+    problem_type: str | None = None,
+    dtype: str = "float32",
+    remat: bool = False,
+    unroll: int = 1,
 ) -> Model:
     """Build a model with fresh parameters from a spec such as `{"family": "bert", ...}`.
 
@@ -83,9 +104,8 @@ def build_model(
       spec: the family and fields of its Hugging Face config; what is absent keeps its default.
       num_labels: outputs of a classification head, or give `labels`.
       labels: names of the classes in the order of the logits.
-      head: `classification`, `masked_lm` or None.
       seed: of the parameters.
-      options: further fields of `Options`: `pooling`, `dtype`, `remat`, `unroll`, `problem_type`.
+      head, pooling, problem_type, dtype, remat, unroll: see `Options`.
 
     Raises:
       ModelError: an unknown family, field or option, or no number of labels.
@@ -94,16 +114,198 @@ def build_model(
         raise ModelError(f"model: got {dict(spec)}, expected 'family', one of {sorted(_MODULES)}")
     family = family_named(spec["family"])
     config = config_from(family, {k: v for k, v in spec.items() if k != "family"}, {})
-    chosen = make_options(
-        family, head=head, num_labels=count_labels(head, num_labels, labels), **options
+    options = Options(
+        head,
+        count_labels(head, num_labels, labels),
+        pooling,
+        True,
+        problem_type,
+        dtype,
+        remat,
+        unroll,
     )
-    _, shapes, statistics, _ = abstract(family, config, chosen)
+    check_options(family, options)
+    _, shapes, statistics, _ = abstract(family, config, options)
     paths = list(flatten({"params": shapes, "model_state": statistics or {}}))
+    leaves = initial(family, config, options, seed, paths)
+    names = None if labels is None else tuple(labels)
+    new = tuple(sorted(flatten(shapes)))
+    return assemble(family, config, options, leaves, labels=names, initialized=new)
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    head: str | None = "classification",
+    fresh_head: bool = False,
+    seed: int = 0,
+    pooling: str | None = None,
+    problem_type: str | None = None,
+    dtype: str = "float32",
+    remat: bool = False,
+    unroll: int = 1,
+) -> Model:
+    """Load a model from a Hugging Face folder (`config.json` and safetensors).
+
+    A head that the checkpoint lacks is drawn from `seed`, logged and listed in
+    `Model.initialized`. Labels given in another order than the checkpoint's reorder its outputs.
+
+    Args:
+      labels: names of the classes, in the order the logits shall have; None: the checkpoint's.
+      num_labels: outputs of a new head, where `labels` is not given.
+      fresh_head: draw the head even if the checkpoint has one.
+      pooling: see `Options`; None: the checkpoint's.
+      head, problem_type, dtype, remat, unroll: see `Options`.
+
+    Raises:
+      ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
+        listed), or labels that are not those of the checkpoint.
+    """
+    folder = Path(folder)
+    raw = read_json(folder / "config.json")
+    family, config = _config_of(raw, folder / "config.json")
+    options = Options(
+        head=head,
+        pooling=pooling or raw.get("jaxdistill_pooling", "default"),
+        problem_type=problem_type or (raw.get("problem_type") if not fresh_head else None),
+        dtype=dtype,
+        remat=remat,
+        unroll=unroll,
+    )
+    check_options(family, options)
+    with open_tensors(folder) as stored:
+        held = _groups_held(family, config, options, stored)
+        order: list[int] | None = None
+        if head == "classification":
+            count = None if fresh_head else held.get("head")
+            names, order = _labels_of(folder, raw, labels, num_labels, count)
+            total = count or count_labels(head, num_labels or _count(raw), names)
+            options = dataclasses.replace(options, num_labels=total)
+        else:
+            names = None
+            options = dataclasses.replace(options, pooler="pooler" in held)
+        _, shapes, statistics, _ = abstract(family, config, options)
+        wanted = flatten({"params": shapes, "model_state": statistics or {}})
+        fresh = ["head"] if fresh_head else []
+        leaves, new = import_tensors(
+            family, config, options, stored, wanted, where=str(folder), fresh=fresh
+        )
+    if new:
+        log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(new))
+    drawn = initial(family, config, options, seed, new)
+    if order is not None:
+        for part in ("kernel", "bias"):
+            path = f"params/{family.output}/{part}"
+            leaves[path] = leaves[path][..., jnp.asarray(order)]
+    initialized = tuple(path.removeprefix("params/") for path in new)
     return assemble(
         family,
         config,
-        chosen,
-        initial(family, config, chosen, seed, paths),
-        labels=None if labels is None else tuple(labels),
-        initialized=tuple(sorted(flatten(shapes))),
+        options,
+        leaves | drawn,
+        labels=names,
+        source=folder,
+        initialized=initialized,
     )
+
+
+def save_model(
+    folder: str | Path,
+    model: Model,
+    *,
+    tokenizer_from: str | Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model as a Hugging Face folder that `transformers` loads as it is.
+
+    Args:
+      tokenizer_from: folder whose tokenizer and processor files are copied; None: the folder the
+        model was loaded from.
+      shard_bytes: size above which the weights are split over files.
+
+    Raises:
+      ModelError: a model of no family, parameters that do not fit it, or a folder that cannot be
+        written.
+    """
+    if model.family is None or model.options is None:
+        raise ModelError("model: got one of no family, expected one of load_model or build_model")
+    family = family_named(model.family)
+    source = Path(tokenizer_from) if tokenizer_from else model.source
+    files = companions(source)
+    if not files and family.modality == "text":
+        log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
+    if model.options.pooling != "default" and model.options.head == "classification":
+        log.warning("%s: transformers has no pooling=%r here", folder, model.options.pooling)
+    tensors = export_tensors(family, model)
+    write_folder(
+        Path(folder), export_config(family, model), tensors, files, shard_bytes=shard_bytes
+    )
+
+
+def _config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
+    if not isinstance(raw.get("model_type"), str):
+        raise ModelError(f"{path}: got no 'model_type', expected one of {sorted(_MODULES)}")
+    try:
+        family = family_named(raw["model_type"])
+        fields = {f.name for f in dataclasses.fields(family.config)} | set(family.field_aliases)
+        known = {k: v for k, v in raw.items() if k in fields and k != "extra" and v is not None}
+        return family, config_from(family, known, raw)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _groups_held(
+    family: Family, config: Any, options: Options, stored: Mapping[str, Stored]
+) -> dict[str, int]:
+    """Map each group of rules that the checkpoint holds to the outputs of its last projection."""
+    rules = list(family.rules(config, options))
+    names = {new: old for old, new in canonical_names(family, rules, stored).items()}
+    held: dict[str, int] = {}
+    for rule in rules:
+        if rule.group and rule.theirs in names:
+            shape = stored[names[rule.theirs]].shape
+            held.setdefault(rule.group, 0)
+            if rule.ours == f"{family.output}/kernel" and shape:
+                held[rule.group] = shape[0]
+    return held
+
+
+def _count(raw: Mapping[str, Any]) -> int | None:
+    found = raw.get("id2label")
+    return len(found) if isinstance(found, dict) else raw.get("num_labels")
+
+
+def _labels_of(
+    folder: Path,
+    raw: Mapping[str, Any],
+    labels: Sequence[str] | None,
+    num_labels: int | None,
+    count: int | None,
+) -> tuple[tuple[str, ...] | None, list[int] | None]:
+    """Agree on labels and order for a stored head of `count` outputs (None: a new head)."""
+    table = raw.get("id2label")
+    own = None
+    if isinstance(table, dict) and (count is None or len(table) == count):
+        own = tuple(str(table[key]) for key in sorted(table, key=int))
+    if count is None:
+        return (None if labels is None else tuple(labels)), None
+    wanted = num_labels if labels is None else len(labels)
+    if wanted not in (None, count):
+        raise ModelError(
+            f"{folder}: got {wanted} labels, expected the {count} of the checkpoint's head "
+            f"({list(own or ())}); pass fresh_head=True to train a new one"
+        )
+    named = own is not None and not all(label.startswith("LABEL_") for label in own)
+    if labels is None or own is None or not named:
+        return (own if labels is None and named else tuple(labels) if labels else None), None
+    if set(labels) != set(own):
+        raise ModelError(
+            f"{folder}: got labels {list(labels)}, expected those of the checkpoint, {list(own)}; "
+            "rename them or pass fresh_head=True to train a new head"
+        )
+    if tuple(labels) == own:
+        return own, None
+    log.warning("%s: outputs reordered from %s to %s", folder, list(own), list(labels))
+    return tuple(labels), [own.index(label) for label in labels]

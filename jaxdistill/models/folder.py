@@ -1,0 +1,194 @@
+"""Model folders on disk: JSON and safetensors in, and out again under a temporary name.
+
+Weights are read from safetensors only: a pickle can run code and is never opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxdistill.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in an open safetensors file, not yet read."""
+
+    file: Any
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        """Read the tensor."""
+        return self.file.get_tensor(self.name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      ModelError: no such file, or no JSON object in it.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        known = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else None
+        found = "no such folder" if known is None else f"a folder with {some(known)}"
+        raise ModelError(f"{path}: got {found}, expected a Hugging Face model folder") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: got no readable JSON ({error}); copy the file again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: got a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+@contextlib.contextmanager
+def open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
+    """Open the safetensors of a folder, one file or shards, by tensor name.
+
+    Raises:
+      ModelError: no safetensors, only a pickle, or a missing or damaged file.
+    """
+    with contextlib.ExitStack() as stack:
+        if (folder / WEIGHTS).is_file():
+            yield _open_file(stack, folder / WEIGHTS)
+        elif (folder / INDEX).is_file():
+            yield _open_shards(stack, folder)
+        else:
+            raise ModelError(_no_weights(folder))
+
+
+def _open_file(stack: contextlib.ExitStack, path: Path) -> dict[str, Stored]:
+    try:
+        file = stack.enter_context(safetensors.safe_open(path, "np"))
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+        raise ModelError(
+            f"{path}: got {size} that are no whole safetensors file ({error}); copy it again"
+        ) from None
+    return {
+        name: Stored(file, name, tuple(part.get_shape()), part.get_dtype())
+        for name, part in parts.items()
+    }
+
+
+def _open_shards(stack: contextlib.ExitStack, folder: Path) -> dict[str, Stored]:
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+        raise ModelError(f"{folder / INDEX}: got no 'weight_map', expected tensor name -> file")
+    files = {}
+    for shard in sorted(set(places.values())):
+        if Path(shard).name != shard:
+            raise ModelError(f"{folder / INDEX}: got shard {shard!r}, expected a bare file name")
+        files[shard] = _open_file(stack, folder / shard)
+    lost = sorted(name for name, shard in places.items() if name not in files[shard])
+    if lost:
+        raise ModelError(f"{folder / INDEX}: {len(lost)} tensors not in their shard: {some(lost)}")
+    return {name: files[shard][name] for name, shard in places.items()}
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder}: got only {some(pickles)}, expected {WEIGHTS}; such a file can run code and "
+            "is never opened here: convert it to safetensors where it came from "
+            "(in transformers: model.save_pretrained(folder))"
+        )
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return f"{folder}: got {some(found)}, expected {WEIGHTS} or {INDEX}"
+
+
+def some(names: Sequence[str]) -> str:
+    """List names; a long list ends in the number of those not shown."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    companions: Sequence[Path],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a model folder under a temporary name and rename it; other files in it are kept.
+
+    Raises:
+      ModelError: it cannot be written; what was there before is then untouched.
+    """
+    mark = uuid.uuid4().hex[:8]
+    new, old = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        _write_tensors(new, tensors, shard_bytes)
+        (new / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
+        )
+        for path in companions:
+            shutil.copyfile(path, new / path.name)
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        raise ModelError(f"{folder}: the model cannot be written ({error})") from None
+    if old.exists():
+        _keep_others(old, folder)
+
+
+def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int) -> None:
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    metadata = {"format": "pt"}
+    if len(shards) == 1:
+        safetensors.numpy.save_file(shards[0], folder / WEIGHTS, metadata)
+        return
+    places = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        safetensors.numpy.save_file(shard, folder / file, metadata)
+        places |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _keep_others(old: Path, folder: Path) -> None:
+    for path in old.iterdir():
+        stale = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if not stale and not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    shutil.rmtree(old)

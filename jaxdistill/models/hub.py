@@ -1,0 +1,218 @@
+"""Hugging Face checkpoints <-> parameters: names, layouts and configs, all faults in one error."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill.errors import ModelError
+from jaxdistill.models.family import Family, Model, Options
+from jaxdistill.models.folder import Stored, some
+from jaxdistill.models.rules import Rule, flatten
+
+log = logging.getLogger("jaxdistill")
+
+# What travels with a model: tokenizers and image processors.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, Any]) -> dict:
+    """Map the stored names to those of the rules: old endings renamed, a missing prefix added."""
+    exact = {rule.theirs for rule in rules if not rule.stacked}
+    numbered = [re.compile(_pattern(rule.theirs)) for rule in rules if rule.stacked]
+    names = {}
+    for name in stored:
+        new = name
+        for old, ending in family.renames.items():
+            if new.endswith(old):
+                new = new.removesuffix(old) + ending
+        known = new in exact or new in family.aliases or _ignored(family, new, None)
+        if not known and not any(p.fullmatch(new) for p in numbered):
+            prefixed = f"{family.prefix}.{new}"
+            inside = prefixed in exact or _ignored(family, prefixed, None)
+            if family.prefix and (inside or any(p.fullmatch(prefixed) for p in numbered)):
+                new = prefixed
+        names[name] = new
+    return names
+
+
+def _pattern(theirs: str) -> str:
+    return re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(theirs))
+
+
+def _ignored(family: Family, name: str, head: str | None) -> bool:
+    others = [pattern for key, pattern in family.head_tensors.items() if key != head]
+    return any(re.fullmatch(pattern, name) for pattern in (*family.ignored, *others))
+
+
+def import_tensors(
+    family: Family,
+    config: Any,
+    options: Options,
+    stored: Mapping[str, Stored],
+    shapes: Mapping[str, Any],
+    *,
+    where: str,
+    fresh: Sequence[str] = (),
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read a checkpoint's tensors as our arrays.
+
+    Args:
+      shapes: `params/...` and `model_state/...` path -> shape and dtype wanted.
+      where: names the checkpoint in messages.
+      fresh: groups of rules that are not read even if stored.
+
+    Returns:
+      Arrays by path, and the paths that the checkpoint does not hold and may lack.
+
+    Raises:
+      ModelError: lists every missing, unexpected and misshapen tensor.
+    """
+    rules = list(family.rules(config, options))
+    names = {new: old for old, new in canonical_names(family, rules, stored).items()}
+    wanted: dict[str, tuple[Rule, tuple[int, ...]]] = {}
+    parts: dict[Rule, list[tuple[tuple[int, ...], str]]] = {}
+    for rule in rules:
+        shape = shapes[f"{rule.collection}/{rule.ours}"].shape
+        parts[rule] = list(rule.names(shape))
+        wanted |= {name: (rule, rule.their_shape(shape)) for _, name in parts[rule]}
+    for alias, target in family.aliases.items():  # a tied copy may be the only one stored
+        if alias in names and target in wanted and target not in names:
+            names[target] = names[alias]
+    groups = {rule.group for rule, _ in wanted.values() if rule.group}
+    held = {wanted[name][0].group for name in names if name in wanted}
+    absent = {group for group in groups if group in fresh or group not in held}
+    faults = _faults(family, options, stored, names, wanted, absent)
+    if faults:
+        raise ModelError(f"{where}: the tensors do not fit {family.name}: {'; '.join(faults)}")
+    arrays: dict[str, np.ndarray] = {}
+    for rule in rules:
+        if rule.group in absent:
+            continue
+        path = f"{rule.collection}/{rule.ours}"
+        array = np.empty(shapes[path].shape, shapes[path].dtype)
+        for index, name in parts[rule]:
+            array[index] = rule.to_ours(stored[names[name]].read())
+        if not np.isfinite(array).all():
+            faults.append(rule.theirs)
+        arrays[path] = array
+    if faults:
+        raise ModelError(f"{where}: got values that are not finite in {some(faults)}")
+    left = sorted(old for new, old in names.items() if new not in wanted)
+    if left:
+        log.info(
+            "%s: left out %d tensors the model has no use for: %s", where, len(left), some(left)
+        )
+    return arrays, [f"{r.collection}/{r.ours}" for r in rules if r.group in absent]
+
+
+def _faults(
+    family: Family,
+    options: Options,
+    stored: Mapping[str, Stored],
+    names: Mapping[str, str],
+    wanted: Mapping[str, tuple[Rule, tuple[int, ...]]],
+    absent: set[str],
+) -> list[str]:
+    missing, misshapen, unequal, unexpected = [], [], [], []
+    for name, (rule, shape) in wanted.items():
+        if rule.group in absent:
+            continue
+        if name not in names:
+            missing.append(f"{name} {list(shape)}")
+            continue
+        tensor = stored[names[name]]
+        floats = tensor.dtype in _FLOATS or rule.collection == "model_state"
+        if tensor.shape != shape or not floats:
+            got = f"{list(tensor.shape)} {tensor.dtype}"
+            misshapen.append(f"{names[name]} got {got}, expected {list(shape)} F32")
+    for name, old in names.items():
+        if name in wanted:
+            continue
+        target = family.aliases.get(name)
+        if target is not None and target in names and target in wanted:
+            if not np.array_equal(stored[old].read(), stored[names[target]].read()):
+                unequal.append(f"{old} is not equal to {names[target]}")
+        elif target is None and not _ignored(family, name, options.head):
+            unexpected.append(f"{old} {list(stored[old].shape)}")
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "that must be tied": unequal,
+    }
+    return [f"{len(found)} {kind}: {some(found)}" for kind, found in kinds.items() if found]
+
+
+def export_tensors(family: Family, model: Model) -> dict[str, np.ndarray]:
+    """Lay out a model's parameters and statistics under Hugging Face names.
+
+    Raises:
+      ModelError: the parameters are not those of the model's config.
+    """
+    assert model.options is not None
+    flat = flatten({"params": model.params, "model_state": model.model_state or {}})
+    tensors = {}
+    for rule in family.rules(model.config, model.options):
+        path = f"{rule.collection}/{rule.ours}"
+        if path not in flat:
+            raise ModelError(f"{path}: missing from the parameters, expected for {family.name}")
+        array = np.asarray(jax.device_get(flat[path]))
+        if np.issubdtype(array.dtype, np.integer):
+            array = array.astype(np.int64)
+        for index, name in rule.names(array.shape):
+            bare = name.removeprefix(f"{family.prefix}.") if model.options.head is None else name
+            tensors[bare] = rule.to_theirs(array[index])
+    return tensors
+
+
+def export_config(family: Family, model: Model) -> dict[str, Any]:
+    """Build the `config.json` of a model: the raw config it came with, under what it is now."""
+    options = model.options
+    assert options is not None
+    raw = {k: v for k, v in model.config.extra.items() if k not in ("torch_dtype", "_name_or_path")}
+    fields = dataclasses.fields(model.config)
+    raw |= {f.name: getattr(model.config, f.name) for f in fields if f.name != "extra"}
+    raw |= {"model_type": raw.get("model_type", family.name), "dtype": "float32"}
+    raw["architectures"] = [family.architectures[options.head]]
+    raw.pop("num_labels", None)
+    if options.head == "classification":
+        labels = model.labels or [f"LABEL_{i}" for i in range(options.num_labels)]
+        raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        raw["label2id"] = {label: i for i, label in enumerate(labels)}
+        one = options.num_labels == 1
+        default = "regression" if one else "single_label_classification"
+        raw["problem_type"] = options.problem_type or default
+        raw.pop("jaxdistill_pooling", None)
+        if options.pooling != "default":
+            raw["jaxdistill_pooling"] = options.pooling
+    return raw
+
+
+def companions(folder: Path | None) -> list[Path]:
+    """List the tokenizer and processor files of a folder."""
+    if folder is None:
+        return []
+    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
