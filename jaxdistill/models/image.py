@@ -1,0 +1,113 @@
+"""What the image families share: batches, taps, convolutions and the final projection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.layers import Linear, along_last, parameter
+from jaxdistill.models.outputs import Head, Outputs
+
+Batch = Mapping[str, jax.Array]
+
+
+def images_of(batch: Batch, *, channels: int, size: int | None = None) -> jax.Array:
+    """Return `images` `[B, H, W, C]`.
+
+    Raises:
+      ModelError: they are missing, have other channels, or another size where `size` is given.
+    """
+    images = batch.get("images")
+    if images is None or images.ndim != 4:
+        got = sorted(batch) if images is None else images.shape
+        raise ModelError(f"batch: got {got}, expected images of shape [B, H, W, C]")
+    if images.shape[3] != channels:
+        raise ModelError(
+            f"images: got shape {images.shape}, expected {channels} channels in the last axis; "
+            "set num_channels of the model to that of the data"
+        )
+    if size is not None and images.shape[1:3] != (size, size):
+        raise ModelError(
+            f"images: got {images.shape[1]} x {images.shape[2]} pixels, expected {size} x {size}, "
+            "the model's image_size; set data.image_size"
+        )
+    return images
+
+
+def check_numbers(name: str, config: Any, **fields: tuple[float, float]) -> None:
+    """Raise ModelError where a field, or a member of it, is outside of its closed interval."""
+    for field, (low, high) in fields.items():
+        got = getattr(config, field)
+        for value in got if isinstance(got, tuple) else (got,):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = type(low) is float or isinstance(value, int)
+            if not (number and whole and low <= value <= high):
+                expected = f"at least {low}" if high == float("inf") else f"{low} to {high}"
+                raise ModelError(f"{name}.{field}: got {got!r}, expected {expected}")
+
+
+def check_taps(taps: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ModelError for a tap that is not among those known."""
+    for tap in taps:
+        if tap not in known:
+            raise ModelError(
+                f"taps: got {tap!r}, expected one of {list(known)}.{did_you_mean(tap, known)}"
+            )
+
+
+class Conv(nnx.Module):
+    """A square convolution, kernel `[k, k, in, out]`, padded by `k // 2` on every side."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        rngs: nnx.Rngs,
+        *,
+        size: int,
+        stride: int = 1,
+        bias: bool = False,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        stddev = (2.0 / (outputs * size * size)) ** 0.5  # He et al. 2015, fan out
+        kernel = jax.random.normal(rngs.params(), (size, size, inputs, outputs), jnp.float32)
+        self.kernel = parameter(kernel * stddev, (None, None, None, "embed"))
+        zeros = jnp.zeros((outputs,), jnp.float32)
+        self.bias = parameter(zeros, ("embed",)) if bias else None
+        self.size = size
+        self.stride = stride
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolve `[B, H, W, in]` to `[B, ceil(H / stride), ceil(W / stride), out]`."""
+        pad = self.size // 2
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.bias is None:
+            return y
+        return y + along_last(self.bias[...].astype(self.dtype), 4)
+
+
+class Classifier(nnx.Module):
+    """The last projection under the name the registry expects, `output`."""
+
+    def __init__(self, width: int, labels: int, rngs: nnx.Rngs, *, stddev: float) -> None:
+        self.output = Linear(width, labels, rngs, axes=("embed", None), stddev=stddev)
+
+    def __call__(self, vector: jax.Array, features: dict[str, jax.Array]) -> Outputs:
+        """Project `[B, D]` to `[B, C]` logits in float32; `hidden` is what the projection reads."""
+        vector = vector.astype(jnp.float32)
+        bias = None if self.output.bias is None else self.output.bias[...]
+        return Outputs(self.output(vector), vector, features, Head(self.output.kernel[...], bias))
