@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+SHARES = ("accuracy", "exact_match", "f1")
+"""Metrics that are shares of examples, shown in percent and compared in points."""
+
 
 def verdict(result: Mapping[str, Any]) -> str:
     """Say whether the distilled student is better than the same student alone.
@@ -71,10 +74,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 def format_metric(name: str, value: float) -> str:
     """Format a metric: shares in percent, correlations and errors as they are."""
-    return f"{100 * value:.2f} %" if name in _SHARES else f"{value:.4f}"
-
-
-_SHARES = ("accuracy", "exact_match", "f1")
+    return f"{100 * value:.2f} %" if name in SHARES else f"{value:.4f}"
 
 
 def _errors(
@@ -95,14 +95,14 @@ def _errors(
 
 
 def _points(name: str, difference: float) -> str:
-    return f"{100 * difference:.2f} points" if name in _SHARES else f"{difference:.4f}"
+    return f"{100 * difference:.2f} points" if name in SHARES else f"{difference:.4f}"
 
 
 def _value(name: str, values: np.ndarray) -> str:
     mean, spread = mean_and_spread(list(values))
     if spread is None:
         return format_metric(name, mean)
-    if name in _SHARES:
+    if name in SHARES:
         return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
     return f"{mean:.4f} ± {spread:.4f}"
 

@@ -1,0 +1,134 @@
+"""Checks of the machine: devices to deal batches to, memory to train in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.config import Config, TrainConfig
+from jaxdistill.inspect.findings import Check, Finding, Setup
+from jaxdistill.models.registry import Model
+
+_SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 1}
+"""Copies of the parameters that an optimizer keeps; two for the others."""
+
+
+def devices(setup: Setup) -> Check:
+    """Check that batches can be dealt to microbatches and devices."""
+    config, present = setup.config, jax.device_count()
+    if config.parallel.data > present:
+        yield Finding(
+            "fatal",
+            "devices",
+            f"parallel.data is {config.parallel.data}, there are {present} devices; "
+            "set parallel.data=-1",
+        )
+        return
+    count = device_count(config)
+    healthy = True
+    for name, train in (("finetune", config.finetune), ("train", config.train)):
+        parts = count * (1 if train is None else train.accumulate)
+        if train is not None and train.batch_size % parts:
+            healthy = False
+            near = max(parts, round(train.batch_size / parts) * parts)
+            yield Finding(
+                "fatal",
+                "devices",
+                f"{name}.batch_size is {train.batch_size}, which {count} devices x "
+                f"{train.accumulate} microbatches do not divide; set {name}.batch_size={near}",
+            )
+    if healthy:
+        kind = jax.devices()[0].device_kind
+        yield Finding("ok", "devices", f"{count} x {kind}; batches of {config.train.batch_size}")
+
+
+def memory(setup: Setup) -> Check:
+    """Estimate what the student's training needs against what a device has.
+
+    Parameters, gradients and optimizer state are counted; activations are those that the backward
+    pass keeps before compilation, which removes some of them.
+    """
+    if setup.student is None:
+        return
+    available, what = available_memory()
+    train = setup.config.train
+    copies = 2 + _SLOTS.get(train.optimizer, 2) + (train.ema is not None)
+    fixed = _bytes(setup.teacher.params) + copies * _bytes(setup.student.params)
+    activations = activation_bytes(setup, setup.student, train)
+    # Virtual devices of a host share its memory, so every one of them counts.
+    sharing = device_count(setup.config) if jax.default_backend() == "cpu" else 1
+    fixed, activations = sharing * fixed, sharing * activations
+    told = (
+        f"about {_gigabytes(fixed + activations)} for the student's training ({_gigabytes(fixed)} "
+        f"parameters, gradients and optimizer, {_gigabytes(activations)} activations); "
+        f"{_gigabytes(available)} {what}"
+    )
+    if fixed > available:
+        fix = "take a smaller model, or train.optimizer=sgd or lion"
+        yield Finding("fatal", "memory", f"{told}; {fix}")
+    elif fixed + activations > available:
+        fix = (
+            f"if it runs out, set train.accumulate={2 * train.accumulate}, train.remat=true or "
+            "train.dtype=bfloat16"
+        )
+        yield Finding("warning", "memory", f"{told}; {fix}")
+    else:
+        yield Finding("ok", "memory", told)
+
+
+def device_count(config: Config) -> int:
+    """Return how many devices share a batch."""
+    return jax.device_count() if config.parallel.data == -1 else config.parallel.data
+
+
+def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
+    """Return the bytes that the backward pass of one microbatch on one device keeps."""
+    rows = max(1, train.batch_size // train.accumulate // device_count(setup.config))
+    split = setup.dataset.train
+    if split.tokens is not None:
+        ids = jax.ShapeDtypeStruct((rows, int(split.lengths.max(initial=1))), jnp.int32)
+        batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids}
+    else:
+        name = "images" if split.images is not None else "features"
+        array = split.images if split.images is not None else split.features
+        assert array is not None  # a split has tokens, images or features
+        batch = {name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), jnp.float32)}
+
+    def residuals(params: Any, batch: Any) -> Any:
+        def forward(params: Any) -> Any:
+            rng, state = jax.random.key(0), model.model_state
+            return model.apply(params, batch, rng=rng, train=True, model_state=state).logits
+
+        return jax.vjp(forward, params)[1]
+
+    kept = jax.eval_shape(residuals, model.params, batch)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+    # What the backward pass keeps includes the parameters themselves, which are counted elsewhere.
+    return max(0, total - _bytes(model.params))
+
+
+def available_memory() -> tuple[int, str]:
+    """Return the bytes of a device, or the free ones of the host on CPU, and what they are."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], f"on a {device.device_kind}"
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1]), "free on this host"
+    except OSError:
+        pass  # Not Linux: all memory instead of the free part.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "on this host"
+
+
+def _bytes(params: Any) -> int:
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,137 @@
+"""How fast a model is, and the table that a run ends with."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdistill.config import Config
+from jaxdistill.data.batches import BatchSource, eval_batches
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.inspect.verdict import SHARES, mean_and_spread
+from jaxdistill.models.registry import Model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ROWS = {
+    "teacher": "teacher",
+    "student_alone": "student alone",
+    "student_distilled": "student distilled",
+}
+
+
+class Speed(NamedTuple):
+    """What one prediction costs.
+
+    Attributes:
+      latency_ms: median milliseconds for one example in a batch of its own.
+      examples_per_second: at the evaluation's batch size.
+    """
+
+    latency_ms: float
+    examples_per_second: float
+
+
+def measure_speed(
+    model: Model, dataset: Dataset, config: Config, *, repeats: int = 50, seconds: float = 2.0
+) -> Speed:
+    """Time the forward pass on one device, with inputs of the length most batches have.
+
+    Warm-up and compilation are not counted, and every pass is waited for.
+
+    Args:
+      repeats: passes of each batch size, at most.
+      seconds: time limit of each batch size; at least five passes are made.
+    """
+    split = dataset.validation if dataset.test is None else dataset.test
+    source = eval_batches(split, batch_size=config.data.eval_batch_size, config=config.data)
+    whole, rows = _usual_batch(source)
+    single = {name: array[:1] for name, array in whole.items()}
+    # A student as it was handed on lies in host memory.
+    params, model_state = jax.device_put((model.params, model.model_state))
+
+    @jax.jit
+    def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
+        return model.apply(params, batch, model_state=model_state).logits
+
+    def median(batch: Mapping[str, np.ndarray]) -> float:
+        inputs = {name: array for name, array in batch.items() if name not in ("labels", "weight")}
+        placed = jax.device_put(inputs)
+        return _median_seconds(lambda: forward(params, model_state, placed), repeats, seconds)
+
+    return Speed(1000 * median(single), rows / median(whole))
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """Lay out a run's result: one row per model, spread over seeds where there are several."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result['examples']:,} examples of the {result['split']} split",
+        title_justify="left",
+    )
+    table.add_column("model")
+    name = result["metric"]
+    for column in (name, "agreement", "parameters", "size", "latency", "throughput"):
+        table.add_column(column, justify="right")
+    for key, title in ROWS.items():
+        table.add_row(title, *result_cells(name, result[key]))
+    return table
+
+
+def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Format one model: metric, agreement with the teacher, parameters, size and speed."""
+    # How a regression agrees is a correlation, which no one reads in percent.
+    agreement = "accuracy" if name in SHARES or name == "matthews" else name
+    return (
+        with_spread(name, row["values"]),
+        with_spread(agreement, row["agreement"]),
+        f"{row['parameters']:,}",
+        _size(row["bytes"]),
+        f"{row['latency_ms']:.3g} ms",
+        f"{row['examples_per_second']:,.0f} examples/s",
+    )
+
+
+def with_spread(name: str, values: list[float]) -> str:
+    """Format `mean ± sample standard deviation`; shares in percent."""
+    mean, spread = mean_and_spread(values)
+    scale, digits, unit = (100, 2, " %") if name in SHARES else (1, 4, "")
+    tail = "" if spread is None else f" ± {scale * spread:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{tail}{unit}"
+
+
+def _usual_batch(source: BatchSource) -> tuple[Mapping[str, np.ndarray], int]:
+    """Return the fullest batch of the commonest shape, and how many examples it holds."""
+    infos = [source.info(step) for step in range(source.steps_per_epoch)]
+    commonest = Counter(info.slots for info in infos).most_common(1)[0][0]
+    steps = [step for step, info in enumerate(infos) if info.slots == commonest]
+    step = max(steps, key=lambda step: infos[step].examples)
+    # Rows that only fill the batch cost as much as real ones, so they count as work done.
+    batch = source[step]
+    return batch, len(batch["labels"])
+
+
+def _median_seconds(run: Callable[[], Any], repeats: int, seconds: float) -> float:
+    for _ in range(2):
+        jax.block_until_ready(run())
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 5 or (len(times) < repeats and time.perf_counter() < deadline):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
