@@ -38,6 +38,8 @@ def valid_labels(labels: ArrayLike, classes: int) -> jax.Array:
             f"labels: got dtype {labels.dtype}, expected integers that number the classes; "
             "use multilabel or regression for float targets"
         )
+    # A small dtype would wrap the number of classes: 300 is 44 in uint8.
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     return (labels >= 0) & (labels < classes)
 
 

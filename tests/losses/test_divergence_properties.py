@@ -19,7 +19,7 @@ DIVERGENCES = {
 ALL = {**DIVERGENCES, "mse_logits": losses.mse_logits}
 
 
-def example(rows=6, classes=9, dtype=np.float32):
+def example(rows: int = 6, classes: int = 9, dtype: type = np.float32):
     """Student, teacher [N, C] and a mask that keeps at least two classes of each row."""
     generator = np.random.default_rng(1)
     student, teacher = generator.normal(0, 2, (2, rows, classes)).astype(dtype)
