@@ -16,6 +16,8 @@ from jaxdistill.models.layers import Linear, along_last, parameter
 from jaxdistill.models.outputs import Head, Outputs
 
 Batch = Mapping[str, jax.Array]
+MOMENTUM = 0.1  # torch's convention: the share of the new batch
+EPSILON = 1e-5
 
 
 def images_of(batch: Batch, *, channels: int, size: int | None = None) -> jax.Array:
@@ -72,11 +74,11 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
         *,
         size: int,
+        stddev: float,
         stride: int = 1,
         bias: bool = False,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        stddev = (2.0 / (outputs * size * size)) ** 0.5  # He et al. 2015, fan out
         kernel = jax.random.normal(rngs.params(), (size, size, inputs, outputs), jnp.float32)
         self.kernel = parameter(kernel * stddev, (None, None, None, "embed"))
         zeros = jnp.zeros((outputs,), jnp.float32)
@@ -98,6 +100,56 @@ class Conv(nnx.Module):
         if self.bias is None:
             return y
         return y + along_last(self.bias[...].astype(self.dtype), 4)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalization over valid rows, in float32, with torch's running statistics.
+
+    `y = (x - mean) / sqrt(var + eps) * scale + bias` (Ioffe and Szegedy 2015, section 3). Training
+    normalizes by the biased variance of the batch and stores the unbiased one. Rows whose weight
+    is 0 count for neither; without any valid row the running statistics serve and stay.
+
+    Attributes:
+      count: batches seen; of no effect, kept because torch stores it.
+      batch_axis: mapped axis over which a batch is spread (pmap, shard_map), or None.
+    """
+
+    def __init__(self, width: int, *, batch_axis: str | None) -> None:
+        self.scale = parameter(jnp.ones((width,), jnp.float32), ("embed",))
+        self.bias = parameter(jnp.zeros((width,), jnp.float32), ("embed",))
+        self.mean = nnx.BatchStat(jnp.zeros((width,), jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones((width,), jnp.float32))
+        self.count = nnx.BatchStat(jnp.zeros((), jnp.int32))
+        self.batch_axis = batch_axis
+
+    def __call__(self, x: jax.Array, valid: jax.Array | None, train: bool) -> jax.Array:
+        """Normalize `[B, H, W, C]`; `valid` is a boolean `[B]`, or None for all rows."""
+        values = x.astype(jnp.float32)
+        mean, var = self._update(values, valid) if train else (self.mean[...], self.var[...])
+        factor = self.scale[...] * lax.rsqrt(var + EPSILON)  # [C]
+        normal = (values - along_last(mean, 4)) * along_last(factor, 4)
+        return (normal + along_last(self.bias[...], 4)).astype(x.dtype)
+
+    def _update(self, values: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        rows, height, width, _ = values.shape
+        keep = jnp.ones((rows,), bool) if valid is None else valid
+        count = self._sum(jnp.sum(keep, dtype=jnp.float32)) * (height * width)
+        some = jnp.maximum(count, 1.0)
+        keep = keep[:, None, None, None]
+        mean = self._sum(jnp.where(keep, values, 0.0).sum((0, 1, 2))) / some  # [C]
+        # Two passes: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
+        square = jnp.where(keep, jnp.square(values - along_last(mean, 4)), 0.0)
+        var = self._sum(square.sum((0, 1, 2))) / some
+        unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
+        old_mean, old_var = self.mean[...], self.var[...]
+        share = jnp.where(count > 0, MOMENTUM, 0.0)
+        self.mean[...] = old_mean + share * (mean - old_mean)
+        self.var[...] = old_var + share * (unbiased - old_var)
+        self.count[...] = self.count[...] + (count > 0)
+        return jnp.where(count > 0, mean, old_mean), jnp.where(count > 0, var, old_var)
+
+    def _sum(self, x: jax.Array) -> jax.Array:
+        return x if self.batch_axis is None else lax.psum(x, self.batch_axis)
 
 
 class Classifier(nnx.Module):

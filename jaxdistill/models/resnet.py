@@ -18,18 +18,17 @@ from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.family import Family, Model, Options, assemble
 from jaxdistill.models.image import (
     Batch,
+    BatchNorm,
     Classifier,
     Conv,
     check_numbers,
     check_taps,
     images_of,
 )
-from jaxdistill.models.layers import activation, along_last, parameter
+from jaxdistill.models.layers import activation
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.models.rules import Rule, flatten, linear, norm
 
-MOMENTUM = 0.1  # torch's convention: the share of the new batch
-EPSILON = 1e-5
 REDUCTION = 4  # a bottleneck is this many times narrower inside
 _KINDS = ("basic", "bottleneck")
 _MANY = float("inf")
@@ -72,56 +71,6 @@ class ResNetConfig:
         activation(self.hidden_act)
 
 
-class BatchNorm(nnx.Module):
-    """Batch normalization over valid rows, in float32, with torch's running statistics.
-
-    `y = (x - mean) / sqrt(var + eps) * scale + bias` (Ioffe and Szegedy 2015, section 3). Training
-    normalizes by the biased variance of the batch and stores the unbiased one. Rows whose weight
-    is 0 count for neither; without any valid row the running statistics serve and stay.
-
-    Attributes:
-      count: batches seen; of no effect, kept because torch stores it.
-      batch_axis: mapped axis over which a batch is spread (pmap, shard_map), or None.
-    """
-
-    def __init__(self, width: int, *, batch_axis: str | None) -> None:
-        self.scale = parameter(jnp.ones((width,), jnp.float32), ("embed",))
-        self.bias = parameter(jnp.zeros((width,), jnp.float32), ("embed",))
-        self.mean = nnx.BatchStat(jnp.zeros((width,), jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones((width,), jnp.float32))
-        self.count = nnx.BatchStat(jnp.zeros((), jnp.int32))
-        self.batch_axis = batch_axis
-
-    def __call__(self, x: jax.Array, valid: jax.Array | None, train: bool) -> jax.Array:
-        """Normalize `[B, H, W, C]`; `valid` is a boolean `[B]`, or None for all rows."""
-        values = x.astype(jnp.float32)
-        mean, var = self._update(values, valid) if train else (self.mean[...], self.var[...])
-        factor = self.scale[...] * lax.rsqrt(var + EPSILON)  # [C]
-        normal = (values - along_last(mean, 4)) * along_last(factor, 4)
-        return (normal + along_last(self.bias[...], 4)).astype(x.dtype)
-
-    def _update(self, values: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        rows, height, width, _ = values.shape
-        keep = jnp.ones((rows,), bool) if valid is None else valid
-        count = self._sum(jnp.sum(keep, dtype=jnp.float32)) * (height * width)
-        some = jnp.maximum(count, 1.0)
-        keep = keep[:, None, None, None]
-        mean = self._sum(jnp.where(keep, values, 0.0).sum((0, 1, 2))) / some  # [C]
-        # Two passes: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
-        square = jnp.where(keep, jnp.square(values - along_last(mean, 4)), 0.0)
-        var = self._sum(square.sum((0, 1, 2))) / some
-        unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
-        old_mean, old_var = self.mean[...], self.var[...]
-        share = jnp.where(count > 0, MOMENTUM, 0.0)
-        self.mean[...] = old_mean + share * (mean - old_mean)
-        self.var[...] = old_var + share * (unbiased - old_var)
-        self.count[...] = self.count[...] + (count > 0)
-        return jnp.where(count > 0, mean, old_mean), jnp.where(count > 0, var, old_var)
-
-    def _sum(self, x: jax.Array) -> jax.Array:
-        return x if self.batch_axis is None else lax.psum(x, self.batch_axis)
-
-
 class ConvNorm(nnx.Module):
     """Convolution, batch normalization and, unless `act` is None, an activation."""
 
@@ -137,7 +86,10 @@ class ConvNorm(nnx.Module):
         batch_axis: str | None,
         dtype: DTypeLike,
     ) -> None:
-        self.convolution = Conv(inputs, outputs, rngs, size=size, stride=stride, dtype=dtype)
+        stddev = (2.0 / (outputs * size * size)) ** 0.5  # He et al. 2015, fan out
+        self.convolution = Conv(
+            inputs, outputs, rngs, size=size, stddev=stddev, stride=stride, dtype=dtype
+        )
         self.normalization = BatchNorm(outputs, batch_axis=batch_axis)
         self.act = act
 
@@ -231,7 +183,7 @@ class ResNet(nnx.Module):
         check_taps(taps, ["embeddings", *(f"layers.{i}.hidden" for i in range(depth)), "pooled"])
         images = images_of(batch, channels=self.channels)
         valid = batch["weight"] > 0 if "weight" in batch else None
-        hidden = nnx.max_pool(self.embedder(images, valid, train), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        hidden = _max_pool(self.embedder(images, valid, train))
         features = {"embeddings": hidden}
         for i in range(depth):
             stage = self.stages[str(i)]
@@ -255,6 +207,12 @@ class ResNet(nnx.Module):
             return block(hidden, valid, train)
 
         return nnx.remat(call)(block, hidden) if self.remat else call(block, hidden)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """Pool 3x3 with stride 2, as the stem does: `[B, H, W, C]` to about half the size."""
+    pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
 
 
 def tie_batch_statistics(model: Model, axis: str) -> Model:
