@@ -60,6 +60,8 @@ _MODULES = {
     "resnet": "resnet",
     "mlp": "small",
     "cnn": "small",
+    "jaxdistill-mlp": "small",
+    "jaxdistill-cnn": "small",
 }
 
 
