@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,30 +10,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdistill.models.encoder import EncoderLayer
 from jaxdistill.models.family import Family, Options
-from jaxdistill.models.layers import (
-    Embedding,
-    LayerNorm,
-    Linear,
-    Pool,
-    activation,
-    dropout,
-    split_rng,
-)
-from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.models.layers import Embedding, LayerNorm, activation, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
 from jaxdistill.models.text import (
     Batch,
-    ClassificationHead,
-    EncoderLayer,
-    MaskedLMHead,
-    attention_mask_of,
+    TextModel,
     check_config,
-    check_taps,
-    encode,
     input_ids_of,
-    pool_of,
-    pooled_vector,
+    positions_of,
+    token_types_of,
 )
 
 
@@ -101,92 +88,44 @@ class Embeddings(nnx.Module):
     def __call__(self, batch: Batch, rng: jax.Array | None) -> jax.Array:
         """Embed `input_ids` `[B, T]` as `[B, T, D]`; `position_ids` count from 0 in any family."""
         ids = input_ids_of(batch, self.limit)
-        total = self.word(ids)
-        types = batch.get("token_type_ids")
-        if types is None:
-            total = total + self.token_type.table[...][:1][None]
-        else:
-            total = total + self.token_type(types)
-        if "position_ids" in batch:
+        total = self.word(ids) + token_types_of(self.token_type, batch)
+        if not self.first:
+            total = total + positions_of(self.position, batch, ids.shape[1])
+        elif "position_ids" in batch:
             total = total + self.position(batch["position_ids"] + self.first)
-        elif self.first:
+        else:
             valid = (ids != self.pad).astype(jnp.int32)
             total = total + self.position(jnp.cumsum(valid, axis=1) * valid + self.pad)
-        else:
-            total = total + self.position.table[...][None, : ids.shape[1]]
         return dropout(self.norm(total), self.rate, rng)
 
 
-class Encoder(nnx.Module):
-    """A BERT or RoBERTa encoder with a classification, a masked-LM or no head."""
-
-    def __init__(
-        self, config: BertConfig, options: Options, rngs: nnx.Rngs, *, roberta: bool
-    ) -> None:
-        dtype, stddev, width = (
-            jnp.dtype(options.dtype),
-            config.initializer_range,
-            config.hidden_size,
-        )
-        self.embeddings = Embeddings(config, rngs, offset=roberta, dtype=dtype)
-        self.layers = EncoderLayer(
-            width,
-            config.num_attention_heads,
-            config.intermediate_size,
-            rngs,
-            act=config.hidden_act,
-            epsilon=config.layer_norm_eps,
-            rate=config.hidden_dropout_prob,
-            attention_rate=config.attention_probs_dropout_prob,
-            attention_output_rate=config.hidden_dropout_prob,
-            stack=(config.num_hidden_layers,),
-            stddev=stddev,
-            dtype=dtype,
-        )
-        self.pooler = (
-            Linear(width, width, rngs, axes=("embed", None), stddev=stddev, dtype=dtype)
-            if has_pooler(options, roberta=roberta)
-            else None
-        )
-        self.head: Any = _head(config, options, rngs, roberta=roberta, dtype=dtype)
-        self.depth = config.num_hidden_layers
-        self.options = options
-
-    def __call__(
-        self, batch: Batch, *, rng: jax.Array | None, train: bool, taps: Sequence[str]
-    ) -> Outputs:
-        """Run the model on a text batch; see `Outputs` for the shapes."""
-        options = self.options
-        classify = options.head == "classification"
-        check_taps(taps, self.depth, pooled=classify or self.pooler is not None)
-        rngs = split_rng(rng if train else None, 3)
-        pool = pool_of(batch) if classify or "pooled" in taps else Pool()
-        hidden = self.embeddings(batch, rngs[0])
-        embedded = {"embeddings": hidden} if "embeddings" in taps else {}
-        hidden, features, reduced = encode(
-            self.layers,
-            hidden,
-            attention_mask_of(batch),
-            depth=self.depth,
-            taps=taps,
-            rng=rngs[1],
-            options=options,
-            pool=pool if classify and options.pooling != "mean" else None,
-        )
-        features |= embedded
-        if options.head == "masked_lm":
-            return self.head(hidden, self.embeddings.word.table[...].T, features)
-        if classify or "pooled" in taps:
-            vector = pooled_vector(
-                hidden, batch, pooling=options.pooling, pool=pool, reduced=reduced
-            )
-            if self.pooler is not None:
-                vector = jnp.tanh(self.pooler(vector))
-            if "pooled" in taps:
-                features["pooled"] = vector
-            if classify:
-                return self.head(vector, rngs[2], features)
-        return Outputs(hidden=hidden, features=features)
+def _build(config: BertConfig, options: Options, rngs: nnx.Rngs, *, roberta: bool) -> TextModel:
+    dtype, stddev, width = jnp.dtype(options.dtype), config.initializer_range, config.hidden_size
+    layers = EncoderLayer(
+        width,
+        config.num_attention_heads,
+        config.intermediate_size,
+        rngs,
+        act=config.hidden_act,
+        epsilon=config.layer_norm_eps,
+        rate=config.hidden_dropout_prob,
+        attention_rate=config.attention_probs_dropout_prob,
+        attention_output_rate=config.hidden_dropout_prob,
+        stack=(config.num_hidden_layers,),
+        stddev=stddev,
+        dtype=dtype,
+    )
+    pooler = None
+    if has_pooler(options, roberta=roberta):
+        pooler = Pooler(width, width, rngs, axes=("embed", None), stddev=stddev, dtype=dtype)
+    return TextModel(
+        embeddings=Embeddings(config, rngs, offset=roberta, dtype=dtype),
+        layers=layers,
+        pooler=pooler,
+        head=_head(config, options, rngs, roberta=roberta, dtype=dtype),
+        depth=config.num_hidden_layers,
+        options=options,
+    )
 
 
 def _head(
@@ -267,7 +206,7 @@ BERT = Family(
     modality="text",
     paper="Devlin et al. 2019, BERT: Pre-training of Deep Bidirectional Transformers",
     config=BertConfig,
-    build=partial(Encoder, roberta=False),
+    build=partial(_build, roberta=False),
     rules=partial(_rules, roberta=False),
     architectures={
         "classification": "BertForSequenceClassification",
@@ -289,14 +228,13 @@ ROBERTA = Family(
     modality="text",
     paper="Liu et al. 2019, RoBERTa: A Robustly Optimized BERT Pretraining Approach",
     config=RobertaConfig,
-    build=partial(Encoder, roberta=True),
+    build=partial(_build, roberta=True),
     rules=partial(_rules, roberta=True),
     architectures={
         "classification": "RobertaForSequenceClassification",
         "masked_lm": "RobertaForMaskedLM",
         None: "RobertaModel",
     },
-    model_types=("xlm-roberta",),
     prefix="roberta",
     aliases={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -307,4 +245,12 @@ ROBERTA = Family(
     renames=_RENAMES,
 )
 
-FAMILIES = (BERT, ROBERTA)
+# The same encoder, trained on 100 languages (Conneau et al. 2020).
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    name="xlm-roberta",
+    paper="Conneau et al. 2020, Unsupervised Cross-lingual Representation Learning at Scale",
+    architectures={head: f"XLM{name}" for head, name in ROBERTA.architectures.items()},
+)
+
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA)

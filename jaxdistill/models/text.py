@@ -1,31 +1,21 @@
-"""What the text families share: batches, the post-norm encoder layer, taps, pooling and heads."""
+"""What the text families share: batches, masks, pooling and the model around the layers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.errors import ModelError
+from jaxdistill.models.encoder import check_taps, encode
 from jaxdistill.models.family import Options
-from jaxdistill.models.layers import (
-    Attention,
-    LayerNorm,
-    Linear,
-    Pool,
-    activation,
-    along_last,
-    dropout,
-    parameter,
-    run_layers,
-    split_rng,
-)
-from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.models.layers import Embedding, Pool, split_rng
+from jaxdistill.models.outputs import Outputs
 
 Batch = Mapping[str, jax.Array]
 
@@ -75,6 +65,19 @@ def input_ids_of(batch: Batch, limit: int) -> jax.Array:
     return ids
 
 
+def positions_of(table: Embedding, batch: Batch, length: int) -> jax.Array:
+    """Embed the positions of a batch, from 0 in each example: `[1 or B, T, D]`."""
+    if "position_ids" in batch:
+        return table(batch["position_ids"])
+    return table.table[...][None, :length]
+
+
+def token_types_of(table: Embedding, batch: Batch) -> jax.Array:
+    """Embed `token_type_ids`, type 0 where there are none: `[1 or B, 1 or T, D]`."""
+    types = batch.get("token_type_ids")
+    return table.table[...][None, :1] if types is None else table(types)
+
+
 def attention_mask_of(batch: Batch) -> jax.Array | None:
     """Return where attention is allowed, `[B, 1, 1, T]`, `[B, 1, T, T]` when packed, or None."""
     segments = batch.get("segment_ids")
@@ -116,209 +119,6 @@ def mean_of_tokens(hidden: jax.Array, batch: Batch, pool: Pool) -> jax.Array:
     return total / jnp.maximum(weight.sum(-1, keepdims=True), 1.0)
 
 
-class EncoderLayer(nnx.Module):
-    """A post-norm transformer layer (Vaswani et al. 2017; Devlin et al. 2019)."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        inner: int,
-        rngs: nnx.Rngs,
-        *,
-        act: str,
-        epsilon: float,
-        rate: float,
-        attention_rate: float,
-        attention_output_rate: float,
-        stack: tuple[int, ...] = (),
-        stddev: float = 0.02,
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        self.attention = Attention(
-            width, heads, rngs, rate=attention_rate, stack=stack, stddev=stddev, dtype=dtype
-        )
-        self.attention_norm = LayerNorm(width, epsilon=epsilon, stack=stack, dtype=dtype)
-        self.up = Linear(
-            width, inner, rngs, axes=("embed", "mlp"), stack=stack, stddev=stddev, dtype=dtype
-        )
-        self.down = Linear(
-            inner, width, rngs, axes=("mlp", "embed"), stack=stack, stddev=stddev, dtype=dtype
-        )
-        self.output_norm = LayerNorm(width, epsilon=epsilon, stack=stack, dtype=dtype)
-        self.act = act
-        self.rate = rate
-        self.attention_output_rate = attention_output_rate
-
-    def __call__(
-        self,
-        hidden: jax.Array,
-        mask: jax.Array | None,
-        rng: jax.Array | None = None,
-        pool: Pool | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Map `[B, T, D]` to `[B, T, D]` (`[N, 1, D]` with `pool`) and attention probabilities."""
-        rngs = split_rng(rng, 3)
-        mixed, probabilities = self.attention(hidden, mask, rngs[0], pool=pool)
-        residual = hidden if pool is None else pool.tokens(hidden)
-        mixed = dropout(mixed, self.attention_output_rate, rngs[1])
-        hidden = self.attention_norm(residual + mixed)
-        inner = activation(self.act)(self.up(hidden))
-        outer = dropout(self.down(inner), self.rate, rngs[2])
-        return self.output_norm(hidden + outer), probabilities
-
-
-class LayerCall(Protocol):
-    """One encoder layer: `(hidden, mask, rng, pool) -> (hidden, attention probabilities)`."""
-
-    def __call__(
-        self,
-        hidden: jax.Array,
-        mask: jax.Array | None,
-        rng: jax.Array | None = None,
-        pool: Pool | None = None,
-    ) -> tuple[jax.Array, jax.Array]: ...
-
-
-def check_taps(taps: Sequence[str], depth: int, *, pooled: bool) -> None:
-    """Raise ModelError for a tap that a text model of `depth` layers does not have."""
-    known = ["embeddings", *(["pooled"] if pooled else [])]
-    layers = [f"layers.{i}.{kind}" for i in range(depth) for kind in ("hidden", "attention")]
-    for tap in taps:
-        if tap not in known and tap not in layers:
-            raise ModelError(
-                f"taps: got {tap!r}, expected one of {known} or layers.0 to layers.{depth - 1} "
-                f"with .hidden or .attention.{did_you_mean(tap, [*known, *layers])}"
-            )
-
-
-def encode(
-    layers: nnx.Module,
-    hidden: jax.Array,
-    mask: jax.Array | None,
-    *,
-    depth: int,
-    taps: Sequence[str],
-    rng: jax.Array | None,
-    options: Options,
-    pool: Pool | None,
-) -> tuple[jax.Array, dict[str, jax.Array], bool]:
-    """Run the stacked layers and collect their taps.
-
-    With `pool`, the last layer computes the pooled tokens only, unless a tap needs all of it: the
-    others would not reach the logits.
-
-    Returns:
-      The last hidden state, the taps, and whether only the pooled tokens were computed: then the
-      hidden state is `[N, 1, D]`, else `[B, T, D]`.
-    """
-    early = range(depth - 1)
-    emit_hidden = any(f"layers.{i}.hidden" in taps for i in early)
-    emit_attention = any(f"layers.{i}.attention" in taps for i in early)
-    last_attention = f"layers.{depth - 1}.attention" in taps
-    if last_attention or f"layers.{depth - 1}.hidden" in taps:
-        pool = None
-
-    def step(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Any]:
-        hidden, probabilities = layer(hidden, mask, rng)
-        return hidden, (hidden if emit_hidden else None, probabilities if emit_attention else None)
-
-    def last(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Any]:
-        hidden, probabilities = layer(hidden, mask, rng, pool)
-        return hidden, probabilities if last_attention else None
-
-    apart = pool is not None or (last_attention and not emit_attention)
-    hidden, emitted, own = run_layers(
-        layers,
-        step,
-        hidden,
-        depth=depth,
-        rng=rng,
-        unroll=options.unroll,
-        remat=options.remat,
-        last=last if apart else None,
-    )
-    features = {}
-    for i in range(depth):
-        if f"layers.{i}.hidden" in taps:
-            features[f"layers.{i}.hidden"] = hidden if i == depth - 1 else emitted[0][i]
-        if f"layers.{i}.attention" in taps:
-            alone = apart and i == depth - 1
-            features[f"layers.{i}.attention"] = own if alone else emitted[1][i]
-    return hidden, features, pool is not None
-
-
-class ClassificationHead(nnx.Module):
-    """Dropout, an optional dense layer, and the projection to `[N, C]` float32 logits."""
-
-    def __init__(
-        self,
-        width: int,
-        labels: int,
-        rngs: nnx.Rngs,
-        *,
-        rate: float,
-        dense: str | None = None,
-        drop_input: bool = True,
-        stddev: float = 0.02,
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        self.dense = (
-            None
-            if dense is None
-            else Linear(width, width, rngs, axes=("embed", None), stddev=stddev, dtype=dtype)
-        )
-        self.output = Linear(width, labels, rngs, axes=("embed", None), stddev=stddev)
-        self.act = dense
-        self.rate = rate
-        self.drop_input = drop_input
-
-    def __call__(
-        self, pooled: jax.Array, rng: jax.Array | None, features: dict[str, jax.Array]
-    ) -> Outputs:
-        """Classify `[N, D]`; `hidden` of the outputs is what the projection reads."""
-        rngs = split_rng(rng, 2)
-        vector = dropout(pooled, self.rate, rngs[0]) if self.drop_input else pooled
-        if self.dense is not None:
-            vector = activation(self.act or "tanh")(self.dense(vector))
-            vector = dropout(vector, self.rate, rngs[1])
-        vector = vector.astype(jnp.float32)
-        bias = None if self.output.bias is None else self.output.bias[...]
-        head = Head(self.output.kernel[...], bias)
-        return Outputs(self.output(vector), vector, features, head)
-
-
-class MaskedLMHead(nnx.Module):
-    """Dense, activation, layer norm, and the projection by the word table: `[B, T, V]` float32."""
-
-    def __init__(
-        self,
-        width: int,
-        vocabulary: int,
-        rngs: nnx.Rngs,
-        *,
-        act: str,
-        epsilon: float,
-        stddev: float = 0.02,
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        self.dense = Linear(width, width, rngs, axes=("embed", None), stddev=stddev, dtype=dtype)
-        self.norm = LayerNorm(width, epsilon=epsilon, dtype=dtype)
-        self.bias = parameter(jnp.zeros((vocabulary,), jnp.float32), ("vocab",))
-        self.act = act
-
-    def __call__(
-        self, hidden: jax.Array, weights: jax.Array, features: dict[str, jax.Array]
-    ) -> Outputs:
-        """Predict tokens from `[B, T, D]` with `weights` `[D, V]`."""
-        hidden = self.norm(activation(self.act)(self.dense(hidden)))
-        logits = jnp.einsum(
-            "btd,dv->btv", hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
-        bias = self.bias[...]
-        return Outputs(logits + along_last(bias, 3), hidden, features, Head(weights, bias))
-
-
 def pooled_vector(
     hidden: jax.Array, batch: Batch, *, pooling: str, pool: Pool, reduced: bool
 ) -> jax.Array:
@@ -326,3 +126,72 @@ def pooled_vector(
     if pooling == "mean":
         return mean_of_tokens(hidden, batch, pool).astype(hidden.dtype)
     return (hidden if reduced else pool.tokens(hidden))[:, 0]
+
+
+class TextModel(nnx.Module):
+    """Embeddings, stacked layers, and a classification, a masked-LM or no head.
+
+    Attributes:
+      embeddings: `(batch, rng) -> [B, T, D]`, with the word table in `embeddings.word.table`.
+      layers: one module whose parameters are stacked on a leading axis of size `depth`.
+      pooler: what makes the pooled vector of the first token, or None to take it as it is.
+      pooled: whether the pooled vector exists without a classification head.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: nnx.Module,
+        layers: nnx.Module,
+        pooler: Pooler | None,
+        head: ClassificationHead | MaskedLMHead | None,
+        depth: int,
+        options: Options,
+        pooled: bool = False,
+    ) -> None:
+        self.embeddings: Any = embeddings
+        self.layers = layers
+        self.pooler = pooler
+        self.head = head
+        self.depth = depth
+        self.options = options
+        self.pooled = pooled or pooler is not None or isinstance(head, ClassificationHead)
+
+    def __call__(
+        self, batch: Batch, *, rng: jax.Array | None, train: bool, taps: Sequence[str]
+    ) -> Outputs:
+        """Run the model on a text batch.
+
+        `Outputs.hidden` is what the last projection reads: `[N, D]` with a classification head,
+        `[B, T, D]` with a masked-LM head; without a head, the last hidden state `[B, T, D]`.
+
+        Raises:
+          ModelError: an unknown tap, or a batch whose fields are missing or do not go together.
+        """
+        head, options = self.head, self.options
+        check_taps(taps, self.depth, pooled=self.pooled)
+        classify = isinstance(head, ClassificationHead)
+        pool = pool_of(batch) if classify or "pooled" in taps else Pool()
+        rngs = split_rng(rng if train else None, 3)
+        embedded = self.embeddings(batch, rngs[0])
+        hidden, features, reduced = encode(
+            self.layers,
+            embedded,
+            attention_mask_of(batch),
+            depth=self.depth,
+            taps=taps,
+            rng=rngs[1],
+            options=options,
+            pool=pool if classify and options.pooling != "mean" else None,
+        )
+        if "embeddings" in taps:
+            features["embeddings"] = embedded
+        if isinstance(head, MaskedLMHead):
+            return head(hidden, self.embeddings.word.table[...], features)
+        vector = pooled_vector(hidden, batch, pooling=options.pooling, pool=pool, reduced=reduced)
+        vector = vector if self.pooler is None else self.pooler(vector)
+        if "pooled" in taps:
+            features["pooled"] = vector
+        return (
+            head(vector, rngs[2], features) if head is not None else Outputs(None, hidden, features)
+        )
