@@ -82,11 +82,12 @@ def embedding(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]
 
 
 def flatten(tree: Mapping[Any, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """List the leaves of a nested dict by path, as `layers/attention/query/kernel`."""
+    """List the leaves of a nested dict by path, as `layers/up/kernel`; None is an empty dict."""
     flat: dict[str, Any] = {}
     for key, value in (tree or {}).items():
         path = f"{prefix}/{key}" if prefix else str(key)
-        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+        branch = value is None or isinstance(value, Mapping)
+        flat |= flatten(value, path) if branch else {path: value}
     return flat
 
 
