@@ -15,6 +15,7 @@ from jaxdistill.config import DataConfig
 from jaxdistill.data.bucketing import bucket_of, choose_buckets
 from jaxdistill.data.images import shift_images
 from jaxdistill.data.order import Purpose, integers, permutation, stream
+from jaxdistill.data.packing import pack_batch, pack_plan
 from jaxdistill.data.plan import Draw, bucket_counts, bucket_draws
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
@@ -100,8 +101,10 @@ def train_batches(
 ) -> BatchSource:
     """Return shuffled batches for training; every example occurs once per epoch.
 
-    A batch has one of a few fixed lengths (`data.buckets`) and `batch_size` rows, or as many as fit
-    into `data.tokens_per_batch`. At most one batch of an epoch is short: rows of weight 0 fill it.
+    In the bucket layout a batch has one of a few fixed lengths (`data.buckets`) and `batch_size`
+    rows, or as many as fit into `data.tokens_per_batch`. In the pack layout `batch_size` examples
+    share fewer rows, and all batches have one shape. At most one batch of an epoch is short: rows
+    of weight 0 fill it.
 
     Args:
       split: the examples.
@@ -121,6 +124,8 @@ def train_batches(
             f"train.batch_size: got {batch_size}, expected a multiple of accumulate x devices = "
             f"{accumulate} x {shards}; the nearest is {near}"
         )
+    if config.layout == "pack":
+        return _packed(split, batch_size, seed, config, accumulate, shards)
     lengths = split.lengths
     buckets = choose_buckets(lengths, config.buckets)
     rows = [_rows(bucket, batch_size, parts, config, split) for bucket in buckets]
@@ -201,6 +206,29 @@ def make_batch(split: Split, draw: Draw) -> Batch:
         "token_type_ids": np.where(mask, split.token_types[where], np.uint8(0)).astype(np.int32),
         **batch,
     }
+
+
+def _packed(
+    split: Split, batch_size: int, seed: int, config: DataConfig, accumulate: int, shards: int
+) -> BatchSource:
+    arrangement, draws = pack_plan(
+        split,
+        batch_size=batch_size,
+        seed=seed,
+        max_length=config.max_length,
+        tokens_per_batch=config.tokens_per_batch,
+        accumulate=accumulate,
+        shards=shards,
+    )
+    layout = f"pack {accumulate} x {shards}"
+    return _source(
+        split,
+        [arrangement.steps],
+        [arrangement.shape],
+        {"seed": seed, "batch_size": batch_size, "layout": layout, "shift": 0},
+        draws,
+        lambda epoch, position, draw: pack_batch(split, draw, arrangement),
+    )
 
 
 def _rows(length: int, batch_size: int, parts: int, config: DataConfig, split: Split) -> int:

@@ -22,7 +22,7 @@ _NAMES = {
 
 
 class _Steps:
-    """The steps of a run as grain reads them, made and placed in its threads."""
+    """The steps of a run as grain reads them, made and placed in its thread."""
 
     def __init__(
         self, source: BatchSource, start: int, stop: int, place: Callable[[Batch], Any]
@@ -47,20 +47,20 @@ def device_batches(
 ) -> Generator[tuple[dict[str, jax.Array], BatchInfo]]:
     """Yield the batches of steps `start … stop - 1`, made and placed `prefetch` steps ahead.
 
-    Assembly and transfer run in other threads while the device computes. What goes wrong there is
-    raised here. Closing the iterator, or leaving its loop, stops the threads.
+    Assembly and transfer run in another thread while the device computes. What goes wrong there is
+    raised here. Closing the iterator, or leaving its loop, stops the thread.
 
     Args:
       source: batches by step.
       start: first step.
       stop: step to stop before.
-      place: brings a batch of NumPy arrays to the devices; called from several threads.
+      place: brings a batch of NumPy arrays to the devices; called from another thread, in order.
       prefetch: batches that wait on the device.
     """
     steps = _Steps(source, start, stop, place)
     if not len(steps):
         return
-    options = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     iterator = iter(grain.MapDataset.source(steps).to_iter_dataset(options))
     try:
         yield from iterator

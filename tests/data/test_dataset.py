@@ -1,0 +1,255 @@
+"""From a configuration to a data set, over every source, on small files."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdistill.config import DataConfig
+from jaxdistill.data.batches import train_batches
+from jaxdistill.data.dataset import prepare
+from jaxdistill.errors import DataError
+
+LINES = [
+    f"{'good' if i % 3 else 'bad'} film {'one ' * (i % 7)}\t{int(i % 3 > 0)}" for i in range(60)
+]
+TSV = "\n".join(["sentence\tlabel", *LINES]) + "\n"
+
+
+def load(folder=None, *, task="classification", labels=None, num_labels=None, **values):
+    cache = values.pop("cache_dir", None)
+    return prepare(
+        DataConfig(**values),
+        task=task,
+        tokenizer_folder=folder,
+        labels=labels,
+        num_labels=num_labels,
+        cache_dir=cache,
+    )
+
+
+def test_a_file_becomes_two_splits(write, tokenizer_folder):
+    data = load(tokenizer_folder, train=write("a.tsv", TSV), validation_fraction=0.25)
+    assert (len(data.train), len(data.validation), data.test) == (45, 15, None)
+    assert (data.modality, data.labels, data.num_labels) == ("text", None, 2)
+    assert data.validation.labels.sum() == 10
+    assert data.notes["train.rows"] == 45
+    assert data.notes["train.repeated"] == 45 - len({data.train.text(i) for i in range(45)})
+    assert data.notes["validation.seen"] > 0
+    for split in (data.train, data.validation):
+        for example in range(len(split)):
+            (text,) = split.text(example)
+            assert text == text.strip()
+            assert split.labels[example] == ("good" in text)
+            assert split.lengths[example] == len(text.split()) + 2
+
+
+def test_the_same_configuration_gives_the_same_data(write, tokenizer_folder, tmp_path):
+    path = write("a.tsv", TSV)
+    first = load(tokenizer_folder, train=path, cache_dir=tmp_path / "cache")
+    second = load(tokenizer_folder, train=path, cache_dir=tmp_path / "cache")
+    assert first.fingerprint == second.fingerprint
+    np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    load(tokenizer_folder, train=path, cache_dir=tmp_path / "other", cache=False)
+    assert not (tmp_path / "other").exists()
+    changes = [{"split_seed": 1}, {"max_length": 4}, {"train_examples": 20}]
+    others = {load(tokenizer_folder, train=path, **change).fingerprint for change in changes}
+    assert len({first.fingerprint, *others}) == 4
+
+
+def test_fewer_training_examples_leave_validation_alone(write, tokenizer_folder, caplog):
+    path = write("a.tsv", TSV)
+    whole = load(tokenizer_folder, train=path)
+    few = load(tokenizer_folder, train=path, train_examples=10)
+    assert len(few.train) == 10
+    assert few.validation.fingerprint == whole.validation.fingerprint
+    with caplog.at_level(logging.WARNING, "jaxdistill"):
+        assert len(load(tokenizer_folder, train=path, train_examples=99).train) == 48
+    assert "train_examples: got 99 of 48 rows, all are used" in caplog.text
+
+
+def test_pairs_regression_and_given_splits(write, tokenizer_folder):
+    rows = [f"{i}\tgood\tbad film\t{i / 10}" for i in range(20)]
+    pairs = "\n".join(["index\tsentence1\tsentence2\tscore", *rows])
+    data = load(
+        tokenizer_folder,
+        task="regression",
+        train=write("train.tsv", pairs),
+        validation=write("dev.tsv", pairs),
+        test=write("test.tsv", pairs),
+    )
+    assert data.test is not None
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 20, 20)
+    assert data.num_labels == 1
+    assert data.train.labels.dtype == np.float32
+    batch = train_batches(data.train, batch_size=4, seed=0, config=DataConfig(train="x"))[0]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+    assert batch["labels"].dtype == np.float32
+    assert data.notes["validation.seen"] == 20
+
+
+def test_several_labels(write, tokenizer_folder):
+    rows = [f'{{"text": "good", "labels": {labels}}}' for labels in ('["a", "b"]', "[]", '["b"]')]
+    path = write("a.jsonl", "\n".join(rows))
+    data = load(tokenizer_folder, task="multilabel", train=path, validation=path)
+    assert data.labels == ("a", "b")
+    assert data.train.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
+    batch = train_batches(data.train, batch_size=2, seed=0, config=DataConfig(train="x"))[0]
+    assert batch["labels"].shape == (2, 2)
+
+
+def test_names_of_the_model_decide_the_order(write, tokenizer_folder):
+    rows = ["premise\thypothesis\tlabel"] + ["a\tb\tyes", "a\tb\tno"] * 5
+    path = write("a.tsv", "\n".join(rows))
+    assert load(tokenizer_folder, train=path).labels == ("no", "yes")
+    data = load(tokenizer_folder, train=path, validation=path, labels=["yes", "no"], num_labels=2)
+    assert data.labels == ("yes", "no")
+    assert data.train.labels[:2].tolist() == [0, 1]
+    generic = load(tokenizer_folder, train=path, labels=["LABEL_0", "LABEL_1"], num_labels=2)
+    assert generic.labels == ("no", "yes")
+    with pytest.raises(DataError, match=r"got \['no', 'yes'\], expected the model's own"):
+        prepare(
+            DataConfig(train=path, labels=("no", "yes")),
+            task="classification",
+            tokenizer_folder=tokenizer_folder,
+            labels=["yes", "no"],
+        )
+
+
+def test_digits_are_split_by_class():
+    data = load(source="digits", validation_fraction=0.2)
+    assert data.modality == "image"
+    assert data.labels == tuple("0123456789")
+    assert data.train.images is not None
+    assert data.train.images.shape == (1438, 8, 8, 1)
+    assert data.validation.images is not None
+    assert data.train.images.max() == data.validation.images.max() == 1.0
+    shares = np.bincount(data.validation.labels) / np.bincount(data.train.labels)
+    assert shares.min() > 0.23
+    assert shares.max() < 0.27
+
+
+def test_a_folder_of_images(tmp_path):
+    for part, count in (("train", 6), ("dev", 2)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for index in range(count):
+                value = 200 if label == "cat" else 100
+                Image.new("RGB", (6, 6), (value + index, 0, 0)).save(
+                    tmp_path / part / label / f"{index}.{'png' if index % 2 else 'jpg'}"
+                )
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    data = load(train=str(tmp_path / "train"), validation=str(tmp_path / "dev"), image_size=4)
+    assert data.labels == ("cat", "dog")
+    assert data.train.images is not None
+    assert data.train.images.shape == (12, 4, 4, 3)
+    bright = data.train.images[..., 0].mean((1, 2)) > 0.6
+    np.testing.assert_array_equal(bright, data.train.labels == 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"got no images in .*empty, expected empty/<label>"):
+        load(train=str(tmp_path / "empty"))
+    with pytest.raises(DataError, match="expected a folder of folders of images"):
+        load(train=str(tmp_path / "train" / "cat" / "0.jpg"), format="images")
+
+
+def test_arrays_of_images_and_of_features(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (30, 5, 5), np.uint8), np.arange(30) % 3
+    np.savez(
+        tmp_path / "i.npz", x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6]
+    )
+    data = load(train=str(tmp_path / "i.npz"))
+    assert data.test is not None
+    assert (len(data.train), len(data.validation), len(data.test)) == (24, 6, 6)
+    assert data.test.images is not None
+    np.testing.assert_allclose(data.test.images[..., 0], images[:6] / 255, rtol=1e-6)
+    assert data.notes["test.seen"] + data.notes["validation.seen"] <= 6
+    np.savez(tmp_path / "f.npz", x=rng.random((30, 7)), y=labels)
+    data = load(train=str(tmp_path / "f.npz"))
+    assert data.modality == "features"
+    assert data.train.features is not None
+    assert data.train.features.shape == (24, 7)
+
+
+def test_a_hugging_face_data_set(tmp_path, monkeypatch, tokenizer_folder):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for part, count in (("train", 8), ("validation", 4)):
+        rows = "\n".join(f"good,{i % 2}" for i in range(count))
+        (folder / f"{part}.csv").write_text(f"text,label\n{rows}\n")
+    data = load(tokenizer_folder, source=str(folder))
+    assert (len(data.train), len(data.validation)) == (8, 4)
+    with pytest.raises(DataError, match=r"has no split 'trian'.*Did you mean 'train'"):
+        load(tokenizer_folder, source=str(folder), train="trian")
+    with pytest.raises(
+        DataError, match=r"cannot load 'no/such' as a Hugging Face dataset: "
+    ) as error:
+        load(tokenizer_folder, source="no/such")
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="Did you mean 'digits'"):
+        load(source="digitz")
+
+
+def test_a_saved_data_set_with_names_and_images(tmp_path):
+    import datasets
+
+    pictures = [Image.new("L", (4, 4), value) for value in range(0, 200, 20)]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["light", "dark"])}
+    )
+    saved = datasets.Dataset.from_dict(
+        {"image": pictures, "label": [1] * 5 + [0] * 5}, features=features
+    )
+    saved.save_to_disk(str(tmp_path / "saved"))
+    data = load(train=str(tmp_path / "saved"), validation=str(tmp_path / "saved"))
+    assert data.labels == ("light", "dark")
+    assert data.train.images is not None
+    np.testing.assert_allclose(
+        data.train.images[:, 0, 0, 0], np.arange(0, 200, 20) / 255, rtol=1e-6
+    )
+    turned = load(
+        train=str(tmp_path / "saved"),
+        validation=str(tmp_path / "saved"),
+        labels=["dark", "light"],
+        num_labels=2,
+    )
+    assert turned.train.labels.tolist() == [0] * 5 + [1] * 5
+    (tmp_path / "saved" / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match="not a saved data set"):
+        load(train=str(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "message"),
+    [
+        (TSV, {"validation": "none.tsv"}, r"none\.tsv: no such file"),
+        (
+            "sentence\tlabel\na\t0\nb\t7\n",
+            {"num_labels": 2},
+            r"\.tsv line 3: got label 7, .* 0 to 1",
+        ),
+        ("sentence\tlabel\na\t0\n", {}, r"got 1 rows, expected enough to hold out"),
+        ("text_a\tlabel\na\t0\n", {}, r"no column with a usual name.*\['text_a', 'label'\]"),
+    ],
+)
+def test_bad_data_is_one_line(write, tokenizer_folder, content, values, message):
+    with pytest.raises(DataError, match=message) as error:
+        load(tokenizer_folder, train=write("a.tsv", content), **values)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_texts_and_columns_are_named(write, tokenizer_folder):
+    rows = '{"text": "a", "label": 0}\n{"label": 1}\n'
+    path = write("a.jsonl", rows)
+    with pytest.raises(DataError, match=r"a\.jsonl line 2: got text=None, expected text"):
+        load(tokenizer_folder, train=path, validation=path)
+    test = write("test.tsv", "index\tsentence\n0\tgood\n")
+    with pytest.raises(DataError, match=r"test\.tsv: has no column 'label' with the labels"):
+        load(tokenizer_folder, train=write("a.tsv", TSV), test=test)
+    with pytest.raises(DataError, match="got text, expected a model with a tokenizer"):
+        load(train=write("a.tsv", TSV))

@@ -1,0 +1,216 @@
+"""Columns and labels: what is inferred, and every label that cannot be."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from jaxdistill.config import DataConfig
+from jaxdistill.data.columns import find_roles
+from jaxdistill.data.labels import encode_labels, label_space
+from jaxdistill.data.table import Table, select
+from jaxdistill.errors import DataError
+
+
+def table(names=None, **columns) -> Table:
+    return Table(columns, "rows.tsv", names=names or {})
+
+
+def roles(columns: str, task="classification", **values):
+    rows = {name: ["0", "1"] for name in columns.split()}
+    return find_roles(table(**rows), DataConfig(train="rows.tsv", **values), task=task)
+
+
+@pytest.mark.parametrize(
+    ("columns", "inputs"),
+    [
+        ("sentence label", ("sentence",)),
+        ("idx text label", ("text",)),
+        ("index sentence1 sentence2 label", ("sentence1", "sentence2")),
+        ("premise hypothesis label", ("premise", "hypothesis")),
+        ("question1 question2 label", ("question1", "question2")),
+        ("question sentence label", ("question", "sentence")),
+    ],
+)
+def test_usual_columns_are_found(columns, inputs):
+    found = roles(columns)
+    assert (found.modality, found.inputs, found.labels) == ("text", inputs, ("label",))
+
+
+def test_given_columns_win():
+    found = roles("sentence text note kind", text="text", text_pair="note", label="kind")
+    assert (found.inputs, found.labels) == (("text", "note"), ("kind",))
+    assert roles("a b label", image="a").modality == "image"
+    assert roles("sentence label score", "regression").labels == ("score",)
+    assert roles("sentence label score").labels == ("label",)
+    assert roles("image label").modality == "image"
+
+
+def test_flags_are_found_for_several_labels():
+    columns = {"id": "11", "comment_text": "01", "toxic": "01", "rude": "11"}
+    found = find_roles(table(**columns), DataConfig(train="x"), task="multilabel")
+    assert found.labels == ("toxic", "rude")
+    found = find_roles(
+        table(**columns), DataConfig(train="x", labels=("rude", "toxic")), task="multilabel"
+    )
+    assert found.labels == ("rude", "toxic")
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "message"),
+    [
+        (
+            "sentence text label",
+            {},
+            r"data.text: .* could mean \['sentence', 'text'\], .* set",
+        ),
+        ("a b label", {}, r"data.text: .* has no column with a usual .*\['a', 'b', 'label'\]"),
+        (
+            "sentence kind",
+            {},
+            r"data.label: .* no column with a usual .*\['sentence', 'kind'\]",
+        ),
+        ("sentence label labels", {}, r"data.label: .* could mean \['label', 'labels'\]"),
+        ("sentence label", {"text": "sentense"}, r"no column 'sentense'.*Did you mean 'sentence'"),
+        ("sentence label", {"label": "lable"}, r"no column 'lable'.*Did you mean 'label'"),
+        ("a b label", {"text_pair": "b"}, r"got only data.text_pair"),
+        (
+            "sentence1 sentence2 premise hypothesis label",
+            {},
+            r"could mean \[\['sentence1', 'sentence2'\], \['premise', 'hypothesis'\]\]",
+        ),
+    ],
+)
+def test_ambiguous_or_missing_columns_are_listed(columns, values, message):
+    with pytest.raises(DataError, match=message):
+        roles(columns, **values)
+
+
+def encode(values, *, task="classification", labels=None, num_labels=None, names=None):
+    rows = table(label=values, names={"label": names} if names else None)
+    space = label_space(rows, ["label"], task=task, labels=labels, num_labels=num_labels)
+    return encode_labels(rows, ["label"], space).tolist(), space
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "ids", "names"),
+    [
+        (["b", "a", "b"], {}, [1, 0, 1], ("a", "b")),
+        (["b", "a"], {"labels": ["b", "a"]}, [0, 1], ("b", "a")),
+        (["0", "2", "1"], {}, [0, 2, 1], None),
+        (["0", " 1 "], {"num_labels": 3}, [0, 1], None),
+        ([0, 1], {"labels": ["no", "yes"]}, [0, 1], ("no", "yes")),
+        (np.array([1, 0], np.uint8), {}, [1, 0], None),
+        ([1.0, 0.0], {}, [1, 0], None),
+        ([True, False], {}, [1, 0], None),
+        (["-1", "1"], {"labels": ["-1", "1"]}, [0, 1], ("-1", "1")),
+        ([5, 3], {"labels": ["3", "4", "5"]}, [2, 0], ("3", "4", "5")),
+        (["Pos", "neg"], {"labels": ["NEG", "POS"]}, [1, 0], ("NEG", "POS")),
+        ([0, 1], {"names": ("no", "yes")}, [0, 1], ("no", "yes")),
+        ([0, 1], {"names": ("no", "yes"), "labels": ["Yes", "No"]}, [1, 0], ("Yes", "No")),
+        (["b", "a"], {"labels": ["LABEL_0", "LABEL_1"]}, [1, 0], ("a", "b")),
+    ],
+)
+def test_names_and_numbers_become_ids(values, options, ids, names):
+    found, space = encode(values, **options)
+    assert found == ids
+    assert space.names == names
+    assert space.count == len(names) if names else options.get("num_labels", max(ids) + 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([0, 1, 2], {"num_labels": 2}, r"rows.tsv row 3: got label 2, expected 0 to 1"),
+        ([0, -1], {}, r"row 2: got label -1, expected 0 to 0; -1 marks rows without labels"),
+        (["0", "2"], {"labels": ["no", "yes"]}, r"row 2: got label 2, expected 0 to 1"),
+        (
+            ["positive", "negtive"],
+            {"labels": ["negative", "positive"]},
+            r"row 2: got label 'negtive', expected one of .*Did you mean 'negative'",
+        ),
+        (["a", "0"], {"labels": ["a", "b"]}, r"^$"),
+        (["a", ""], {}, r"row 2: got no label \(''\)"),
+        ([0, None], {}, r"row 2: got no label \(None\)"),
+        ([0, float("nan")], {}, r"row 2: got no label \(nan\)"),
+        ([0, 1.5], {}, r"row 2: got label 1.5, expected a name or an integer"),
+        ([[0], [1]], {}, r"row 1: got label \[0\], expected a name or an integer"),
+        (["a", "b", "c"], {"num_labels": 2}, r"has 3 classes \['a', 'b', 'c'\], expected 2"),
+        (["a"], {"labels": ["a", "a"]}, r"data.labels: got \['a', 'a'\], expected each name once"),
+        (["a"], {"labels": ["a"], "num_labels": 2}, r"data.labels: got 1 names, expected 2"),
+    ],
+)
+def test_bad_labels_are_named(values, options, message):
+    if message == "^$":  # a number among names is an id
+        assert encode(values, **options)[0] == [0, 0]
+        return
+    with pytest.raises(DataError, match=message):
+        encode(values, **options)
+
+
+def test_classes_that_never_occur_are_said(caplog):
+    with caplog.at_level(logging.WARNING, "jaxdistill"):
+        assert encode([1, 3])[1].count == 4
+    assert "no row has a label of [0, 2]" in caplog.text
+
+
+def test_names_of_the_source_that_differ_are_said(caplog):
+    with caplog.at_level(logging.WARNING, "jaxdistill"):
+        assert encode([0, 1], names=("n", "p"), labels=["negative", "positive"])[0] == [0, 1]
+    assert "ids are taken as they are" in caplog.text
+
+
+def test_scores_are_numbers():
+    found, space = encode(["2.5", 3, np.float64(0)], task="regression")
+    assert found == [2.5, 3.0, 0.0]
+    assert (space.count, space.names) == (1, None)
+    for bad, message in [("x", "got label 'x', expected a number"), ("nan", "finite number")]:
+        with pytest.raises(DataError, match=f"row 2: .*{message}"):
+            encode(["1", bad], task="regression")
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "names"),
+    [
+        ([["a", "c"], [], ["b"]], {}, ("a", "b", "c")),
+        (["a,c", "", "b"], {}, ("a", "b", "c")),
+        (["0,2", "", "1"], {}, None),
+        ([[0, 2], [], [1]], {"labels": ["x", "y", "z"]}, ("x", "y", "z")),
+        (np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]]), {}, None),
+    ],
+)
+def test_several_labels_become_vectors(values, options, names):
+    found, space = encode(values, task="multilabel", **options)
+    assert found == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert space.names == names
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([[0, 1, 1]], {}, r"row 1: got the labels \[0, 1, 1\], expected each once"),
+        ([["a"], None], {}, r"row 2: got no labels \(None\)"),
+        ([["a"], ["d"]], {"labels": ["a", "b"]}, r"row 2: got label 'd', expected one of"),
+        (np.array([[2, 0]]), {}, r"got labels of shape \(1, 2\), expected \[rows, 2\] of 0 and 1"),
+    ],
+)
+def test_bad_sets_of_labels_are_named(values, options, message):
+    with pytest.raises(DataError, match=message):
+        encode(values, task="multilabel", **options)
+
+
+def test_flag_columns_become_vectors_in_the_order_of_names():
+    rows = table(toxic=["1", "0"], rude=["0", "0.0"])
+    for names, expected in [(None, [[1, 0], [0, 0]]), (["rude", "toxic"], [[0, 1], [0, 0]])]:
+        columns = ["toxic", "rude"]
+        space = label_space(rows, columns, task="multilabel", labels=names, num_labels=None)
+        assert encode_labels(rows, columns, space).tolist() == expected
+    bad = table(toxic=["1", "2"], rude=["0", "0"])
+    with pytest.raises(DataError, match="row 2: got toxic='2', expected 0 or 1"):
+        encode_labels(bad, ["toxic", "rude"], space)
+
+
+def test_a_row_remembers_where_it_came_from():
+    part = select(select(table(label=["a", "b", "c"]), np.array([2, 0])), np.array([0]))
+    assert part.columns["label"] == ["c"]
+    assert part.at(0) == "rows.tsv row 3"
