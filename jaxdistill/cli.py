@@ -140,11 +140,9 @@ def doctor(
 @app.command()
 def methods() -> None:
     """List every model family, loss, schedule, optimizer and data source with its paper."""
-    from rich.console import Console
+    from jaxdistill.inspect.methods import describe_methods
 
-    from jaxdistill.inspect.methods import methods_table
-
-    Console().print(methods_table())
+    print(describe_methods())
 
 
 @app.command()

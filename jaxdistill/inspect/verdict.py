@@ -34,7 +34,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     name = result["metric"]
     seeds = f"{len(distilled)} seeds" if len(distilled) > 1 else "one seed"
     figures = f"{_value(name, distilled)} against {_value(name, alone)} {name}, {seeds}"
-    difference = _points(name, abs(gain))
+    difference = format_difference(name, abs(gain))
+    margin = f"±{format_difference(name, noise)}"
     basis = _basis(name, seed_error, example_error, result.get("examples"))
     if not math.isfinite(gain):
         return f"Distillation cannot be judged: the {name} is not a number ({figures})."
@@ -50,18 +51,18 @@ def verdict(result: Mapping[str, Any]) -> str:
         side = "ahead of" if gain > 0 else "behind"
         return (
             f"Whether distillation paid off cannot be told: the distilled student is {difference} "
-            f"{side} the student alone ({figures}), within the noise of ±{_points(name, noise)} "
+            f"{side} the student alone ({figures}), within the noise of {margin} "
             f"({basis})."
         )
     if gain < 0:
         return (
             f"Distillation did not pay off: the distilled student is {difference} worse than the "
-            f"same student alone ({figures}), beyond the noise of ±{_points(name, noise)} "
+            f"same student alone ({figures}), beyond the noise of {margin} "
             f"({basis})."
         )
     return (
         f"Distillation paid off: the distilled student is {difference} better than the same "
-        f"student alone ({figures}), beyond the noise of ±{_points(name, noise)} ({basis})"
+        f"student alone ({figures}), beyond the noise of {margin} ({basis})"
         f"{_gap(result, alone, gain, sign)}."
     )
 
@@ -75,6 +76,13 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 def format_metric(name: str, value: float) -> str:
     """Format a metric: shares in percent, correlations and errors as they are."""
     return f"{100 * value:.2f} %" if name in SHARES else f"{value:.4f}"
+
+
+def format_difference(name: str, difference: float, sign: str = "") -> str:
+    """Format a difference of metrics: shares in points; `sign="+"` shows a plus, too."""
+    if name in SHARES:
+        return f"{100 * difference:{sign}.2f} points"
+    return f"{difference:{sign}.4f}"
 
 
 def _errors(
@@ -94,10 +102,6 @@ def _errors(
     return over_seeds, math.sqrt(sum(max(p * (1 - p), 0.0) for p in shares) / examples)
 
 
-def _points(name: str, difference: float) -> str:
-    return f"{100 * difference:.2f} points" if name in SHARES else f"{difference:.4f}"
-
-
 def _value(name: str, values: np.ndarray) -> str:
     mean, spread = mean_and_spread(list(values))
     if spread is None:
@@ -112,12 +116,12 @@ def _basis(
 ) -> str:
     parts = []
     if over_seeds is not None:
-        parts.append(f"±{_points(name, 2 * over_seeds)} from seeds")
+        parts.append(f"±{format_difference(name, 2 * over_seeds)} from seeds")
     else:
         parts.append("spread over seeds unknown")
     if over_examples is not None:
         of = f"{examples:,} examples" if examples else "the examples"
-        parts.append(f"±{_points(name, 2 * over_examples)} from {of}")
+        parts.append(f"±{format_difference(name, 2 * over_examples)} from {of}")
     return ", ".join(parts)
 
 
