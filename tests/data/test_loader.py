@@ -87,15 +87,21 @@ def test_only_as_many_batches_as_asked_for_are_made_ahead(source):
     batches.close()
 
 
-def test_assembly_runs_beside_the_step(source):
+def test_the_next_batch_is_made_while_this_one_is_used(source):
+    second = threading.Event()
+    made = []
+
     def place(batch):
-        time.sleep(0.02)
+        made.append(threading.current_thread())
+        if len(made) == 2:
+            second.set()
         return batch
 
-    start = time.monotonic()
-    for _ in device_batches(source, 0, 20, place=place):
-        time.sleep(0.02)
-    assert time.monotonic() - start < 0.02 * 20 * 1.7
+    batches = device_batches(source, 0, 100, place=place)
+    next(batches)
+    assert second.wait(10)  # nobody has asked for it yet
+    assert threading.current_thread() not in made
+    batches.close()
 
 
 def test_a_position_fits_its_own_source(make_split):
