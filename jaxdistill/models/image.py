@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxdistill.models.layers import Linear, along_last, parameter
 from jaxdistill.models.outputs import Head, Outputs
 
 Batch = Mapping[str, jax.Array]
+Draw = Callable[[tuple[int, ...]], jax.Array]
 MOMENTUM = 0.1  # torch's convention: the share of the new batch
 EPSILON = 1e-5
 
@@ -64,6 +66,22 @@ def check_taps(taps: Sequence[str], known: Sequence[str]) -> None:
             )
 
 
+def normals(rngs: nnx.Rngs, count: int) -> Draw:
+    """Return a function that hands out `count` standard normal float32 draws, shape by shape.
+
+    One draw for all layers, since compiling one generator per layer takes minutes for a deep model.
+    """
+    values = jax.random.normal(rngs.params(), (count,), jnp.float32)
+    used = 0
+
+    def draw(shape: tuple[int, ...]) -> jax.Array:
+        nonlocal used
+        start, used = used, used + math.prod(shape)
+        return values[start:used].reshape(shape)
+
+    return draw
+
+
 class Conv(nnx.Module):
     """A square convolution, kernel `[k, k, in, out]`, padded by `k // 2` on every side."""
 
@@ -71,7 +89,7 @@ class Conv(nnx.Module):
         self,
         inputs: int,
         outputs: int,
-        rngs: nnx.Rngs,
+        draw: Draw,
         *,
         size: int,
         stddev: float,
@@ -79,8 +97,8 @@ class Conv(nnx.Module):
         bias: bool = False,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        kernel = jax.random.normal(rngs.params(), (size, size, inputs, outputs), jnp.float32)
-        self.kernel = parameter(kernel * stddev, (None, None, None, "embed"))
+        kernel = draw((size, size, inputs, outputs)) * stddev
+        self.kernel = parameter(kernel, (None, None, None, "embed"))
         zeros = jnp.zeros((outputs,), jnp.float32)
         self.bias = parameter(zeros, ("embed",)) if bias else None
         self.size = size

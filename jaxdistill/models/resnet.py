@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -21,9 +22,11 @@ from jaxdistill.models.image import (
     BatchNorm,
     Classifier,
     Conv,
+    Draw,
     check_numbers,
     check_taps,
     images_of,
+    normals,
 )
 from jaxdistill.models.layers import activation
 from jaxdistill.models.outputs import Outputs
@@ -78,7 +81,7 @@ class ConvNorm(nnx.Module):
         self,
         inputs: int,
         outputs: int,
-        rngs: nnx.Rngs,
+        draw: Draw,
         *,
         size: int,
         stride: int = 1,
@@ -88,7 +91,7 @@ class ConvNorm(nnx.Module):
     ) -> None:
         stddev = (2.0 / (outputs * size * size)) ** 0.5  # He et al. 2015, fan out
         self.convolution = Conv(
-            inputs, outputs, rngs, size=size, stddev=stddev, stride=stride, dtype=dtype
+            inputs, outputs, draw, size=size, stddev=stddev, stride=stride, dtype=dtype
         )
         self.normalization = BatchNorm(outputs, batch_axis=batch_axis)
         self.act = act
@@ -105,22 +108,23 @@ class Block(nnx.Module):
     def __init__(
         self,
         config: ResNetConfig,
-        rngs: nnx.Rngs,
+        draw: Draw,
         inputs: int,
         outputs: int,
         stride: int,
         **how: Any,
     ) -> None:
         shapes = _convolutions(config, inputs, outputs, stride)
-        acts = [config.hidden_act] * (len(shapes) - 1) + [None]
+        # transformers has ReLU inside of a block whatever hidden_act is.
+        acts = ["relu"] * (len(shapes) - 1) + [None]
         self.layer = nnx.Dict(
             {
-                str(i): ConvNorm(read, write, rngs, size=size, stride=step, act=act, **how)
+                str(i): ConvNorm(read, write, draw, size=size, stride=step, act=act, **how)
                 for i, ((read, write, size, step), act) in enumerate(zip(shapes, acts, strict=True))
             }
         )
         self.shortcut = (
-            ConvNorm(inputs, outputs, rngs, size=1, stride=stride, act=None, **how)
+            ConvNorm(inputs, outputs, draw, size=1, stride=stride, act=None, **how)
             if _has_shortcut(inputs, outputs, stride)
             else None
         )
@@ -150,14 +154,15 @@ class ResNet(nnx.Module):
         batch_axis: str | None = None,
     ) -> None:
         how: dict[str, Any] = {"batch_axis": batch_axis, "dtype": options.dtype}
+        draw = normals(rngs, sum(math.prod(shape) for *_, shape in _places(config)))
         width = config.embedding_size
         self.embedder = ConvNorm(
-            config.num_channels, width, rngs, size=7, stride=2, act=config.hidden_act, **how
+            config.num_channels, width, draw, size=7, stride=2, act=config.hidden_act, **how
         )
         self.stages = nnx.Dict(
             {
                 str(i): nnx.Dict(
-                    {str(j): Block(config, rngs, *shape, **how) for j, shape in enumerate(blocks)}
+                    {str(j): Block(config, draw, *shape, **how) for j, shape in enumerate(blocks)}
                 )
                 for i, blocks in enumerate(_stages(config))
             }
@@ -259,16 +264,20 @@ def _has_shortcut(inputs: int, outputs: int, stride: int) -> bool:
     return inputs != outputs or stride != 1
 
 
-def _places(config: ResNetConfig) -> Iterator[tuple[str, str]]:
-    """Yield our path and their name of every convolution with its normalization."""
-    yield "embedder", "resnet.embedder.embedder"
+def _places(config: ResNetConfig) -> Iterator[tuple[str, str, tuple[int, int, int, int]]]:
+    """Yield our path, their name and the kernel's shape of every convolution."""
+    yield (
+        "embedder",
+        "resnet.embedder.embedder",
+        (7, 7, config.num_channels, config.embedding_size),
+    )
     for i, blocks in enumerate(_stages(config)):
         for j, shape in enumerate(blocks):
             ours, theirs = f"stages/{i}/{j}", f"resnet.encoder.stages.{i}.layers.{j}"
-            for k in range(len(_convolutions(config, *shape))):
-                yield f"{ours}/layer/{k}", f"{theirs}.layer.{k}"
+            for k, (read, write, size, _) in enumerate(_convolutions(config, *shape)):
+                yield f"{ours}/layer/{k}", f"{theirs}.layer.{k}", (size, size, read, write)
             if _has_shortcut(*shape):
-                yield f"{ours}/shortcut", f"{theirs}.shortcut"
+                yield f"{ours}/shortcut", f"{theirs}.shortcut", (1, 1, *shape[:2])
 
 
 class _Scalar(Rule):
@@ -280,7 +289,7 @@ class _Scalar(Rule):
 
 def _rules(config: ResNetConfig, options: Options) -> list[Rule]:
     rules = []
-    for ours, theirs in _places(config):
+    for ours, theirs, _ in _places(config):
         normal, their = f"{ours}/normalization", f"{theirs}.normalization"
         rules.append(
             Rule(f"{ours}/convolution/kernel", f"{theirs}.convolution.weight", (2, 3, 1, 0))

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from jaxdistill.models.image import (
     check_numbers,
     check_taps,
     images_of,
+    normals,
 )
 from jaxdistill.models.layers import (
     Linear,
@@ -176,11 +179,13 @@ class Cnn(nnx.Module):
     def __init__(self, config: CnnConfig, options: Options, rngs: nnx.Rngs) -> None:
         channels, size = (config.num_channels, *config.hidden_sizes), config.kernel_size
         groups = config.num_groups if config.normalization == "group" else 1
+        shapes = [(size, size, *pair) for pair in itertools.pairwise(channels)]
+        draw = normals(rngs, sum(map(math.prod, shapes)))
         layers, norms = {}, {}
         for i, width in enumerate(config.hidden_sizes):
             stddev = (2.0 / (channels[i] * size * size)) ** 0.5
             layers[str(i)] = Conv(
-                channels[i], width, rngs, size=size, stddev=stddev, bias=True, dtype=options.dtype
+                channels[i], width, draw, size=size, stddev=stddev, bias=True, dtype=options.dtype
             )
             if config.normalization != "none":
                 norms[str(i)] = GroupNorm(width, groups)
