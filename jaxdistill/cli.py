@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ Workdir = Annotated[
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config and stop.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do again what is already finished.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo stages whose settings changed.")]
 
 
 @app.command()
@@ -131,10 +131,14 @@ def doctor(
     resolved, folder = _prepare(config, overrides, workdir)
     if print_config:
         return _show_config(resolved)
-    from jaxdistill import pipeline
+    from rich.console import Console
 
-    pipeline.run(_writable(folder, resolved), folder, until="doctor", force=True)
-    return None
+    from jaxdistill import pipeline
+    from jaxdistill.inspect.doctor import findings_table, stop_if_fatal
+
+    findings = pipeline.examine(_writable(folder, resolved), folder)
+    Console().print(findings_table(findings))
+    return stop_if_fatal(findings)
 
 
 @app.command()
@@ -212,8 +216,21 @@ def _run_until(
         return _show_config(config)
     from jaxdistill import pipeline
 
-    pipeline.run(_writable(folder, config), folder, until=stage, force=force)
+    result = pipeline.run(_writable(folder, config), folder, until=stage, force=force)
+    if stage in (None, "evaluate", "export", "report"):
+        _show_result(result)
     return None
+
+
+def _show_result(result: dict[str, Any]) -> None:
+    import jax
+    from rich.console import Console
+
+    from jaxdistill.inspect.evaluate import result_table
+
+    if jax.process_index() == 0:
+        Console().print(result_table(result))
+        print(result["verdict"])
 
 
 def _prepare(source: str, overrides: list[str] | None, workdir: Path | None) -> tuple[Config, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -22,8 +23,9 @@ from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect import doctor
+from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import measure_speed
-from jaxdistill.inspect.metrics import agreement
+from jaxdistill.inspect.metrics import agreement, difference_error
 from jaxdistill.inspect.report import write_report
 from jaxdistill.inspect.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
@@ -68,6 +70,11 @@ def run(
         return result
 
 
+def examine(config: Config, workdir: Path) -> list[doctor.Finding]:
+    """Return what the doctor finds in a run's data and models as they are now."""
+    return _Run(config, workdir, force=False).examine()
+
+
 class _Run:
     """What the stages of one run share: data and models, loaded on first use."""
 
@@ -75,7 +82,8 @@ class _Run:
         self.config, self.workdir, self.force = config, workdir, force
         self._dataset: Dataset | None = None
         self._teacher: Model | None = None
-        self._examined = False
+        self._examined: bool | None = None
+        self._told: set[doctor.Finding] = set()
 
     @property
     def dataset(self) -> Dataset:
@@ -103,35 +111,57 @@ class _Run:
     def student(self, seed: int) -> Model:
         return build.make_student(self.config, self.dataset, self.finetuned, seed)
 
-    def examine(self) -> None:
-        """Let the doctor look before the first step that has both models; fatal findings stop."""
-        if self._examined:
-            return
-        teacher, student = self.teacher, self.student(self.config.seeds[0])
-        evaluate = make_evaluator(
-            self.config, teacher, parallel.make_mesh(self.config.parallel.data)
-        )
-        logits, _ = evaluate(teacher.params, teacher.model_state, self.dataset.validation)
-        findings = doctor.examine(
-            self.config,
-            self.dataset,
+    @property
+    def teacher_is_ready(self) -> bool:
+        """Whether the teacher is as it will teach: fine-tuned, or taken as it is."""
+        return self.finetuned is None or (self.workdir / "finetune" / "result.json").is_file()
+
+    def examine(self) -> list[doctor.Finding]:
+        """Let the doctor look at data and models as they are now."""
+        config, dataset, seed = self.config, self.dataset, self.config.seeds[0]
+        logits, student = None, None
+        if self.teacher_is_ready:
+            teacher = self.teacher
+            evaluate = make_evaluator(config, teacher, parallel.make_mesh(config.parallel.data))
+            logits, _ = evaluate(teacher.params, teacher.model_state, dataset.validation)
+            student = self.student(seed)
+        else:
+            teacher = build.load_teacher(config, dataset, training=True, seed=seed)
+            if config.student.layers is None or isinstance(config.teacher.model, str):
+                student = build.make_student(config, dataset, None, seed)
+        return doctor.examine(
+            config,
+            dataset,
             teacher,
             student,
             teacher_logits=logits,
-            teacher_labels=self.dataset.validation.labels,
+            teacher_labels=None if logits is None else dataset.validation.labels,
+        )
+
+    def check_before(self, stage: str) -> None:
+        """Stop an unfinished stage at fatal findings; tell warnings once.
+
+        Looks before the first stage, and again when the teacher has been fine-tuned.
+        """
+        done = (self.workdir / stage / "result.json").is_file()
+        if done or self._examined == self.teacher_is_ready:
+            return
+        self._examined = self.teacher_is_ready
+        findings = self.examine()
+        write_json(
+            self.workdir / "doctor.json", [dataclasses.asdict(finding) for finding in findings]
         )
         for finding in findings:
-            if finding.level != "ok":
-                say(f"doctor  {finding.level}: {finding.message}")
-        fatal = [finding for finding in findings if finding.level == "fatal"]
-        if fatal:
-            raise ConfigError("; ".join(finding.message for finding in fatal))
-        self._examined = True
+            if finding.level == "warning" and finding not in self._told:
+                self._told.add(finding)
+                say(f"doctor  warning: {finding.name}: {finding.message}")
+        doctor.stop_if_fatal(findings)
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the parts of the configuration that decide a stage's result."""
         whole = self.config.model_dump(mode="json")
-        kept = {name: whole[name] for name in ("task", "metric", "data", "parallel", *names)}
+        parts = ("task", "metric", "data", "parallel", *names)
+        kept: dict[str, Any] = {name: whole[name] for name in parts}
         for name in ("cache", "prefetch", "test"):
             kept["data"].pop(name)
         kept["parallel"].pop("compilation_cache")
@@ -144,11 +174,15 @@ def _stage(
     """Do a stage's work unless its result is there; refuse to mix two configurations."""
     folder = run_.workdir / name
     wanted = {"settings": settings, "data": run_.dataset.fingerprint}
-    marker = folder / "settings.json"
+    marker, result_file = folder / "settings.json", folder / "result.json"
+    done = result_file.is_file()
     if marker.is_file():
         before = json.loads(marker.read_text(encoding="utf-8"))
         changed = differences(before, json.loads(json.dumps(wanted)))
-        if changed:
+        # A stage that failed before its first checkpoint left nothing worth asking about.
+        if changed and not any(path.is_dir() for path in folder.iterdir()) and not done:
+            shutil.rmtree(folder)
+        elif changed:
             shown = ", ".join(item.removeprefix("settings.") for item in changed[:5])
             if not run_.force:
                 raise ConfigError(
@@ -157,7 +191,6 @@ def _stage(
                 )
             say(f"{name}  redone, changed: {shown}")
             shutil.rmtree(folder)
-    result_file = folder / "result.json"
     if result_file.is_file():
         say(f"{name}  done before, kept")
         return json.loads(result_file.read_text(encoding="utf-8"))
@@ -183,8 +216,9 @@ def _finetune(run_: _Run) -> dict[str, Any]:
         save_model(folder / "model", trained)
         return _account(config, result, seed)
 
-    settings = run_.settings("teacher", "finetune") | {"seed": seed}
+    settings: dict[str, Any] = run_.settings("teacher", "finetune") | {"seed": seed}
     settings["teacher"].pop("dtype")
+    run_.check_before("finetune")
     return _stage(run_, "finetune", settings, work)
 
 
@@ -193,7 +227,6 @@ def _students(run_: _Run, name: str) -> dict[str, Any]:
     distils = name == "distill"
 
     def work(folder: Path) -> dict[str, Any]:
-        run_.examine()
         trainer: Trainer | None = None
         accounts = []
         for seed in config.seeds:
@@ -223,6 +256,7 @@ def _students(run_: _Run, name: str) -> dict[str, Any]:
         parts.append("finetune")
     if distils:
         parts.append("objective")
+    run_.check_before(name)
     return _stage(run_, name, run_.settings(*parts), work)
 
 
@@ -248,7 +282,7 @@ def _evaluate(run_: _Run) -> dict[str, Any]:
 
         teacher_logits, teacher_value = predict(run_.teacher)
         rows = {"teacher": _measured(run_, run_.teacher, [teacher_value], [1.0])}
-        predictions = {"labels": split.labels, "teacher_logits": teacher_logits}
+        predictions: dict[str, Any] = {"labels": split.labels, "teacher_logits": teacher_logits}
         for arm, stage, short in (
             ("student_alone", "baseline", "alone"),
             ("student_distilled", "distill", "distilled"),
@@ -266,6 +300,14 @@ def _evaluate(run_: _Run) -> dict[str, Any]:
             "examples": len(split),
             **rows,
             "seeds": list(config.seeds),
+            "evaluation_error": difference_error(
+                config.task,
+                predictions["alone_logits"],
+                predictions["distilled_logits"],
+                split.labels,
+                config.ranking_metric,
+            ),
+            "environment": environment(),
         }
         return {**result, "verdict": verdict(result)}
 

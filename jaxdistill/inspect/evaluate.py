@@ -25,6 +25,9 @@ ROWS = {
     "student_distilled": "student distilled",
 }
 
+_CORRELATED = ("pearson", "spearman", "mse")
+"""Metrics of a regression, whose agreement is a correlation."""
+
 
 class Speed(NamedTuple):
     """What one prediction costs.
@@ -70,41 +73,49 @@ def measure_speed(
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """Lay out a run's result: one row per model, spread over seeds where there are several."""
+    from rich import box
     from rich.table import Table
 
     table = Table(
         title=f"{result['examples']:,} examples of the {result['split']} split",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    table.add_column("model")
-    name = result["metric"]
-    for column in (name, "agreement", "parameters", "size", "latency", "throughput"):
-        table.add_column(column, justify="right")
+    for column in result_header(result["metric"]):
+        table.add_column(column, justify="left" if column == "model" else "right")
     for key, title in ROWS.items():
-        table.add_row(title, *result_cells(name, result[key]))
+        table.add_row(title, *result_cells(result["metric"], result[key]))
     return table
+
+
+def result_header(name: str) -> tuple[str, ...]:
+    """Return the titles of the columns; shares are in percent."""
+    metric = f"{name} %" if name in SHARES else name
+    agreement = "agreement" if name in _CORRELATED else "agreement %"
+    return ("model", metric, agreement, "params", "size", "latency", "examples/s")
 
 
 def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     """Format one model: metric, agreement with the teacher, parameters, size and speed."""
-    # How a regression agrees is a correlation, which no one reads in percent.
-    agreement = "accuracy" if name in SHARES or name == "matthews" else name
     return (
-        with_spread(name, row["values"]),
-        with_spread(agreement, row["agreement"]),
-        f"{row['parameters']:,}",
-        _size(row["bytes"]),
-        f"{row['latency_ms']:.3g} ms",
-        f"{row['examples_per_second']:,.0f} examples/s",
+        with_spread(row["values"], percent=name in SHARES),
+        with_spread(row["agreement"], percent=name not in _CORRELATED),
+        _short(row["parameters"]),
+        f"{_short(row['bytes'])}B",
+        f"{row['latency_ms']:.2g} ms" if row["latency_ms"] < 10 else f"{row['latency_ms']:.0f} ms",
+        f"{row['examples_per_second']:,.0f}",
     )
 
 
-def with_spread(name: str, values: list[float]) -> str:
-    """Format `mean ± sample standard deviation`; shares in percent."""
+def with_spread(values: list[float], *, percent: bool) -> str:
+    """Format `mean ± sample standard deviation`."""
     mean, spread = mean_and_spread(values)
-    scale, digits, unit = (100, 2, " %") if name in SHARES else (1, 4, "")
+    scale, digits = (100, 2) if percent else (1, 4)
     tail = "" if spread is None else f" ± {scale * spread:.{digits}f}"
-    return f"{scale * mean:.{digits}f}{tail}{unit}"
+    return f"{scale * mean:.{digits}f}{tail}"
 
 
 def _usual_batch(source: BatchSource) -> tuple[Mapping[str, np.ndarray], int]:
@@ -130,8 +141,8 @@ def _median_seconds(run: Callable[[], Any], repeats: int, seconds: float) -> flo
     return float(np.median(times))
 
 
-def _size(count: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+def _short(count: int) -> str:
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
+    return f"{count} "

@@ -14,7 +14,7 @@ from jaxdistill.config import Config
 from jaxdistill.config_file import load_config
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.environment import environment
-from jaxdistill.inspect.evaluate import ROWS, result_cells
+from jaxdistill.inspect.evaluate import ROWS, result_cells, result_header
 from jaxdistill.inspect.metrics import metric_interval
 from jaxdistill.inspect.verdict import format_difference, format_metric, mean_and_spread
 
@@ -51,6 +51,7 @@ def write_report(workdir: Path) -> Path:
         name=config.name,
         description=" ".join(config.description.split()),
         result=result,
+        header=(*result_header(result["metric"]), "95 % interval"),
         rows=[
             (title, *result_cells(result["metric"], result[key]), intervals[title])
             for key, title in ROWS.items()
