@@ -23,13 +23,15 @@ from jax.typing import ArrayLike
 
 from jaxdistill.losses.numerics import (
     ABSENT,
-    Distribution,
+    Scaled,
     check_between,
     check_mask,
     check_shape,
     compute_dtype,
-    distribution,
-    kl_terms,
+    kl,
+    mixture_kl,
+    scaled,
+    softmax,
 )
 
 _SAME_CLASSES = "student and teacher must have the same rows and classes in the same order"
@@ -67,7 +69,7 @@ def forward_kl(
       DataError: `where` is not bool or has another shape.
     """
     student, teacher = _pair(student_logits, teacher_logits, temperature, axis, where)
-    value = jnp.sum(kl_terms(teacher, student), axis)
+    value = kl(teacher, student, axis)
     return _squared(temperature, value) * _defined(value, student, teacher, axis)
 
 
@@ -90,7 +92,7 @@ def reverse_kl(
     whose teacher logit is -inf.
     """
     student, teacher = _pair(student_logits, teacher_logits, temperature, axis, where)
-    value = jnp.sum(kl_terms(student, teacher), axis)
+    value = kl(student, teacher, axis)
     return _squared(temperature, value) * _defined(value, student, teacher, axis)
 
 
@@ -126,17 +128,7 @@ def jsd(
     """
     check_between("beta", beta, 0, 1, "the ends are forward_kl (0) and reverse_kl (1): use those")
     student, teacher = _pair(student_logits, teacher_logits, temperature, axis, where)
-    beta = jnp.asarray(beta, teacher.probabilities.dtype)
-    mixture = Distribution(
-        jnp.logaddexp(
-            jnp.log(beta) + teacher.log_probabilities,
-            jnp.log1p(-beta) + student.log_probabilities,
-        ),
-        beta * teacher.probabilities + (1 - beta) * student.probabilities,
-        teacher.support | student.support,
-    )
-    terms = beta * kl_terms(teacher, mixture) + (1 - beta) * kl_terms(student, mixture)
-    value = jnp.sum(terms, axis)
+    value = mixture_kl(jnp.asarray(beta, student.logits.dtype), teacher, student, axis)
     return _squared(temperature, value) * _defined(value, student, teacher, axis)
 
 
@@ -157,9 +149,10 @@ def total_variation(
     Args, Returns and Raises as `forward_kl`; finite also for -inf logits.
     """
     student, teacher = _pair(student_logits, teacher_logits, temperature, axis, where)
-    difference = student.probabilities - teacher.probabilities
+    p, q = (softmax(side, axis).probabilities for side in (teacher, student))
+    difference = q - p
     # The gradient is the sign, which of rounding errors alone would be a full-sized random step.
-    rounding = 16 * jnp.finfo(difference.dtype).eps * teacher.probabilities
+    rounding = 16 * jnp.finfo(difference.dtype).eps * p
     difference = jnp.where(jnp.abs(difference) <= rounding, 0.0, difference)
     value = 0.5 * jnp.sum(jnp.abs(difference), axis)
     return _defined(value, student, teacher, axis)
@@ -235,9 +228,9 @@ def bernoulli_kl(
     if where is not None:
         student, teacher = jnp.where(where, student, 0.0), jnp.where(where, teacher, 0.0)
     student, teacher = (
-        distribution(_two_classes(logits), temperature=temperature) for logits in (student, teacher)
+        scaled(_two_classes(logits), temperature=temperature) for logits in (student, teacher)
     )
-    value = jnp.sum(kl_terms(teacher, student), -1)
+    value = kl(teacher, student, -1)
     return _squared(temperature, value) * value
 
 
@@ -265,18 +258,16 @@ def _pair(
     temperature: ArrayLike,
     axis: int,
     where: ArrayLike | None,
-) -> tuple[Distribution, Distribution]:
+) -> tuple[Scaled, Scaled]:
     _check_temperature(temperature)
     student, teacher, where = _inputs(student_logits, teacher_logits, where)
     return (
-        distribution(student, temperature=temperature, axis=axis, where=where),
-        distribution(teacher, temperature=temperature, axis=axis, where=where),
+        scaled(student, temperature=temperature, axis=axis, where=where),
+        scaled(teacher, temperature=temperature, axis=axis, where=where),
     )
 
 
-def _defined(
-    value: jax.Array, student: Distribution, teacher: Distribution, axis: int
-) -> jax.Array:
+def _defined(value: jax.Array, student: Scaled, teacher: Scaled, axis: int) -> jax.Array:
     """Settle rows without a distribution: 0 without a teacher, +inf with only a teacher."""
     has_student, has_teacher = jnp.any(student.support, axis), jnp.any(teacher.support, axis)
     value = jnp.where(has_teacher, value, 0.0)

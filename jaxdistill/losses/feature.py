@@ -18,8 +18,9 @@ from jaxdistill.losses.numerics import (
     check_mask,
     check_shape,
     compute_dtype,
-    distribution,
+    kl,
     kl_terms,
+    scaled,
 )
 
 
@@ -171,9 +172,9 @@ def minilm_relation(
         mask = jnp.broadcast_to(mask[:, None], (batch, heads, length, length))
     dtype = compute_dtype(student, teacher)
     student_relation, teacher_relation = (
-        distribution(_relation(x, heads).astype(dtype), where=mask) for x in (student, teacher)
+        scaled(_relation(x, heads).astype(dtype), where=mask) for x in (student, teacher)
     )
-    return jnp.sum(kl_terms(teacher_relation, student_relation), -1)
+    return kl(teacher_relation, student_relation, -1)
 
 
 def _hidden_pair(

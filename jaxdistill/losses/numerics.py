@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdistill.errors import ConfigError, DataError, ModelError
@@ -17,13 +19,25 @@ ABSENT = -1e20
 _NEAR = 0.1  # |log p - log q| under which the KL term is taken from its series
 
 
+class Scaled(NamedTuple):
+    """Logits over their temperature, ready for a softmax.
+
+    Attributes:
+      logits: `[..., C]`, shifted so that the largest of a row is 0; 0 outside the support.
+      support: same shape, bool: the classes that can occur at all, neither masked nor at -inf.
+    """
+
+    logits: jax.Array
+    support: jax.Array
+
+
 class Distribution(NamedTuple):
     """Probabilities over classes with the classes that can occur at all.
 
     Attributes:
-      log_probabilities: same shape as the logits; a finite constant outside the support.
+      log_probabilities: `[..., C]`; a finite constant outside the support.
       probabilities: same shape, exactly 0 outside the support.
-      support: same shape, bool: neither masked nor at -inf.
+      support: same shape, bool.
     """
 
     log_probabilities: jax.Array
@@ -80,18 +94,14 @@ def check_between(
         )
 
 
-def distribution(
+def scaled(
     logits: jax.Array,
     *,
     temperature: ArrayLike = 1.0,
     axis: int = -1,
     where: jax.Array | None = None,
-) -> Distribution:
-    """Softmax of `logits / temperature` over the classes of `where`, defined for -inf logits.
-
-    Classes that are masked or at -inf have probability 0, a constant log-probability of
-    log(finfo.tiny) (-87.3 in float32) and no gradient. A row without any class left has all
-    probabilities 0. NaN and +inf logits of kept classes give NaN, so a diverged model is seen.
+) -> Scaled:
+    """Divide by the temperature and find the support; masked classes are never looked at.
 
     Args:
       logits: `[..., C]` float32 or float64.
@@ -108,13 +118,22 @@ def distribution(
     # Written so that NaN counts as support; cut before the division, whose gradient to the
     # temperature would be 0 * inf.
     support = ~(shifted / temperature <= ABSENT)
-    scaled = jnp.where(support, shifted, 0.0) / temperature
-    exponentials = jnp.where(support, jnp.exp(scaled), 0.0)
+    return Scaled(jnp.where(support, shifted, 0.0) / temperature, support)
+
+
+def softmax(scaled: Scaled, axis: int) -> Distribution:
+    """Softmax over the support.
+
+    Other classes have probability 0, a constant log-probability of log(finfo.tiny) (-87.3 in
+    float32) and no gradient. A row without any class has all probabilities 0. NaN and +inf logits
+    of kept classes give NaN, so that a diverged model is seen.
+    """
+    exponentials = jnp.where(scaled.support, jnp.exp(scaled.logits), 0.0)
     total = jnp.sum(exponentials, axis, keepdims=True)  # [..., 1]
     total = jnp.where(total == 0, 1.0, total)
-    floor = math.log(jnp.finfo(logits.dtype).tiny)
-    log_probabilities = jnp.where(support, scaled - jnp.log(total), floor)
-    return Distribution(log_probabilities, exponentials / total, support)
+    floor = math.log(jnp.finfo(exponentials.dtype).tiny)
+    log_probabilities = jnp.where(scaled.support, scaled.logits - jnp.log(total), floor)
+    return Distribution(log_probabilities, exponentials / total, scaled.support)
 
 
 def kl_terms(p: Distribution, q: Distribution) -> jax.Array:
@@ -140,3 +159,73 @@ def kl_terms(p: Distribution, q: Distribution) -> jax.Array:
     )
     unreachable = (p.probabilities > 0) & ~q.support
     return terms + jax.lax.stop_gradient(jnp.where(unreachable, jnp.inf, 0.0).astype(terms.dtype))
+
+
+# The derivatives below are written out because they are much simpler than what differentiating
+# `kl_terms` gives: one saved tensor per row instead of eight.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def kl(p: Scaled, q: Scaled, axis: int) -> jax.Array:
+    """KL(softmax(p) || softmax(q)) over `axis`, `[..., C]` to `[...]`, as `kl_terms`."""
+    return jnp.sum(kl_terms(softmax(p, axis), softmax(q, axis)), axis)
+
+
+@functools.partial(kl.defjvp, symbolic_zeros=True)
+def _kl_jvp(axis, primals, tangents):
+    p, q = (softmax(x, axis) for x in primals)
+    value = jnp.sum(kl_terms(p, q), axis)
+    slopes = []
+    if not isinstance(tangents[1].logits, SymbolicZero):
+        reached = jnp.where(q.support, p.probabilities, 0.0)
+        mass = jnp.sum(reached, axis, keepdims=True)
+        slopes.append((q.probabilities * mass - reached) * tangents[1].logits)
+    if not isinstance(tangents[0].logits, SymbolicZero):
+        ratio = p.log_probabilities - q.log_probabilities
+        slopes.append(_centred(p.probabilities, ratio, axis) * tangents[0].logits)
+    return value, sum((jnp.sum(slope, axis) for slope in slopes), jnp.zeros_like(value))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def mixture_kl(beta: jax.Array, p: Scaled, q: Scaled, axis: int) -> jax.Array:
+    """`beta KL(p || m) + (1 - beta) KL(q || m)` with `m = beta p + (1 - beta) q`."""
+    to_p, to_q, _, _ = _mixture_parts(beta, p, q, axis)
+    return beta * to_p + (1 - beta) * to_q
+
+
+@functools.partial(mixture_kl.defjvp, symbolic_zeros=True)
+def _mixture_kl_jvp(axis, primals, tangents):
+    beta, p, q = primals
+    to_p, to_q, (p, q), mixture = _mixture_parts(beta, p, q, axis)
+    value = beta * to_p + (1 - beta) * to_q
+    slopes = []
+    # m is the minimizer of the value, so only the explicit p, q and beta move it.
+    for side, share, tangent in ((p, beta, tangents[1]), (q, 1 - beta, tangents[2])):
+        if not isinstance(tangent.logits, SymbolicZero):
+            ratio = side.log_probabilities - mixture.log_probabilities
+            slope = share * _centred(side.probabilities, ratio, axis)
+            slopes.append(jnp.sum(slope * tangent.logits, axis))
+    if not isinstance(tangents[0], SymbolicZero):
+        slopes.append((to_p - to_q) * tangents[0])
+    return value, sum(slopes, jnp.zeros_like(value))
+
+
+def _mixture_parts(
+    beta: jax.Array, p: Scaled, q: Scaled, axis: int
+) -> tuple[jax.Array, jax.Array, tuple[Distribution, Distribution], Distribution]:
+    sides = softmax(p, axis), softmax(q, axis)
+    mixture = Distribution(
+        jnp.logaddexp(
+            jnp.log(beta) + sides[0].log_probabilities,
+            jnp.log1p(-beta) + sides[1].log_probabilities,
+        ),
+        beta * sides[0].probabilities + (1 - beta) * sides[1].probabilities,
+        p.support | q.support,
+    )
+    to_p, to_q = (jnp.sum(kl_terms(side, mixture), axis) for side in sides)
+    return to_p, to_q, sides, mixture
+
+
+def _centred(probabilities: jax.Array, values: jax.Array, axis: int) -> jax.Array:
+    """Gradient to the logits of an average of `values`: `p (values - sum p values)`."""
+    return probabilities * (values - jnp.sum(probabilities * values, axis, keepdims=True))

@@ -12,7 +12,8 @@ from jaxdistill.losses.numerics import (
     check_mask,
     check_shape,
     compute_dtype,
-    distribution,
+    scaled,
+    softmax,
 )
 
 
@@ -86,7 +87,7 @@ def cross_entropy(
     valid = valid_labels(labels, logits.shape[axis])
     where = check_mask(where, logits.shape)
 
-    student = distribution(logits.astype(compute_dtype(logits)), axis=axis, where=where)
+    student = softmax(scaled(logits.astype(compute_dtype(logits)), axis=axis, where=where), axis)
     log_probabilities, support = student.log_probabilities, student.support
     # A comparison instead of a gather: it shards over the classes and its transpose is no scatter.
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)

@@ -57,6 +57,25 @@ def test_any_axis_and_leading_shape(name):
     np.testing.assert_allclose(mapped, flat, rtol=1e-5)
 
 
+def test_second_derivative_of_forward_kl_is_the_fisher_matrix():
+    """T q (1 - q) / T on the diagonal: diag(q) - q qᵀ, whatever the teacher."""
+    student, teacher, _ = example(1, 5)
+    hessian = jax.jit(jax.hessian(lambda x: losses.forward_kl(x, teacher[0], temperature=3.0)))
+    q = np.asarray(jax.nn.softmax(student[0] / 3))
+    np.testing.assert_allclose(hessian(student[0]), np.diag(q) - np.outer(q, q), atol=1e-6)
+
+
+def test_near_and_far_terms_are_exact_in_float64():
+    """Both sides of the switch between series and plain term, down to differences of 1e-4."""
+    with jax.enable_x64(True):
+        for difference in (1e-4, 0.01, 0.09, 0.11, 0.5):
+            logits = np.array([[0.0, difference]]), np.array([[0.0, 0.0]])
+            # p = (1/2, 1/2): KL = log cosh(difference / 2), written so that it does not cancel.
+            half = difference / 2
+            exact = np.log1p(np.sinh(half / 2) ** 2 * 2)
+            np.testing.assert_allclose(losses.forward_kl(*logits), [exact], rtol=1e-11)
+
+
 def test_jsd_direction_is_that_of_the_paper():
     student, teacher, _ = example(dtype=np.float64)
     with jax.enable_x64(True):
