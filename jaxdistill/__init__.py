@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from jaxdistill.engine.reduce import Mean
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
-    from jaxdistill.models.hub import load_model, save_model
     from jaxdistill.models.outputs import Outputs
-    from jaxdistill.models.registry import Model, build_model
+    from jaxdistill.models.registry import Model, build_model, load_model, save_model
 
 __all__ = [
     "Mean",
@@ -67,9 +66,8 @@ _HOMES = {
     "engine.reduce": ("Mean",),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
-    "models.hub": ("load_model", "save_model"),
     "models.outputs": ("Outputs",),
-    "models.registry": ("Model", "build_model"),
+    "models.registry": ("Model", "build_model", "load_model", "save_model"),
 }
 
 

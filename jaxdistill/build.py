@@ -31,19 +31,23 @@ from jaxdistill.engine.objective import (
 )
 from jaxdistill.engine.optim import value_schedule
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.models.registry import Model, build_model, load_model
+from jaxdistill.inspect.checks_labels import folder_labels
+from jaxdistill.models.family import assemble
+from jaxdistill.models.registry import Model, build_model, family_named, load_model
+from jaxdistill.models.rules import flatten
 from jaxdistill.models.student import student_from_teacher
 
 log = logging.getLogger("jaxdistill")
 
 
 def load_data(config: Config, cache: Path) -> Dataset:
-    """Read, tokenize and split the data of a run."""
+    """Read, tokenize and split the data of a run; label ids follow the teacher's names."""
+    teacher, student = _folder(config.teacher.model), _folder(config.student.model)
     return prepare(
         config.data,
         task=config.task,
-        tokenizer_folder=_folder(config.teacher.model) or _folder(config.student.model),
-        labels=None,
+        tokenizer_folder=teacher or student,
+        labels=folder_labels(teacher) or folder_labels(student),
         num_labels=None,
         cache_dir=cache if config.data.cache else None,
     )
@@ -146,7 +150,7 @@ def make_projections(config: Config, student: Model, teacher: Model, seed: int) 
 
 def layer_count(model: Model) -> int | None:
     """Return how many layers a model's taps have, or None where its family does not say."""
-    for name in ("num_hidden_layers", "depths", "channels", "hidden_sizes"):
+    for name in ("num_hidden_layers", "depths", "hidden_sizes"):
         value = getattr(model.config, name, None)
         if value is not None:
             return value if isinstance(value, int) else len(value)
@@ -230,7 +234,6 @@ def _model(
         "seed": seed,
         "dtype": train.dtype,
         "remat": train.remat,
-        "dropout": train.dropout,
     }
     if train.unroll is not None:
         options["unroll"] = train.unroll
@@ -239,18 +242,49 @@ def _model(
     else:
         options["num_labels"] = dataset.num_labels
     if isinstance(origin, str):
-        return load_model(origin, pooling=pooling, **options)
+        return _with_dropout(load_model(origin, pooling=pooling, **options), train.dropout)
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "
-            "e.g. {family: cnn, channels: [32, 64]}"
+            "e.g. {family: cnn, hidden_sizes: [32, 64]}"
         )
-    return build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
+    model = build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
+    return _with_dropout(model, train.dropout)
+
+
+def _with_dropout(model: Model, rate: float | None) -> Model:
+    """Set every dropout rate of a model's config."""
+    if rate is None or model.family is None or model.options is None:
+        return model
+    names = [
+        field.name
+        for field in dataclasses.fields(model.config)
+        if "dropout" in field.name and isinstance(getattr(model.config, field.name), float)
+    ]
+    config = dataclasses.replace(model.config, **dict.fromkeys(names, rate))
+    leaves = flatten({"params": model.params, "model_state": model.model_state})
+    return assemble(
+        family_named(model.family),
+        config,
+        model.options,
+        leaves,
+        labels=model.labels,
+        source=model.source,
+        initialized=model.initialized,
+    )
 
 
 def _with_input_shape(spec: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Fill in an image model's input size from the data where the mapping leaves it out."""
-    if dataset.modality != "image":
-        return spec
-    height, _, channels = dataset.train.images.shape[1:]
-    return {"image_size": int(height), "num_channels": int(channels), **spec}
+    """Fill in a model's input size from the data where the mapping leaves it out."""
+    split, shape = dataset.train, {}
+    if split.images is not None:
+        height, width, channels = split.images.shape[1:]
+        shape = {
+            "image_size": int(height),
+            "num_channels": int(channels),
+            "num_features": int(height * width * channels),
+        }
+    elif split.features is not None:
+        shape = {"num_features": int(split.features.shape[1])}
+    known = {field.name for field in dataclasses.fields(family_named(spec["family"]).config)}
+    return {**{name: size for name, size in shape.items() if name in known}, **spec}

@@ -168,6 +168,8 @@ class TrainConfig(Section):
     dtype: Dtype = "float32"
     """Compute type; parameters and optimizer stay float32."""
     remat: bool = False
+    used_vocabulary: bool = True
+    """Train only the embedding rows of tokens that occur in the data."""
     unroll: PositiveInt | None = None
     """Layers unrolled per scan step; all of them by default on CPU, 1 elsewhere."""
 

@@ -159,13 +159,11 @@ class _Run:
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the parts of the configuration that decide a stage's result."""
-        whole = self.config.model_dump(mode="json")
-        parts = ("task", "metric", "data", "parallel", *names)
-        kept: dict[str, Any] = {name: whole[name] for name in parts}
+        whole: dict[str, Any] = self.config.model_dump(mode="json")
+        whole["parallel"].pop("compilation_cache")
         for name in ("cache", "prefetch", "test"):
-            kept["data"].pop(name)
-        kept["parallel"].pop("compilation_cache")
-        return kept
+            whole["data"].pop(name)
+        return {name: whole[name] for name in ("task", "metric", "data", "parallel", *names)}
 
 
 def _stage(
@@ -292,7 +290,7 @@ def _evaluate(run_: _Run) -> dict[str, Any]:
             agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in measured]
             rows[arm] = _measured(run_, models[0], [value for _, value in measured], agreements)
             predictions[f"{short}_logits"] = np.stack([logits for logits, _ in measured])
-        np.savez_compressed(folder / "predictions.npz", **predictions)
+        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
         result = {
             "metric": config.ranking_metric,
             "higher_is_better": config.higher_is_better,

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill import build
 from jaxdistill.config import Config, TrainConfig
+from jaxdistill.data import vocabulary
 from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
 from jaxdistill.data.dataset import Dataset, Split
 from jaxdistill.engine import parallel, preemption
@@ -46,6 +47,7 @@ class Trainer:
     gather: Callable[[Any], Any]
     spread: Callable[[Any], Any]
     teacher_params: Any
+    used_ids: np.ndarray | None
 
 
 def make_trainer(
@@ -58,6 +60,11 @@ def make_trainer(
     teacher: Model | None = None,
 ) -> Trainer:
     """Build a stage's step, evaluation and state; with a teacher it distils."""
+    used = vocabulary.used_ids(dataset) if train_config.used_vocabulary else None
+    if used is not None:
+        dataset = vocabulary.renumber(dataset, used)
+        model = _cut(model, used)
+        teacher = None if teacher is None else _cut(teacher, used)
     pmapped = config.parallel.strategy == "pmap"
     mesh = parallel.make_mesh(config.parallel.data)
     devices = list(mesh.devices.flat)
@@ -126,6 +133,7 @@ def make_trainer(
         if pmapped
         else lambda state: state,
         teacher_params=parallel.replicate(teacher_params, devices) if pmapped else teacher_params,
+        used_ids=used,
     )
 
 
@@ -145,7 +153,8 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     checkpointer = Checkpointer(
         folder / "checkpoints", config.checkpoint, higher_is_better=config.higher_is_better
     )
-    state = trainer.make_state(model, seed)
+    used = trainer.used_ids
+    state = trainer.make_state(model if used is None else _cut(model, used), seed)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         _, values = trainer.evaluate(state.student, state.model_state, trainer.dataset.validation)
@@ -180,6 +189,8 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     finally:
         checkpointer.close()
     params = jax.device_get(final.student)
+    if used is not None:
+        params = vocabulary.put_back(jax.device_get(model.params), params, model.axes, used)
     trained = dataclasses.replace(
         model, params=params, model_state=jax.device_get(final.model_state)
     )
@@ -224,6 +235,12 @@ def make_evaluator(
         return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
 
     return evaluate
+
+
+def _cut(model: Model, used: np.ndarray) -> Model:
+    if model.axes is None:
+        return model
+    return dataclasses.replace(model, params=vocabulary.cut(model.params, model.axes, used))
 
 
 def _metric_names(config: Config) -> tuple[str, ...]:

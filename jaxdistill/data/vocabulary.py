@@ -1,0 +1,74 @@
+"""Train only the embedding rows that the data uses.
+
+Most of a vocabulary never occurs in a task's data. Its embedding rows get no gradient, yet a dense
+update reads and writes them and their moments at every step. Here the tables are cut to the rows
+in use, the token ids are renumbered once, and the trained rows go back to their places at the end.
+Rows in use are trained as before; the others keep their values (no weight decay reaches them).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.split import Split
+
+AXIS = "vocab"
+
+
+def used_ids(dataset: Dataset) -> np.ndarray | None:
+    """Return the token ids that occur in any split, ascending, int64; None without tokens."""
+    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split]
+    parts = [np.unique(split.tokens) for split in splits if split.tokens is not None]
+    if not parts:
+        return None
+    # Models compare ids with the padding id: everything up to it keeps its number.
+    kept = np.arange(max(split.pad_id for split in splits) + 1)
+    return np.unique(np.concatenate([*parts, kept])).astype(np.int64)
+
+
+def renumber(dataset: Dataset, used: np.ndarray) -> Dataset:
+    """Replace every token id by its place among `used`."""
+
+    def renumbered(split: Split | None) -> Split | None:
+        if split is None or split.tokens is None:
+            return split
+        tokens = np.searchsorted(used, split.tokens).astype(np.int32)
+        return dataclasses.replace(split, tokens=tokens)
+
+    parts = {name: renumbered(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    return dataclasses.replace(dataset, **parts)
+
+
+def cut(params: Any, axes: Any, used: np.ndarray) -> Any:
+    """Keep the rows `used` of every array with a vocabulary axis.
+
+    Args:
+      params: nested dict of arrays.
+      axes: as `params`; the logical axis names of each array.
+      used: ascending ids.
+    """
+
+    def rows(leaf, names):
+        return leaf.take(used, axis=names.index(AXIS)) if AXIS in names else leaf
+
+    return jax.tree.map(rows, params, axes)
+
+
+def put_back(whole: Any, trained: Any, axes: Any, used: np.ndarray) -> Any:
+    """Return `trained`, with every cut array restored to its place in `whole`."""
+
+    def restored(before, leaf, names):
+        if AXIS not in names:
+            return leaf
+        after = np.array(before)
+        place = [slice(None)] * after.ndim
+        place[names.index(AXIS)] = used
+        after[tuple(place)] = leaf
+        return after
+
+    return jax.tree.map(restored, whole, trained, axes)
