@@ -1,0 +1,118 @@
+"""Every mistake a user can make ends in one line that names it, exit code 2, and no traceback."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import runs
+from support.setups import LABELS
+
+from jaxdistill.cli import call
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """A folder with a config, data and teacher that are all right."""
+    folder = tmp_path_factory.mktemp("good")
+    runs.write_config(folder)
+    return folder
+
+
+def refused(capsys, tmp_path, config, *overrides) -> str:
+    """Run a config that must be refused and return its one line."""
+    code = call(["run", str(config), "--workdir", str(tmp_path / "work"), *overrides])
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert code == 2, captured.err
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def rewrite(folder: Path, name: str, **changes) -> None:
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.learning_rat=1"], "train.learning_rat: unknown key. Did you mean 'learning_rate'"),
+        (["trian.epochs=1"], "trian: unknown key. Did you mean 'train'"),
+        (["train.learning_rate=fast"], "train.learning_rate"),
+        (["train.batch_size=0"], "train.batch_size"),
+        (["data.train=nowhere.tsv"], "nowhere.tsv"),
+        (["teacher.model=nowhere"], "nowhere"),
+        (["parallel.data=9"], "9 devices, but 8 are present"),
+        (["train.batch_size=12", "parallel.data=8"], "batch_size is 12"),
+        (["train.batch_size=10", "train.accumulate=4"], "expected a divisor of batch_size"),
+        (["student.layers=[7]"], "7"),
+        (["objective.hidden={loss: hidden_mse, layers: {0: 9}}"], "teacher layer 9"),
+    ],
+)
+def test_settings(good, tmp_path, capsys, overrides, expected):
+    # Everything is checked before the first step: the fine-tune is off, so no stage hides a fault.
+    line = refused(capsys, tmp_path, good / "toy.yaml", "finetune=null", *overrides)
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "empty"),
+        ("sentence\tlabel\n", "train.tsv"),
+        ("sentence\tlabel\na good film\t1\na bad film\t7\n", "7"),
+        ("sentence\tlabel\na good film\t1\na bad film\t-1\n", "-1"),
+        ("sentence\tlabel\na good film\tpositive\na bad film\tnegativ\n", "negativ"),
+        ("wort\tklasse\na good film\t1\n", "wort"),
+    ],
+)
+def test_data_files(good, tmp_path, capsys, content, expected):
+    path = tmp_path / "train.tsv"
+    path.write_text(content)
+    assert expected in refused(capsys, tmp_path, good / "toy.yaml", f"data.train={path}")
+
+
+def test_label_map_in_another_order(good, tmp_path, capsys):
+    line = refused(capsys, tmp_path, good / "toy.yaml", f"data.labels=[{LABELS[1]}, {LABELS[0]}]")
+    assert "label" in line
+    assert str(list(LABELS)) in line
+
+
+def test_student_with_labels_in_another_order_than_the_teacher(good, tmp_path, capsys):
+    student = Path(runs.write_teacher(tmp_path / "student", seed=1))
+    rewrite(student, "config.json", id2label={"0": LABELS[1], "1": LABELS[0]})
+    overrides = ["student.layers=null", f"student.model={student}"]
+    assert "order" in refused(capsys, tmp_path, good / "toy.yaml", *overrides)
+
+
+def test_truncated_safetensors(good, tmp_path, capsys):
+    teacher = Path(runs.write_teacher(tmp_path / "teacher"))
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    line = refused(capsys, tmp_path, good / "toy.yaml", f"teacher.model={teacher}")
+    assert "model.safetensors" in line
+
+
+def test_pickle_checkpoint_is_never_opened(good, tmp_path, capsys):
+    teacher = Path(runs.write_teacher(tmp_path / "teacher"))
+    (teacher / "model.safetensors").unlink()
+    np.save(teacher / "weights.npy", np.zeros(2))
+    (teacher / "weights.npy").rename(teacher / "pytorch_model.bin")
+    line = refused(capsys, tmp_path, good / "toy.yaml", f"teacher.model={teacher}")
+    assert "pytorch_model.bin" in line
+    assert "safetensors" in line
+
+
+def test_unknown_family_lists_the_known_ones(good, tmp_path, capsys):
+    teacher = Path(runs.write_teacher(tmp_path / "teacher"))
+    rewrite(teacher, "config.json", model_type="longformer")
+    line = refused(capsys, tmp_path, good / "toy.yaml", f"teacher.model={teacher}")
+    for word in ("longformer", "bert", "mobilebert", "vit", "resnet"):
+        assert word in line
+
+
+def test_missing_config_and_recipe(tmp_path, capsys):
+    line = refused(capsys, tmp_path, "digit")
+    assert "Did you mean 'digits'" in line
