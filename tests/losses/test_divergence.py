@@ -173,8 +173,8 @@ def mask_forgotten(student, teacher, *, temperature=1.0, where=None):
 
 
 def mask_after_softmax(student, teacher, *, temperature=1.0, where=None):
-    logs = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
-    return temperature**2 * _kl_of_logs(*logs, where)
+    p, q = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
+    return temperature**2 * _kl_of_logs(p, q, where)
 
 
 def renormalized_over_top_k(student, teacher, *, temperature=1.0, where=None):
