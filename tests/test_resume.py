@@ -1,0 +1,106 @@
+"""A run that is killed goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import runs
+
+COMMAND = [sys.executable, "-c", "from jaxdistill.cli import main; main()", "distill"]
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+STEPS = 240
+
+
+def start(config: str, workdir: Path) -> subprocess.Popen:
+    """Start `jaxdistill distill` in a process of its own."""
+    command = [*COMMAND, config, "--workdir", str(workdir)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def rows(workdir: Path) -> list[dict]:
+    """Read the rows of the distillation written so far."""
+    path = workdir / "distill" / "seed-0" / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def stop_at(step: int, config: str, workdir: Path, number: signal.Signals) -> int:
+    """Start a run, send it a signal once it has done `step`, and return its exit code."""
+    process = start(config, workdir)
+    while process.poll() is None:
+        done = [row["step"] for row in rows(workdir) if "event" not in row]
+        if done and done[-1] >= step:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0, f"the run ended before it could be stopped: {errors}"
+    return process.returncode
+
+
+def finish(config: str, workdir: Path) -> bytes:
+    """Run to the end and return the student's file."""
+    process = start(config, workdir)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return (workdir / "distill" / "seed-0" / "model" / "model.safetensors").read_bytes()
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Return the loss of every step; a step that was done twice must be there once."""
+    training = [row for row in rows(workdir) if "event" not in row]
+    by_step = {row["step"]: row["loss"] for row in training}
+    assert len(by_step) == len(training)
+    return by_step
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> str:
+    """A toy run with dropout, checkpoints that do not fall on epochs, and a row for every step."""
+    return runs.write_config(
+        tmp_path_factory.mktemp("toy"),
+        train={"steps": STEPS, "batch_size": 16, "learning_rate": 1e-3, "keep": "last"},
+        checkpoint={"every": 7},
+        telemetry={"log_every": 1, "progress": "none"},
+        parallel={"compilation_cache": True},
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config, tmp_path_factory) -> tuple[Path, bytes]:
+    """The same run, never stopped."""
+    workdir = tmp_path_factory.mktemp("whole") / "work"
+    return workdir, finish(config, workdir)
+
+
+@pytest.mark.slow
+def test_killed_twice_ends_bitwise_equal(config, uninterrupted, tmp_path):
+    whole, expected = uninterrupted
+    first = random.randrange(8, STEPS // 2)
+    second = random.randrange(first + 8, STEPS - 8)
+    print(f"killed at steps {first} and {second}")
+    workdir = tmp_path / "work"
+    for step in (first, second):
+        assert stop_at(step, config, workdir, signal.SIGKILL) == -signal.SIGKILL
+    assert finish(config, workdir) == expected
+    assert losses(workdir) == losses(whole)
+    assert list(losses(workdir)) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_asked_to_stop_saves_and_exits_75(config, uninterrupted, tmp_path):
+    _, expected = uninterrupted
+    workdir = tmp_path / "work"
+    assert stop_at(10, config, workdir, signal.SIGTERM) == 75
+    steps = [row["step"] for row in rows(workdir)]
+    saved = [
+        int(f.name) for f in (workdir / "distill/seed-0/checkpoints").iterdir() if f.name.isdigit()
+    ]
+    assert max(saved) == steps[-1]
+    assert finish(config, workdir) == expected
