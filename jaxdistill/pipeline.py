@@ -25,8 +25,9 @@ from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect import doctor
 from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import measure_speed
-from jaxdistill.inspect.metrics import agreement, difference_error
+from jaxdistill.inspect.metrics import agreement
 from jaxdistill.inspect.report import write_report
+from jaxdistill.inspect.uncertainty import difference_error
 from jaxdistill.inspect.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
 from jaxdistill.training import Trainer, make_evaluator, make_trainer, run_seed

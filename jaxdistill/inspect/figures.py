@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxdistill.inspect.metrics import Calibration, calibration, decide, f1_per_class
+from jaxdistill.inspect.metrics import decide, f1_per_class
+from jaxdistill.inspect.uncertainty import Calibration, calibration
 from jaxdistill.inspect.verdict import SHARES
 
 COLORS = {"teacher": "#6b6b6b", "student alone": "#d1740f", "student distilled": "#1f6fb2"}

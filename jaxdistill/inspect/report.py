@@ -15,7 +15,7 @@ from jaxdistill.config_file import load_config
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import ROWS, result_cells, result_header
-from jaxdistill.inspect.metrics import metric_interval
+from jaxdistill.inspect.uncertainty import metric_interval
 from jaxdistill.inspect.verdict import format_difference, format_metric, mean_and_spread
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxdistill.inspect.verdict import verdict
+from jaxdistill.inspect.verdict import mean_and_spread, verdict
 
 
 def _result(alone, distilled, teacher=(0.95,), **other) -> dict[str, Any]:
@@ -93,3 +93,8 @@ def test_student_better_than_teacher():
 
 def test_not_a_number():
     assert "cannot be judged" in verdict(_result((0.8, 0.8), (float("nan"), 0.8)))
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert mean_and_spread([1.0]) == (1.0, None)
