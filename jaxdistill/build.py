@@ -55,15 +55,13 @@ def load_data(config: Config, cache: Path) -> Dataset:
 
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
     """Load or create the teacher as it is before its fine-tune."""
-    train = (config.finetune if training else None) or TrainConfig(
-        dtype=config.teacher.dtype, unroll=config.train.unroll
-    )
+    train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
     return _model(config.teacher.model, config.teacher.pooling, train, dataset, seed)
 
 
 def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
     """Load a model that an earlier stage left, to teach or to be measured."""
-    train = TrainConfig(dtype=config.teacher.dtype, unroll=config.train.unroll)
+    train = TrainConfig(dtype=config.teacher.dtype)
     return _model(str(folder), config.teacher.pooling, train, dataset, 0)
 
 
@@ -235,8 +233,6 @@ def _model(
         "dtype": train.dtype,
         "remat": train.remat,
     }
-    if train.unroll is not None:
-        options["unroll"] = train.unroll
     if dataset.labels is not None:
         options["labels"] = dataset.labels
     else:

@@ -170,8 +170,8 @@ class TrainConfig(Section):
     remat: bool = False
     used_vocabulary: bool = True
     """Train only the embedding rows of tokens that occur in the data."""
-    unroll: PositiveInt | None = None
-    """Layers unrolled per scan step; all of them by default on CPU, 1 elsewhere."""
+    unroll: bool | None = None
+    """Run layers one by one instead of scanning a stack; faster, and the default, on CPU."""
 
     @model_validator(mode="after")
     def _divides(self) -> TrainConfig:

@@ -27,6 +27,7 @@ from jaxdistill.engine.step import make_eval_step, make_train_step
 from jaxdistill.engine.telemetry import Telemetry
 from jaxdistill.errors import Preempted
 from jaxdistill.inspect.metrics import compute_metrics
+from jaxdistill.models import layout
 from jaxdistill.models.registry import Model
 
 
@@ -47,7 +48,49 @@ class Trainer:
     gather: Callable[[Any], Any]
     spread: Callable[[Any], Any]
     teacher_params: Any
+    layout: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How parameters lie while they train, against how they are kept.
+
+    Attributes:
+      used_ids: the vocabulary's rows that take part; None for all.
+      apart: whether layers lie one by one instead of stacked.
+    """
+
     used_ids: np.ndarray | None
+    apart: bool
+
+    def lay_out(self, model: Model) -> Model:
+        """Return the model with its parameters laid out for training."""
+        params = model.params
+        if model.axes is None:
+            return model
+        if self.used_ids is not None:
+            params = vocabulary.cut(params, model.axes, self.used_ids)
+        if self.apart:
+            params = layout.unstack(params, model.axes)
+        return dataclasses.replace(model, params=params)
+
+    def keep(self, model: Model, params: Any) -> Any:
+        """Return trained parameters as `model` keeps them; rows that took no part stay its own."""
+        if model.axes is None:
+            return params
+        if self.apart:
+            params = layout.restack(params, model.axes)
+        if self.used_ids is None:
+            return params
+        whole = jax.device_get(model.params)
+        return vocabulary.put_back(whole, params, model.axes, self.used_ids)
+
+
+def unrolls(train_config: TrainConfig) -> bool:
+    """Return whether layers run one by one: as configured, by default on CPU."""
+    if train_config.unroll is None:
+        return jax.default_backend() == "cpu"
+    return train_config.unroll
 
 
 def make_trainer(
@@ -61,10 +104,11 @@ def make_trainer(
 ) -> Trainer:
     """Build a stage's step, evaluation and state; with a teacher it distils."""
     used = vocabulary.used_ids(dataset) if train_config.used_vocabulary else None
+    own = Layout(used, apart=unrolls(train_config))
     if used is not None:
         dataset = vocabulary.renumber(dataset, used)
-        model = _cut(model, used)
-        teacher = None if teacher is None else _cut(teacher, used)
+    model = own.lay_out(model)
+    teacher = None if teacher is None else own.lay_out(teacher)
     pmapped = config.parallel.strategy == "pmap"
     mesh = parallel.make_mesh(config.parallel.data)
     devices = list(mesh.devices.flat)
@@ -92,12 +136,12 @@ def make_trainer(
     )
 
     def make_state(model: Model, seed: int) -> TrainState:
-        own = {} if teacher is None else build.make_projections(config, model, teacher, seed)
+        maps = {} if teacher is None else build.make_projections(config, model, teacher, seed)
         state = TrainState.create(
             model.params,
             optimizer,
             seed=seed,
-            projections=own,
+            projections=maps,
             model_state=model.model_state,
             ema=train_config.ema is not None,
         )
@@ -133,7 +177,7 @@ def make_trainer(
         if pmapped
         else lambda state: state,
         teacher_params=parallel.replicate(teacher_params, devices) if pmapped else teacher_params,
-        used_ids=used,
+        layout=own,
     )
 
 
@@ -153,8 +197,7 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     checkpointer = Checkpointer(
         folder / "checkpoints", config.checkpoint, higher_is_better=config.higher_is_better
     )
-    used = trainer.used_ids
-    state = trainer.make_state(model if used is None else _cut(model, used), seed)
+    state = trainer.make_state(trainer.layout.lay_out(model), seed)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         _, values = trainer.evaluate(state.student, state.model_state, trainer.dataset.validation)
@@ -188,9 +231,7 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
             final, _ = checkpointer.restore(final, best)
     finally:
         checkpointer.close()
-    params = jax.device_get(final.student)
-    if used is not None:
-        params = vocabulary.put_back(jax.device_get(model.params), params, model.axes, used)
+    params = trainer.layout.keep(model, jax.device_get(final.student))
     trained = dataclasses.replace(
         model, params=params, model_state=jax.device_get(final.model_state)
     )
@@ -235,12 +276,6 @@ def make_evaluator(
         return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
 
     return evaluate
-
-
-def _cut(model: Model, used: np.ndarray) -> Model:
-    if model.axes is None:
-        return model
-    return dataclasses.replace(model, params=vocabulary.cut(model.params, model.axes, used))
 
 
 def _metric_names(config: Config) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdistill.config import Optimizer, ScheduleConfig, TrainConfig
@@ -99,13 +100,14 @@ def layer_factors(params: Any, decay: float) -> Any:
     layers (embeddings) `decay ** (L + 1)`, as in ELECTRA's layer-wise rates (arXiv 2003.10555).
     """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    depths = [leaf.shape[0] for path, leaf in paths if _is_stacked(path)]
+    depths = [_layer(path, leaf).max() + 1 for path, leaf in paths if _is_layer(path)]
     count = max(depths, default=0)
 
     def factor(path, leaf):
-        if _is_stacked(path):
-            powers = count - jnp.arange(leaf.shape[0])
-            return (decay**powers).reshape(-1, *[1] * (leaf.ndim - 1)).astype(jnp.float32)
+        if _is_layer(path):
+            factors = decay ** (count - _layer(path, leaf))
+            ones = leaf.ndim - factors.ndim
+            return jnp.asarray(factors.reshape(*factors.shape, *[1] * ones), jnp.float32)
         below = "embedding" in path_name(path)
         return jnp.full((1,) * leaf.ndim, decay ** (count + 1) if below else 1.0, jnp.float32)
 
@@ -117,8 +119,15 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _is_stacked(path: tuple[Any, ...]) -> bool:
+def _is_layer(path: tuple[Any, ...]) -> bool:
     return "/layers/" in f"/{path_name(path)}/"
+
+
+def _layer(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+    """Return a leaf's layer, or all of them where layers are stacked on its first axis."""
+    if isinstance(path[-1], jax.tree_util.SequenceKey):
+        return np.array(path[-1].idx)
+    return np.arange(leaf.shape[0])
 
 
 def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:

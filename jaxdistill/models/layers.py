@@ -18,6 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.layout import is_apart, layers_of
 
 Axes = tuple[str | None, ...]
 MASKED = -1e30  # finite, so that a row with nothing to attend to gives an average, not NaN
@@ -289,10 +290,12 @@ def run_layers(
     remat: bool = False,
     last: Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]] | None = None,
 ) -> tuple[jax.Array, Any, Any]:
-    """Scan `step(layer, hidden, rng) -> (hidden, emitted)` over the stacked copies of a module.
+    """Run `step(layer, hidden, rng) -> (hidden, emitted)` over the stacked copies of a module.
+
+    They are scanned, or run one by one where their parameters lie apart (`layout.unstack`).
 
     Args:
-      layers: a module whose parameters all have a leading axis of size `depth`.
+      layers: a module whose parameters all have a leading axis of size `depth`, or lie apart.
       rng: split into one key per layer; None passes None.
       unroll: layers per iteration of the scan.
       remat: recompute each layer in the backward pass instead of storing its intermediates.
@@ -303,8 +306,8 @@ def run_layers(
       `last` emitted (None without it).
     """
     graph, state = nnx.split(layers)
+    parameters = nnx.to_pure_dict(state)
     keys = None if rng is None else jax.random.split(rng, depth)
-    scanned = (nnx.to_pure_dict(state), keys)
 
     def body(
         call: Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]],
@@ -315,11 +318,27 @@ def run_layers(
 
         return jax.checkpoint(one, prevent_cse=False) if remat else one
 
+    if is_apart(parameters):
+        apart = [
+            (part, None if keys is None else keys[i])
+            for i, part in enumerate(layers_of(parameters))
+        ]
+        rows = []
+        for inputs in apart if last is None else apart[:-1]:
+            hidden, row = body(step)(hidden, inputs)
+            rows.append(row)
+        emitted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows) if rows else None
+        if last is None:
+            return hidden, emitted, None
+        hidden, own = body(last)(hidden, apart[-1])
+        return hidden, emitted, own
     if last is None:
-        hidden, emitted = lax.scan(body(step), hidden, scanned, unroll=min(unroll, depth))
+        hidden, emitted = lax.scan(
+            body(step), hidden, (parameters, keys), unroll=min(unroll, depth)
+        )
         return hidden, emitted, None
     # lax.split, whose transpose joins the gradients: indexing would pad and add them.
-    leaves, structure = jax.tree.flatten(nnx.to_pure_dict(state))
+    leaves, structure = jax.tree.flatten(parameters)
     parts = [lax.split(leaf, (depth - 1, 1)) for leaf in leaves]
     first = (structure.unflatten([part[0] for part in parts]), None if keys is None else keys[:-1])
     final = (

@@ -1,0 +1,56 @@
+"""Parameters of stacked layers, apart or together.
+
+Stacked, layers are scanned: the program does not grow with depth, but every step copies the slice
+of each layer and gathers its gradient. Apart (a tuple of one array per layer in place of the stacked
+array), they run one by one without those copies. Both layouts give the same results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = "layers"
+
+
+def unstack(params: Any, axes: Any) -> Any:
+    """Replace every array with a leading `layers` axis by a tuple of its layers.
+
+    Args:
+      params: nested dict of arrays.
+      axes: as `params`; the logical axis names of each array.
+    """
+
+    def apart(leaf, names):
+        return (
+            tuple(leaf[index] for index in range(leaf.shape[0])) if names[:1] == (AXIS,) else leaf
+        )
+
+    return jax.tree.map(apart, params, axes)
+
+
+def restack(params: Any, axes: Any) -> Any:
+    """Undo `unstack`."""
+
+    def together(names, leaf):
+        if names[:1] != (AXIS,):
+            return leaf
+        stack = np.stack if isinstance(leaf[0], np.ndarray) else jnp.stack
+        return stack(leaf)
+
+    return jax.tree.map(together, axes, params, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def is_apart(params: Any) -> bool:
+    """Return whether a stacked module's parameters are in the layout that `unstack` gives."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, tuple))
+    return bool(leaves) and isinstance(leaves[0], tuple)
+
+
+def layers_of(params: Any) -> list[Any]:
+    """Return the parameters of each layer, from the layout that `unstack` gives."""
+    leaves, structure = jax.tree.flatten(params, is_leaf=lambda node: isinstance(node, tuple))
+    return [structure.unflatten(parts) for parts in zip(*leaves, strict=True)]
