@@ -88,7 +88,7 @@ def accuracy_interval(accuracy: float, examples: int) -> Interval:
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], examples: int, *, resamples: int = 1000, seed: int = 0
+    statistic: Callable[[np.ndarray], float], examples: int, *, resamples: int = 400, seed: int = 0
 ) -> np.ndarray:
     """Evaluate `statistic` on `resamples` draws of example indices with replacement.
 
@@ -150,7 +150,7 @@ def difference_error(
 
         return mean(distilled) - mean(alone)
 
-    return float(bootstrap(gained, len(labels), resamples=300).std(ddof=1))
+    return float(bootstrap(gained, len(labels)).std(ddof=1))
 
 
 def _right(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
