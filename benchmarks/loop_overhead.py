@@ -17,7 +17,6 @@ import jax
 
 from jaxdistill import build
 from jaxdistill.config_file import check
-from jaxdistill.data.batches import train_batches
 from jaxdistill.training import make_trainer, run_seed
 
 
@@ -36,7 +35,7 @@ def main() -> None:
                 "max_length": 64,
                 "train_examples": arguments.phrases,
             },
-            "teacher": {"model": str(common.minilm_folder())},
+            "teacher": {"model": str(common.minilm_folder()), "precompute": False},
             "student": {"layers": [0, 2, 4]},
             "train": {"epochs": 1},
             "telemetry": {"progress": "none"},
@@ -50,9 +49,7 @@ def main() -> None:
         trainer = make_trainer(
             config, config.train, dataset, student, stage="distill", teacher=teacher
         )
-        source = train_batches(
-            trainer.dataset.train, batch_size=config.train.batch_size, seed=0, config=config.data
-        )
+        source = trainer.make_source(0)
         examples = sum(source.info(step).examples for step in range(trainer.total_steps))
         batches = [trainer.place(source[step]) for step in range(trainer.total_steps)]
         jax.block_until_ready(batches)

@@ -192,6 +192,9 @@ class TeacherConfig(Section):
     pooling: Literal["default", "first", "mean"] = "default"
     dtype: Dtype = "float32"
     """Compute type of the frozen teacher while distilling."""
+    precompute: bool | None = None
+    """Run the teacher once over the training data instead of at every step; by default where the
+    objective reads its logits only and examples are not augmented."""
 
 
 class StudentConfig(Section):

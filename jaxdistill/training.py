@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.optim import learning_rate_schedule, make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_eval_step, make_train_step
-from jaxdistill.engine.telemetry import Telemetry
-from jaxdistill.errors import Preempted
+from jaxdistill.engine.telemetry import Telemetry, say
+from jaxdistill.errors import ConfigError, Preempted
 from jaxdistill.inspect.metrics import compute_metrics
 from jaxdistill.models import layout
 from jaxdistill.models.registry import Model
+from jaxdistill.teacher import precomputed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Trainer:
     step: Callable[..., Any]
     evaluate: Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]
     make_state: Callable[[Model, int], TrainState]
+    make_source: Callable[[int], BatchSource]
     place: Callable[[dict[str, Any]], Any]
     gather: Callable[[Any], Any]
     spread: Callable[[Any], Any]
@@ -117,6 +120,7 @@ def make_trainer(
         1, math.ceil(train_config.epochs * source.steps_per_epoch)
     )
     projections: dict[str, Any] = {}
+    logits: np.ndarray | None = None
     if teacher is None:
         objective = build.supervised_objective(config)
         teacher_apply, teacher_params = None, None
@@ -124,6 +128,9 @@ def make_trainer(
         projections = build.make_projections(config, model, teacher, seed=0)
         objective = build.distillation_objective(config, total_steps, set(projections))
         teacher_apply, teacher_params = build.with_state(teacher)
+        logits = _precomputed_logits(config, teacher, dataset, mesh)
+        if logits is not None:
+            teacher_apply, teacher_params = precomputed.apply, None
     example = {"student": model.params, "projections": projections}
     optimizer = make_optimizer(train_config, example, total_steps)
     step = make_train_step(
@@ -146,6 +153,10 @@ def make_trainer(
             ema=train_config.ema is not None,
         )
         return jax.device_put(state, parallel.replicated(mesh))
+
+    def make_source(seed: int) -> BatchSource:
+        batches = _source(config, train_config, dataset, seed, shards=len(devices))
+        return batches if logits is None else precomputed.with_targets(batches, logits)
 
     evaluate = make_evaluator(config, model, mesh)
     every = train_config.evaluate_every or source.steps_per_epoch
@@ -171,6 +182,7 @@ def make_trainer(
         step=parallel.pmap_step(step, devices) if pmapped else parallel.compile_step(step, mesh),
         evaluate=evaluate,
         make_state=make_state,
+        make_source=make_source,
         place=dict if pmapped else functools.partial(parallel.place_batch, mesh=mesh),
         gather=parallel.unreplicate if pmapped else lambda state: state,
         spread=functools.partial(parallel.replicate, devices=devices)
@@ -187,13 +199,6 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     Returns the model that the stage hands on (best or last parameters) and the loop's account.
     """
     config, train_config = trainer.config, trainer.train_config
-    source = _source(
-        config,
-        train_config,
-        trainer.dataset,
-        seed,
-        shards=parallel.make_mesh(config.parallel.data).size,
-    )
     checkpointer = Checkpointer(
         folder / "checkpoints", config.checkpoint, higher_is_better=config.higher_is_better
     )
@@ -209,7 +214,7 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
             trainer.step,
             state,
             trainer.teacher_params,
-            source,
+            trainer.make_source(seed),
             plan=trainer.plan,
             place=trainer.place,
             gather=trainer.gather,
@@ -276,6 +281,29 @@ def make_evaluator(
         return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
 
     return evaluate
+
+
+def _precomputed_logits(
+    config: Config, teacher: Model, dataset: Dataset, mesh: Any
+) -> np.ndarray | None:
+    """Run the teacher over the training split once, unless the configuration needs it live."""
+    wanted, reason = config.teacher.precompute, precomputed.obstacle(config)
+    if wanted is False:
+        return None
+    if reason is not None:
+        if wanted:
+            raise ConfigError(
+                f"teacher.precompute: got true, but {reason}; use teacher.precompute=false"
+            )
+        return None
+    start = time.monotonic()
+    evaluate = make_evaluator(config, teacher, mesh)
+    logits, _ = evaluate(teacher.params, teacher.model_state, dataset.train)
+    say(
+        f"distill  the teacher ran once over {len(dataset.train):,} examples "
+        f"({time.monotonic() - start:.1f} s); its logits are reused"
+    )
+    return logits
 
 
 def _metric_names(config: Config) -> tuple[str, ...]:

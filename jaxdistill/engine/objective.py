@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdistill import losses
 from jaxdistill.engine.reduce import Mean
 
 Batch = Mapping[str, jax.Array]
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[Any], ArrayLike]
 """A value by step, as optax schedules are."""
 
 

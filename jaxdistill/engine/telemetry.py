@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -151,18 +152,18 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 def _tensorboard(folder: Path) -> Any:
     try:
-        from tensorboardX import SummaryWriter
+        board = importlib.import_module("tensorboardX")
     except ImportError:
         raise ConfigError(
             "telemetry.tensorboard: tensorboardX is not installed; "
             "pip install 'jaxdistill[tensorboard]' or set telemetry.tensorboard=false"
         ) from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return board.SummaryWriter(str(folder / "tensorboard"))
 
 
 def _wandb(project: str, folder: Path, stage: str) -> Any:
     try:
-        import wandb
+        wandb = importlib.import_module("wandb")
     except ImportError:
         raise ConfigError(
             "telemetry.wandb_project: wandb is not installed; "

@@ -1,1 +1,1 @@
-"""Where teacher targets come from: a live model or an ensemble of them."""
+"""Where teacher targets come from: a live model, or its logits over the training data."""
