@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.results import RESULT
 
 from jaxdistill import cli
 from jaxdistill.errors import CheckpointError, ConfigError, DataError, Preempted
+from jaxdistill.inspect.findings import Finding
 
 HEAVY = ("jax", "transformers", "flax", "numpy", "sklearn", "scipy", "matplotlib", "datasets")
 
@@ -30,16 +32,19 @@ def config_file(tmp_path) -> str:
 @pytest.fixture
 def pipeline(monkeypatch) -> types.SimpleNamespace:
     """Stands where the stages are, so that a command line can be tried without training."""
-    fake = types.SimpleNamespace(calls=[], error=None)
+    fake = types.SimpleNamespace(calls=[], error=None, findings=[])
 
     def run(config, workdir, *, until=None, force=False):
         fake.calls.append((config, workdir, until, force))
         if fake.error is not None:
             raise fake.error
-        return {}
+        return RESULT
+
+    def examine(config, workdir):
+        return fake.findings
 
     module = types.ModuleType("jaxdistill.pipeline")
-    module.__dict__["run"] = run
+    module.__dict__.update(run=run, examine=examine)
     monkeypatch.setitem(sys.modules, "jaxdistill.pipeline", module)
     monkeypatch.setattr("jaxdistill.pipeline", module, raising=False)
     return fake
@@ -153,6 +158,27 @@ def test_commands_call_their_stage(tmp_path, config_file, pipeline, command, unt
     ((config, workdir, stage, force),) = pipeline.calls
     assert (config.seeds, config.train.epochs) == ((5,), 2)
     assert (workdir, stage, force) == (where, until, True)
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "report"])
+def test_a_run_ends_with_its_table_and_verdict(capsys, tmp_path, config_file, pipeline, command):
+    assert cli.call([command, config_file, "--workdir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("teacher", "student alone", "student distilled"))
+    assert shown.rstrip().endswith(RESULT["verdict"])
+    assert cli.call(["distill", config_file, "--workdir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_doctor_prints_findings_and_refuses_fatal_ones(capsys, tmp_path, config_file, pipeline):
+    pipeline.findings = [Finding("ok", "size", "teacher 2, student 1")]
+    assert cli.call(["doctor", config_file, "--workdir", str(tmp_path)]) == 0
+    assert "teacher 2, student 1" in capsys.readouterr().out
+    pipeline.findings = [*pipeline.findings, Finding("fatal", "length", "too long; cut it")]
+    assert cli.call(["doctor", config_file, "--workdir", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "teacher 2, student 1" in captured.out
+    assert captured.err == "error: length: too long; cut it\n"
 
 
 def test_default_workdir_is_named_after_the_config(tmp_path, config_file, pipeline, monkeypatch):

@@ -87,7 +87,10 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if classes <= 40:
-            axes.set_xticks(range(classes), names, rotation=45, ha="right")
+            long = max(map(len, names)) > 3
+            axes.set_xticks(
+                range(classes), names, rotation=45 if long else 0, ha="right" if long else "center"
+            )
             axes.set_yticks(range(classes), names)
         if classes <= _FEW:
             for row, column in np.argwhere(counts > 0):
@@ -134,7 +137,7 @@ def calibration_plot(
                 label=f"{name} (error {100 * found.error:.1f} %)",
             )
         axes.set(xlabel="confidence", ylabel="accuracy", aspect="equal", xlim=(0, 1), ylim=(0, 1))
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
         return _svg(figure), errors
 
 

@@ -58,6 +58,7 @@ def write_report(workdir: Path) -> Path:
         ],
         seeds=_per_seed(result),
         figures=list(_figures(workdir, config, result, logits, labels)),
+        warnings=_warnings(workdir),
         config=(workdir / "config.yaml").read_text(encoding="utf-8"),
         environment=result.get("environment") or environment(),
         command=reproduction(workdir),
@@ -167,6 +168,13 @@ def _per_seed(result: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
         )
         for seed, a, d in zip(result["seeds"], alone, distilled, strict=True)
     ]
+
+
+def _warnings(workdir: Path) -> list[dict[str, str]]:
+    """Return what the doctor left to know about this run."""
+    path = workdir / "doctor.json"
+    findings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [finding for finding in findings if finding["level"] != "ok"]
 
 
 def _needed(workdir: Path, name: str) -> Path:

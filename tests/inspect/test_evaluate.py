@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from support.results import RESULT
 from support.setups import text_dataset
 
 from jaxdistill.config_file import check
@@ -14,36 +15,6 @@ from jaxdistill.data.batches import eval_batches
 from jaxdistill.inspect import evaluate
 from jaxdistill.models.family import Model
 from jaxdistill.models.outputs import Outputs
-
-RESULT = {
-    "metric": "accuracy",
-    "split": "test",
-    "examples": 1821,
-    "teacher": {
-        "values": [0.915],
-        "parameters": 22_713_216,
-        "bytes": 90_852_864,
-        "latency_ms": 12.345,
-        "examples_per_second": 1234.5,
-        "agreement": [1.0],
-    },
-    "student_alone": {
-        "values": [0.80, 0.82],
-        "parameters": 6_090,
-        "bytes": 24_360,
-        "latency_ms": 0.0123,
-        "examples_per_second": 123456.7,
-        "agreement": [0.9, 0.9],
-    },
-    "student_distilled": {
-        "values": [0.9, 0.9],
-        "parameters": 690,
-        "bytes": 2_760,
-        "latency_ms": 1.5,
-        "examples_per_second": 10.0,
-        "agreement": [0.95, 0.97],
-    },
-}
 
 
 def _config():

@@ -145,6 +145,17 @@ def test_report_says_what_was_found(classified):
     assert all(name in page.text for name in ("jaxlib", "optax", "Python"))
 
 
+def test_report_repeats_the_warnings(classified):
+    findings = [
+        {"level": "ok", "name": "size", "message": "all is well"},
+        {"level": "warning", "name": "overlap", "message": "3 inputs are in train"},
+    ]
+    (classified / "doctor.json").write_text(json.dumps(findings))
+    page = _Page(report.write_report(classified).read_text(encoding="utf-8"))
+    assert "3 inputs are in train" in page.text
+    assert "all is well" not in page.text
+
+
 def test_report_uses_recorded_environment(classified):
     result = json.loads((classified / "result.json").read_text())
     result["environment"] = {
