@@ -15,6 +15,7 @@ from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.models.rules import Rule, flatten, unflatten
 
+FEW = 8
 _DTYPES = ("float32", "bfloat16")
 _PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -202,15 +203,19 @@ def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, A
 
 
 def initial(family: Family, config: Any, options: Options, seed: int, paths: Sequence[str]) -> dict:
-    """Draw the arrays of those paths (`params/...`, `model_state/...`) and compute no others."""
+    """Draw the arrays of those paths (`params/...`, `model_state/...`)."""
 
-    def draw(key: jax.Array) -> dict[str, jax.Array]:
-        module = family.build(config, options, nnx.Rngs(key))
+    def draw() -> dict[str, jax.Array]:
+        module = family.build(config, options, nnx.Rngs(seed))
         _, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
         flat = flatten({"params": nnx.to_pure_dict(params), "model_state": nnx.to_pure_dict(state)})
         return {path: flat[path] for path in paths}
 
-    return jax.jit(draw)(jax.random.key(seed)) if paths else {}
+    if not paths:
+        return {}
+    # Compiled, a few arrays cost no more than themselves; all of them are drawn one by one, whose
+    # compiled draws are shared by every model with arrays of the same shapes.
+    return jax.jit(draw)() if len(paths) <= FEW else draw()
 
 
 def assemble(

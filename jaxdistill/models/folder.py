@@ -78,13 +78,15 @@ def open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
 
 
 def _open_file(stack: contextlib.ExitStack, path: Path) -> dict[str, Stored]:
+    if not path.is_file():
+        raise ModelError(f"{path}: got no file, expected the shard that {INDEX} names")
     try:
         file = stack.enter_context(safetensors.safe_open(path, "np"))
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        size = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
         raise ModelError(
-            f"{path}: got {size} that are no whole safetensors file ({error}); copy it again"
+            f"{path}: got {path.stat().st_size} bytes that are no whole safetensors file "
+            f"({error}); copy it again"
         ) from None
     return {
         name: Stored(file, name, tuple(part.get_shape()), part.get_dtype())

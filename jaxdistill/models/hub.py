@@ -166,8 +166,13 @@ def _faults(
     return [f"{len(found)} {kind}: {some(found)}" for kind, found in kinds.items() if found]
 
 
-def export_tensors(family: Family, model: Model) -> dict[str, np.ndarray]:
+def export_tensors(
+    family: Family, model: Model, shapes: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Lay out a model's parameters and statistics under Hugging Face names.
+
+    Args:
+      shapes: `params/...` and `model_state/...` path -> shape that the model's config asks for.
 
     Raises:
       ModelError: the parameters are not those of the model's config.
@@ -179,6 +184,9 @@ def export_tensors(family: Family, model: Model) -> dict[str, np.ndarray]:
         path = f"{rule.collection}/{rule.ours}"
         if path not in flat:
             raise ModelError(f"{path}: missing from the parameters, expected for {family.name}")
+        if flat[path].shape != shapes[path].shape:
+            got, expected = (list(array.shape) for array in (flat[path], shapes[path]))
+            raise ModelError(f"{path}: got shape {got}, expected {expected} by the model's config")
         array = np.asarray(jax.device_get(flat[path]))
         if np.issubdtype(array.dtype, np.integer):
             array = array.astype(np.int64)

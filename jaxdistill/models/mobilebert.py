@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.bottleneck import TORCH_EPSILON, MobileLayer, normalization
@@ -102,6 +103,7 @@ class Embeddings(nnx.Module):
         self.limit = config.max_position_embeddings
         self.trigram = config.trigram_input
         self.widens = config.trigram_input or narrow != width
+        self.pad = config.pad_token_id
         self.rate = config.hidden_dropout_prob
         self.dtype = dtype
 
@@ -114,6 +116,9 @@ class Embeddings(nnx.Module):
         ids = input_ids_of(batch, self.limit)
         total = self.word(ids)
         if self.trigram:
+            # Valid tokens read the padding beside them, and the reference never trains that row.
+            padding = (ids == self.pad)[..., None]
+            total = jnp.where(padding, lax.stop_gradient(total), total)
             after = jnp.pad(total[:, 1:], ((0, 0), (0, 1), (0, 0)))
             before = jnp.pad(total[:, :-1], ((0, 0), (1, 0), (0, 0)))
             if "segment_ids" in batch:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.family import (
     Apply,
@@ -128,7 +126,7 @@ def build_model(
     )
     check_options(family, options)
     _, shapes, statistics, _ = abstract(family, config, options)
-    paths = list(flatten({"params": shapes, "model_state": statistics or {}}))
+    paths = list(flatten({"params": shapes, "model_state": statistics}))
     leaves = initial(family, config, options, seed, paths)
     names = None if labels is None else tuple(labels)
     new = tuple(sorted(flatten(shapes)))
@@ -181,7 +179,7 @@ def load_model(
         held = _groups_held(family, config, options, stored)
         order: list[int] | None = None
         if head == "classification":
-            count = None if fresh_head else held.get("head")
+            count = None if fresh_head else held.get("head") or None
             names, order = _labels_of(folder, raw, labels, num_labels, count)
             total = count or count_labels(head, num_labels or _count(raw), names)
             options = dataclasses.replace(options, num_labels=total)
@@ -189,19 +187,19 @@ def load_model(
             names = None
             options = dataclasses.replace(options, pooler="pooler" in held)
         _, shapes, statistics, _ = abstract(family, config, options)
-        wanted = flatten({"params": shapes, "model_state": statistics or {}})
+        wanted = flatten({"params": shapes, "model_state": statistics})
         fresh = ["head"] if fresh_head else []
         leaves, new = import_tensors(
             family, config, options, stored, wanted, where=str(folder), fresh=fresh
         )
+    initialized = tuple(path.removeprefix("params/") for path in new)
     if new:
-        log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(new))
+        log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(initialized))
     drawn = initial(family, config, options, seed, new)
     if order is not None:
         for part in ("kernel", "bias"):
             path = f"params/{family.output}/{part}"
-            leaves[path] = leaves[path][..., jnp.asarray(order)]
-    initialized = tuple(path.removeprefix("params/") for path in new)
+            leaves[path] = leaves[path][..., order]
     return assemble(
         family,
         config,
@@ -240,10 +238,11 @@ def save_model(
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     if model.options.pooling != "default" and model.options.head == "classification":
         log.warning("%s: transformers has no pooling=%r here", folder, model.options.pooling)
-    tensors = export_tensors(family, model)
-    write_folder(
-        Path(folder), export_config(family, model), tensors, files, shard_bytes=shard_bytes
-    )
+    _, shapes, statistics, _ = abstract(family, model.config, model.options)
+    wanted = flatten({"params": shapes, "model_state": statistics})
+    tensors = export_tensors(family, model, wanted)
+    config = export_config(family, model)
+    write_folder(Path(folder), config, tensors, files, shard_bytes=shard_bytes)
 
 
 def _config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
@@ -289,8 +288,16 @@ def _labels_of(
     """Agree on labels and order for a stored head of `count` outputs (None: a new head)."""
     table = raw.get("id2label")
     own = None
-    if isinstance(table, dict) and (count is None or len(table) == count):
-        own = tuple(str(table[key]) for key in sorted(table, key=int))
+    if table is not None:
+        try:
+            own = tuple(str(table[key]) for key in sorted(table, key=int))
+        except (TypeError, ValueError):
+            own = ()
+        if {str(key) for key in table} != {str(i) for i in range(count or len(own) or 1)}:
+            raise ModelError(
+                f"{folder / 'config.json'}: id2label: got {table!r}, expected a name for each of "
+                f"0 to {(count or len(own) or 1) - 1}"
+            )
     if count is None:
         return (None if labels is None else tuple(labels)), None
     wanted = num_labels if labels is None else len(labels)

@@ -42,8 +42,8 @@ def student_from_teacher(
     """
     if teacher.family is None or teacher.options is None or "layers" not in teacher.params:
         raise ModelError(
-            f"student.layers: got a teacher of family {teacher.family!r}, expected one with stacked "
-            "layers; give the student a model of its own instead"
+            f"student.layers: got a teacher of family {teacher.family!r}, expected one with "
+            "stacked layers; give the student a model of its own instead"
         )
     family = family_named(teacher.family)
     field = family.field_aliases.get("num_hidden_layers", "num_hidden_layers")
@@ -81,7 +81,8 @@ def _checked(layers: Sequence[int] | int, depth: int) -> list[int]:
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
             raise ModelError(
-                f"student.layers: got {layers}, expected 1 to {depth}; the teacher has {depth} layers"
+                f"student.layers: got {layers}, expected 1 to {depth}; "
+                f"the teacher has {depth} layers"
             )
         return evenly_spaced(layers, depth)
     chosen = list(layers)
