@@ -1,5 +1,6 @@
 """How parameters lie while they train changes nothing but the speed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jaxdistill import build
 from jaxdistill.config_file import load_config
 from jaxdistill.data import vocabulary
 from jaxdistill.engine.optim import layer_factors
+from jaxdistill.errors import ConfigError
 from jaxdistill.models import layout
 from jaxdistill.models.registry import load_model
 from jaxdistill.training import make_trainer, run_seed
@@ -107,6 +109,49 @@ def test_rows_out_of_use_keep_their_values(config_file, tmp_path):
         old, new = old[part], new[part]
     np.testing.assert_array_equal(np.asarray(old)[rows], np.asarray(new)[rows])
     assert (np.asarray(old)[used] != np.asarray(new)[used]).any(axis=1).sum() > 5
+
+
+@pytest.mark.slow
+def test_one_trace_per_bucket_whatever_the_seeds_and_epochs(config_file, tmp_path):
+    objective = ["objective={soft: {loss: forward_kl}, hard: {loss: cross_entropy}}"]
+    config = load_config(config_file, ["train.steps=null", "train.epochs=2", *objective])
+    dataset = build.load_data(config, tmp_path / "cache")
+    teacher = build.load_teacher(config, dataset, training=False, seed=0)
+    student = build.make_student(config, dataset, None, seed=0)
+    shapes = []
+
+    def counted(params, batch, *, train=False, **options):
+        if train:
+            shapes.append(batch["input_ids"].shape)
+        return student.apply(params, batch, train=train, **options)
+
+    watched = dataclasses.replace(student, apply=counted)
+    trainer = make_trainer(config, config.train, dataset, watched, stage="distill", teacher=teacher)
+    for seed in (0, 1):
+        _, result = run_seed(trainer, watched, tmp_path / f"seed-{seed}", seed)
+        assert result.steps == 2 * trainer.make_source(seed).steps_per_epoch
+    assert sorted(shapes) == sorted(trainer.make_source(0).shapes)
+    assert len(shapes) == config.data.buckets
+
+
+def test_a_precomputed_teacher_teaches_the_same(config_file, tmp_path):
+    """Logits dealt out with the batches are those of the live teacher."""
+    objective = ["objective={soft: {loss: forward_kl}}", "train.used_vocabulary=false"]
+    config = load_config(config_file, objective)
+    dataset = build.load_data(config, tmp_path / "cache")
+    teacher = build.load_teacher(config, dataset, training=False, seed=0)
+    student = build.make_student(config, dataset, None, seed=0)
+    trainer = make_trainer(config, config.train, dataset, student, stage="distill", teacher=teacher)
+    assert trainer.teacher_params is None
+    for step in (0, trainer.make_source(0).steps_per_epoch - 1):
+        batch = trainer.make_source(0)[step]
+        live = teacher.apply(teacher.params, batch).logits
+        np.testing.assert_allclose(batch["teacher_logits"], live, atol=1e-5)
+
+
+def test_a_teacher_whose_layers_are_read_cannot_be_precomputed(config_file, tmp_path):
+    with pytest.raises(ConfigError, match=r"teacher.precompute.*objective.hidden reads"):
+        trained(config_file, tmp_path, "teacher.precompute=true")
 
 
 def test_unstack_and_restack_are_inverse(config_file):
