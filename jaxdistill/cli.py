@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,6 +175,7 @@ def _options(
 
 def main() -> None:
     """Run the command line of this process."""
+    _say_warnings_once()
     sys.exit(call(sys.argv[1:]))
 
 
@@ -196,6 +198,27 @@ def call(arguments: list[str]) -> int:
     if code == _INTERRUPTED:
         return _fail("run the same command again to go on", code, "interrupted")
     return code
+
+
+def _say_warnings_once() -> None:
+    """Show what the package logs as plain lines on stderr, each of them once."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message in told:
+            return False
+        told.add(message)
+        record.levelname = record.levelname.lower()
+        return True
+
+    handler = logging.StreamHandler()
+    handler.addFilter(is_new)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("jaxdistill")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Libraries put handlers of their own on the root.
 
 
 def _fail(reason: object, code: int, kind: str = "error") -> int:

@@ -213,6 +213,19 @@ def test_print_config_prints_and_stops(capsys, tmp_path, config_file, pipeline):
     assert not where.exists()
 
 
+def test_warnings_are_plain_lines_said_once():
+    done = _python(
+        "import logging, sys\n"
+        "from jaxdistill import cli\n"
+        "cli.call = lambda arguments: [log.warning('head of %s is new', 'x') for _ in 'ab'] and 0\n"
+        "logging.basicConfig()\n"
+        "log = logging.getLogger('jaxdistill')\n"
+        "cli.main()"
+    )
+    assert done.returncode == 0
+    assert done.stderr == "warning: head of x is new\n"
+
+
 def test_workdir_that_cannot_be_written(capsys, tmp_path, config_file, pipeline):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     assert cli.call(["run", config_file, "--workdir", str(tmp_path / "file" / "w")]) == 2
