@@ -1,8 +1,8 @@
 """Parameters of stacked layers, apart or together.
 
 Stacked, layers are scanned: the program does not grow with depth, but every step copies the slice
-of each layer and gathers its gradient. Apart (a tuple of one array per layer in place of the stacked
-array), they run one by one without those copies. Both layouts give the same results.
+of each layer and gathers its gradient. Apart (a tuple of one array per layer in place of the
+stacked array), they run one by one without those copies. Both layouts give the same results.
 """
 
 from __future__ import annotations

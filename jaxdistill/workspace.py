@@ -1,0 +1,158 @@
+"""What the stages of one run share: its folder, its data and models, and the rule of doing once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxdistill import build
+from jaxdistill.config import Config
+from jaxdistill.config_file import differences, fingerprint
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.engine import parallel
+from jaxdistill.engine.telemetry import say
+from jaxdistill.errors import ConfigError
+from jaxdistill.inspect import doctor
+from jaxdistill.models.registry import Model
+from jaxdistill.training import make_evaluator
+
+
+class Workspace:
+    """The folder, data and models of one run, loaded on first use."""
+
+    def __init__(self, config: Config, workdir: Path, force: bool) -> None:
+        self.config, self.workdir, self.force = config, workdir, force
+        self._dataset: Dataset | None = None
+        self._teacher: Model | None = None
+        self._examined: bool | None = None
+        self._told: set[doctor.Finding] = set()
+
+    @property
+    def dataset(self) -> Dataset:
+        if self._dataset is None:
+            self._dataset = build.load_data(self.config, self.workdir / "cache")
+        return self._dataset
+
+    @property
+    def finetuned(self) -> Path | None:
+        """The folder of the fine-tuned teacher, or None where the teacher is taken as it is."""
+        return None if self.config.finetune is None else self.workdir / "finetune" / "model"
+
+    @property
+    def teacher(self) -> Model:
+        """The teacher as it teaches."""
+        if self._teacher is None:
+            if self.finetuned is None:
+                self._teacher = build.load_teacher(
+                    self.config, self.dataset, training=False, seed=self.config.seeds[0]
+                )
+            else:
+                self._teacher = build.load_finetuned(self.finetuned, self.config, self.dataset)
+        return self._teacher
+
+    def student(self, seed: int) -> Model:
+        return build.make_student(self.config, self.dataset, self.finetuned, seed)
+
+    @property
+    def teacher_is_ready(self) -> bool:
+        """Whether the teacher is as it will teach: fine-tuned, or taken as it is."""
+        return self.finetuned is None or (self.workdir / "finetune" / "result.json").is_file()
+
+    def examine(self) -> list[doctor.Finding]:
+        """Let the doctor look at data and models as they are now."""
+        config, dataset, seed = self.config, self.dataset, self.config.seeds[0]
+        logits, student = None, None
+        if self.teacher_is_ready:
+            teacher = self.teacher
+            evaluate = make_evaluator(config, teacher, parallel.make_mesh(config.parallel.data))
+            logits, _ = evaluate(teacher.params, teacher.model_state, dataset.validation)
+            student = self.student(seed)
+        else:
+            teacher = build.load_teacher(config, dataset, training=True, seed=seed)
+            if config.student.layers is None or isinstance(config.teacher.model, str):
+                student = build.make_student(config, dataset, None, seed)
+        return doctor.examine(
+            config,
+            dataset,
+            teacher,
+            student,
+            teacher_logits=logits,
+            teacher_labels=None if logits is None else dataset.validation.labels,
+        )
+
+    def check_before(self, stage: str) -> None:
+        """Stop an unfinished stage at fatal findings; tell warnings once.
+
+        Looks before the first stage, and again when the teacher has been fine-tuned.
+        """
+        done = (self.workdir / stage / "result.json").is_file()
+        if done or self._examined == self.teacher_is_ready:
+            return
+        self._examined = self.teacher_is_ready
+        findings = self.examine()
+        write_json(
+            self.workdir / "doctor.json", [dataclasses.asdict(finding) for finding in findings]
+        )
+        for finding in findings:
+            if finding.level == "warning" and finding not in self._told:
+                self._told.add(finding)
+                say(f"doctor  warning: {finding.name}: {finding.message}")
+        doctor.stop_if_fatal(findings)
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """Return the parts of the configuration that decide a stage's result."""
+        whole: dict[str, Any] = self.config.model_dump(mode="json")
+        whole["parallel"].pop("compilation_cache")
+        for name in ("cache", "prefetch", "test"):
+            whole["data"].pop(name)
+        return {name: whole[name] for name in ("task", "metric", "data", "parallel", *names)}
+
+
+def run_stage(
+    workspace: Workspace,
+    name: str,
+    settings: dict[str, Any],
+    work: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Do a stage's work unless its result is there; refuse to mix two configurations."""
+    folder = workspace.workdir / name
+    wanted = {"settings": settings, "data": workspace.dataset.fingerprint}
+    marker, result_file = folder / "settings.json", folder / "result.json"
+    done = result_file.is_file()
+    if marker.is_file():
+        before = json.loads(marker.read_text(encoding="utf-8"))
+        changed = differences(before, json.loads(json.dumps(wanted)))
+        # A stage that failed before its first checkpoint left nothing worth asking about.
+        if changed and not any(path.is_dir() for path in folder.iterdir()) and not done:
+            shutil.rmtree(folder)
+        elif changed:
+            shown = ", ".join(item.removeprefix("settings.") for item in changed[:5])
+            if not workspace.force:
+                raise ConfigError(
+                    f"{name}: {folder} was made with other settings ({shown}); use another "
+                    "--workdir, or --force to redo this stage"
+                )
+            say(f"{name}  redone, changed: {shown}")
+            shutil.rmtree(folder)
+    if result_file.is_file():
+        say(f"{name}  done before, kept")
+        return json.loads(result_file.read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(marker, wanted)
+    start = time.monotonic()
+    result = {"fingerprint": fingerprint(wanted), **work(folder)}
+    result["stage_seconds"] = round(time.monotonic() - start, 2)
+    write_json(result_file, result)
+    return result
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a kill leaves the old file or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)

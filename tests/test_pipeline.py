@@ -1,0 +1,86 @@
+"""A whole toy run: stages, files, skipping, refusing, exporting."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import runs
+from support.setups import LABELS
+
+from jaxdistill import pipeline
+from jaxdistill.config_file import load_config
+from jaxdistill.errors import ConfigError
+from jaxdistill.models.registry import load_model
+
+TEACHER = {"epochs": 15, "batch_size": 16, "learning_rate": 1e-2}
+TRAIN = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[str, Path, dict]:
+    """A config, the work directory of its finished run, and the result."""
+    folder = tmp_path_factory.mktemp("run")
+    config = runs.write_config(folder, finetune=TEACHER, train=TRAIN, seeds=[3, 5])
+    workdir = folder / "work"
+    return config, workdir, pipeline.run(load_config(config), workdir)
+
+
+@pytest.mark.slow
+def test_result_has_the_promised_form(finished):
+    _, workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["metric"] == "accuracy"
+    assert result["higher_is_better"] is True
+    assert result["seeds"] == [3, 5]
+    assert isinstance(result["verdict"], str)
+    keys = {"values", "parameters", "bytes", "latency_ms", "examples_per_second", "agreement"}
+    for model, runs_ in (("teacher", 1), ("student_alone", 2), ("student_distilled", 2)):
+        assert keys <= set(result[model])
+        assert len(result[model]["values"]) == runs_
+    assert result["teacher"]["parameters"] > result["student_distilled"]["parameters"]
+    assert result["teacher"]["values"][0] > 0.8
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_its_files(finished):
+    _, workdir, _ = finished
+    for stage in ("finetune", "baseline", "distill", "evaluate"):
+        assert (workdir / stage / "result.json").is_file()
+    for seed in (3, 5):
+        rows = (workdir / "distill" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(rows[-1])["event"] == "evaluation"
+        assert (workdir / "distill" / f"seed-{seed}" / "checkpoints").is_dir()
+    assert (workdir / "report.html").stat().st_size > 10_000
+    assert load_config(str(workdir / "config.yaml")).seeds == (3, 5)
+
+
+@pytest.mark.slow
+def test_export_is_a_plain_hugging_face_folder(finished):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    _, workdir, _ = finished
+    folder = workdir / "export" / "student"
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs.config.id2label == dict(enumerate(LABELS))
+    inputs = tokenizer(["a good film", "one bad"], padding=True, return_tensors="np")
+    batch = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    ours = load_model(folder)
+    with torch.no_grad():
+        expected = theirs(**{name: torch.tensor(leaf) for name, leaf in batch.items()}).logits
+    np.testing.assert_allclose(ours.apply(ours.params, batch).logits, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_second_run_keeps_every_stage_and_a_change_is_refused_by_name(finished, capsys):
+    config, workdir, result = finished
+    stamp = (workdir / "distill" / "result.json").stat().st_mtime_ns
+    again = pipeline.run(load_config(config), workdir)
+    assert again["student_distilled"]["values"] == result["student_distilled"]["values"]
+    assert (workdir / "distill" / "result.json").stat().st_mtime_ns == stamp
+    assert "distill  done before, kept" in capsys.readouterr().err
+    changed = load_config(config, ["train.learning_rate=1e-2"])
+    with pytest.raises(ConfigError, match=r"baseline: .*train.learning_rate: 0.003 -> 0.01.*force"):
+        pipeline.run(changed, workdir)
+    assert (workdir / "finetune" / "result.json").is_file()
