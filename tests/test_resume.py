@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from support import runs
 
 COMMAND = [sys.executable, "-c", "from jaxdistill.cli import main; main()", "distill"]
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+# Compile quickly: what is compared ran through the same compiler.
+FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
 STEPS = 240
 
 
@@ -28,6 +31,14 @@ def rows(workdir: Path) -> list[dict]:
     path = workdir / "distill" / "seed-0" / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def before_distilling(whole: Path, folder: Path) -> Path:
+    """Copy a finished run without its distillation."""
+    ignored = shutil.ignore_patterns("distill")
+    workdir = folder / "work"
+    shutil.copytree(whole, workdir, ignore=ignored)
+    return workdir
 
 
 def stop_at(step: int, config: str, workdir: Path, number: signal.Signals) -> int:
@@ -65,6 +76,7 @@ def config(tmp_path_factory) -> str:
     """A toy run with dropout, checkpoints that do not fall on epochs, and a row for every step."""
     return runs.write_config(
         tmp_path_factory.mktemp("toy"),
+        data={"buckets": 1},
         train={"steps": STEPS, "batch_size": 16, "learning_rate": 1e-3, "keep": "last"},
         checkpoint={"every": 7},
         telemetry={"log_every": 1, "progress": "none"},
@@ -85,7 +97,7 @@ def test_killed_twice_ends_bitwise_equal(config, uninterrupted, tmp_path):
     first = random.randrange(8, STEPS // 2)
     second = random.randrange(first + 8, STEPS - 8)
     print(f"killed at steps {first} and {second}")
-    workdir = tmp_path / "work"
+    workdir = before_distilling(whole, tmp_path)
     for step in (first, second):
         assert stop_at(step, config, workdir, signal.SIGKILL) == -signal.SIGKILL
     assert finish(config, workdir) == expected
@@ -95,8 +107,8 @@ def test_killed_twice_ends_bitwise_equal(config, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_asked_to_stop_saves_and_exits_75(config, uninterrupted, tmp_path):
-    _, expected = uninterrupted
-    workdir = tmp_path / "work"
+    whole, expected = uninterrupted
+    workdir = before_distilling(whole, tmp_path)
     assert stop_at(10, config, workdir, signal.SIGTERM) == 75
     steps = [row["step"] for row in rows(workdir)]
     saved = [
