@@ -256,22 +256,3 @@ def _apply_of(graph: Any, name: str, stateful: bool) -> Apply:
         return module(batch, rng=rng if train else None, train=train, taps=tuple(taps))
 
     return apply
-
-
-def count_labels(head: str | None, num_labels: int | None, labels: Sequence[str] | None) -> int:
-    """Return the number of labels that `num_labels` and `labels` agree on.
-
-    Raises:
-      ModelError: they disagree, a name repeats, or a classification head has neither.
-    """
-    if labels is not None:
-        if len(set(labels)) != len(labels):
-            raise ModelError(f"labels: got {list(labels)}, expected names that differ")
-        if num_labels not in (None, len(labels)):
-            raise ModelError(
-                f"num_labels: got {num_labels}, expected the number of labels, {len(labels)}"
-            )
-        return len(labels)
-    if num_labels is None and head == "classification":
-        raise ModelError("num_labels: got None, expected a number (or labels) for the new head")
-    return num_labels or 1

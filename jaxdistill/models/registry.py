@@ -19,7 +19,6 @@ from jaxdistill.models.family import (
     assemble,
     check_options,
     config_from,
-    count_labels,
     initial,
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
@@ -30,6 +29,7 @@ from jaxdistill.models.hub import (
     export_tensors,
     import_tensors,
 )
+from jaxdistill.models.labels import agree, count_labels
 from jaxdistill.models.rules import Rule, flatten
 
 log = logging.getLogger("jaxdistill")
@@ -180,8 +180,7 @@ def load_model(
         order: list[int] | None = None
         if head == "classification":
             count = None if fresh_head else held.get("head") or None
-            names, order = _labels_of(folder, raw, labels, num_labels, count)
-            total = count or count_labels(head, num_labels or _count(raw), names)
+            names, total, order = agree(folder, raw, labels, num_labels, count)
             options = dataclasses.replace(options, num_labels=total)
         else:
             names = None
@@ -271,50 +270,3 @@ def _groups_held(
             if rule.ours == f"{family.output}/kernel" and shape:
                 held[rule.group] = shape[0]
     return held
-
-
-def _count(raw: Mapping[str, Any]) -> int | None:
-    found = raw.get("id2label")
-    return len(found) if isinstance(found, dict) else raw.get("num_labels")
-
-
-def _labels_of(
-    folder: Path,
-    raw: Mapping[str, Any],
-    labels: Sequence[str] | None,
-    num_labels: int | None,
-    count: int | None,
-) -> tuple[tuple[str, ...] | None, list[int] | None]:
-    """Agree on labels and order for a stored head of `count` outputs (None: a new head)."""
-    table = raw.get("id2label")
-    own = None
-    if table is not None:
-        try:
-            own = tuple(str(table[key]) for key in sorted(table, key=int))
-        except (TypeError, ValueError):
-            own = ()
-        if {str(key) for key in table} != {str(i) for i in range(count or len(own) or 1)}:
-            raise ModelError(
-                f"{folder / 'config.json'}: id2label: got {table!r}, expected a name for each of "
-                f"0 to {(count or len(own) or 1) - 1}"
-            )
-    if count is None:
-        return (None if labels is None else tuple(labels)), None
-    wanted = num_labels if labels is None else len(labels)
-    if wanted not in (None, count):
-        raise ModelError(
-            f"{folder}: got {wanted} labels, expected the {count} of the checkpoint's head "
-            f"({list(own or ())}); pass fresh_head=True to train a new one"
-        )
-    named = own is not None and not all(label.startswith("LABEL_") for label in own)
-    if labels is None or own is None or not named:
-        return (own if labels is None and named else tuple(labels) if labels else None), None
-    if set(labels) != set(own):
-        raise ModelError(
-            f"{folder}: got labels {list(labels)}, expected those of the checkpoint, {list(own)}; "
-            "rename them or pass fresh_head=True to train a new head"
-        )
-    if tuple(labels) == own:
-        return own, None
-    log.warning("%s: outputs reordered from %s to %s", folder, list(own), list(labels))
-    return tuple(labels), [own.index(label) for label in labels]
