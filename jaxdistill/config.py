@@ -138,6 +138,8 @@ class TrainConfig(Section):
     epochs: PositiveFloat = 3.0
     steps: PositiveInt | None = None
     """Exact number of updates; overrides `epochs`."""
+    examples: PositiveInt | None = None
+    """Train on only this many of the training examples (drawn once, by `data.split_seed`)."""
     batch_size: PositiveInt = 32
     """Examples per update, over all devices and microbatches."""
     accumulate: PositiveInt = 1

@@ -17,7 +17,9 @@ from jaxdistill import build
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data import vocabulary
 from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
-from jaxdistill.data.dataset import Dataset, Split
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.holdout import subset
+from jaxdistill.data.split import Split, take_examples
 from jaxdistill.engine import parallel, preemption
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
@@ -106,6 +108,7 @@ def make_trainer(
     teacher: Model | None = None,
 ) -> Trainer:
     """Build a stage's step, evaluation and state; with a teacher it distils."""
+    dataset = _fewer(dataset, train_config, config.data.split_seed)
     used = vocabulary.used_ids(dataset) if train_config.used_vocabulary else None
     own = Layout(used, apart=unrolls(train_config))
     if used is not None:
@@ -281,6 +284,14 @@ def make_evaluator(
         return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
 
     return evaluate
+
+
+def _fewer(dataset: Dataset, train_config: TrainConfig, seed: int) -> Dataset:
+    count = train_config.examples
+    if count is None or count >= len(dataset.train):
+        return dataset
+    rows = subset(len(dataset.train), count, seed=seed)
+    return dataclasses.replace(dataset, train=take_examples(dataset.train, rows))
 
 
 def _precomputed_logits(

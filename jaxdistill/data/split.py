@@ -57,6 +57,27 @@ class Split:
         return tuple(column[example] for column in self.texts)
 
 
+def take_examples(split: Split, rows: np.ndarray) -> Split:
+    """Return a split of some of the examples, in the order of `rows`."""
+    texts = tuple([column[row] for row in rows] for column in split.texts)
+    taken = {"labels": split.labels[rows], "lengths": split.lengths[rows], "texts": texts}
+    if split.tokens is not None and split.token_types is not None and split.offsets is not None:
+        ends = np.cumsum(taken["lengths"])
+        # Each token's place: its example's start, then one further for each token of the example.
+        starts = np.repeat(split.offsets[rows] - (ends - taken["lengths"]), taken["lengths"])
+        places = starts + np.arange(ends[-1])
+        taken["tokens"] = split.tokens[places]
+        taken["token_types"] = split.token_types[places]
+        taken["offsets"] = np.concatenate([[0], ends])
+    for name in ("images", "features"):
+        whole = getattr(split, name)
+        if whole is not None:
+            taken[name] = whole[rows]
+    inputs = [taken[name] for name in ("tokens", "images", "features") if name in taken]
+    taken["fingerprint"] = digest(taken["labels"], *inputs)
+    return dataclasses.replace(split, **taken)
+
+
 def text_split(
     table: Table,
     roles: Roles,
