@@ -141,7 +141,11 @@ def pickled() -> bytes:
         ("a.npz", pickled(), r"not a NPZ file of plain arrays"),
         ("a.npz", npz(z=[1]), r"got the arrays \['z'\], expected x_train and y_train or x and y"),
         ("a.npz", npz(x=np.ones((3, 2)), y=[1]), r"got x of shape \(3, 2\) and y of shape \(1,\)"),
-        ("a.tsv.gz", gzip.compress(b"a\tb\n" * 99, mtime=0)[:20], r"cannot be read: .*; is the file whole"),
+        (
+            "a.tsv.gz",
+            gzip.compress(b"a\tb\n" * 99, mtime=0)[:20],
+            r"cannot be read: .*; is the file whole",
+        ),
         ("a.tsv.gz", b"a\tb\n1\t2\n", r"cannot be read: Not a gzipped file"),
     ],
 )
