@@ -77,9 +77,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
       names: of the classes.
     """
     classes = logits.shape[-1]
-    counts = np.zeros((classes, classes))
-    for seed in logits:
-        np.add.at(counts, (labels, decide("classification", seed)), 1 / len(logits))
+    counts = confusion_counts(logits, labels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.45 * classes, 3.2, 7.0))
     with mpl.rc_context(_PLAIN):
@@ -105,6 +103,14 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
                 )
         axes.set(xlabel="predicted", ylabel="label", title="student distilled")
         return _svg(figure)
+
+
+def confusion_counts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Count how often a label (row) was answered by a class (column): `[C, C]`, mean over seeds."""
+    counts = np.zeros((logits.shape[-1],) * 2)
+    for seed in logits:
+        np.add.at(counts, (labels, decide("classification", seed)), 1 / len(logits))
+    return counts
 
 
 def calibration_plot(

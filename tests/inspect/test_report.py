@@ -219,6 +219,7 @@ def test_label_names(classified, tmp_path):
 def test_confusion_counts_are_right():
     labels = np.array([0, 0, 1, 1])
     logits = np.eye(2)[[[0, 1, 1, 1], [0, 0, 1, 1]]]
+    np.testing.assert_array_equal(figures.confusion_counts(logits, labels), [[1.5, 0.5], [0, 2]])
     svg = base64.b64decode(figures.confusion(logits, labels, ["no", "yes"]).split(",")[1]).decode()
     # Text is drawn as paths that carry it as a comment: means 1.5, 0.5 and 2 over two seeds.
     texts = re.findall(r"<!-- (.*?) -->", svg)
