@@ -188,6 +188,13 @@ def test_values_that_contradict_each_other(sections, expected):
     assert expected in _fault(_values(**sections))
 
 
+def test_of_a_union_only_the_member_that_was_meant_complains():
+    message = _fault(_values(student={"layers": [0, -1]}))
+    assert message == "student.layers.1: got -1, expected a number greater than or equal to 0"
+    message = _fault(_values(objective={"soft": {"loss": "jsd", "weight": {"start": 1}}}))
+    assert message == "objective.soft.weight.end: got nothing, expected a value"
+
+
 def test_several_faults_in_one_error():
     message = _fault(_values(train={"epochs": 0, "keep": "first"}, seeds="x"))
     assert all(name in message for name in ("train.epochs", "train.keep", "seeds"))
