@@ -255,7 +255,7 @@ class CheckpointConfig(Section):
     """How often state is saved and what is kept."""
 
     every: PositiveInt | None = None
-    """Steps between checkpoints; with every evaluation by default."""
+    """Steps between checkpoints, beside those of `train.keep: best` with every evaluation."""
     every_seconds: PositiveFloat = 120.0
     """And at least this often."""
     keep_last: PositiveInt = 2

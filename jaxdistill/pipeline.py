@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxdistill import build
 from jaxdistill.config import Config
-from jaxdistill.config_file import dump
 from jaxdistill.engine import parallel, preemption
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
@@ -61,7 +60,6 @@ def run(
         _keep_compiled_programs(workdir.parent / ".compilation_cache")
     with preemption.watch():
         workspace = Workspace(config, workdir, force)
-        (workdir / "config.yaml").write_text(dump(config), encoding="utf-8")
         result: dict[str, Any] = {}
         for name in STAGES[: STAGES.index(last) + 1]:
             result = _STAGES[name](workspace) or result

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxdistill import build
 from jaxdistill.config import Config
-from jaxdistill.config_file import differences, fingerprint
+from jaxdistill.config_file import differences, dump, fingerprint
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.engine import parallel
 from jaxdistill.engine.telemetry import say
@@ -143,6 +143,7 @@ def run_stage(
         say(f"{name}  done before, kept")
         return json.loads(result_file.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
+    (workspace.workdir / "config.yaml").write_text(dump(workspace.config), encoding="utf-8")
     write_json(marker, wanted)
     start = time.monotonic()
     result = {"fingerprint": fingerprint(wanted), **work(folder)}

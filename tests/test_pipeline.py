@@ -84,3 +84,4 @@ def test_a_second_run_keeps_every_stage_and_a_change_is_refused_by_name(finished
     with pytest.raises(ConfigError, match=r"baseline: .*train.learning_rate: 0.003 -> 0.01.*force"):
         pipeline.run(changed, workdir)
     assert (workdir / "finetune" / "result.json").is_file()
+    assert load_config(str(workdir / "config.yaml")).train.learning_rate == 3e-3

@@ -26,8 +26,9 @@ class LoopPlan:
     total_steps: int
     evaluate_every: int
     log_every: int
-    checkpoint_every: int
+    checkpoint_every: int | None
     checkpoint_seconds: float
+    checkpoint_evaluations: bool
     early_stopping: int | None
     metric: str
     higher_is_better: bool
@@ -142,13 +143,12 @@ def train(
                 values = evaluate(gather(state))
                 report.evaluation(done, values)
                 _remember(progress, plan, done, values[plan.metric])
-                save(done, values[plan.metric])
+                if plan.checkpoint_evaluations or done == plan.total_steps:
+                    save(done, values[plan.metric])
                 window.skip(time.monotonic() - pause)
                 whole.skip(time.monotonic() - pause)
-            elif (
-                done % plan.checkpoint_every == 0
-                or time.monotonic() - last_save > plan.checkpoint_seconds
-            ):
+            due = plan.checkpoint_every is not None and done % plan.checkpoint_every == 0
+            if due or time.monotonic() - last_save > plan.checkpoint_seconds:
                 save(done)
             if preemption.requested() and done < plan.total_steps:
                 save(done)
