@@ -149,13 +149,13 @@ def _faults(
             got = f"{list(tensor.shape)} {tensor.dtype}"
             misshapen.append(f"{names[name]} got {got}, expected {list(shape)} F32")
     for name, old in names.items():
-        if name in wanted:
+        if name in wanted or _ignored(family, name, options.head):
             continue
         target = family.aliases.get(name)
         if target is not None and target in names and target in wanted:
             if not np.array_equal(stored[old].read(), stored[names[target]].read()):
                 unequal.append(f"{old} is not equal to {names[target]}")
-        elif target is None and not _ignored(family, name, options.head):
+        elif target is None:
             unexpected.append(f"{old} {list(stored[old].shape)}")
     kinds = {
         "missing": missing,
@@ -206,6 +206,8 @@ def export_config(family: Family, model: Model) -> dict[str, Any]:
     raw |= {"model_type": raw.get("model_type", family.name), "dtype": "float32"}
     raw["architectures"] = [family.architectures[options.head]]
     raw.pop("num_labels", None)
+    if options.head == "masked_lm":
+        raw["tie_word_embeddings"] = True  # the projection is the word table, stored once
     if options.head == "classification":
         labels = model.labels or [f"LABEL_{i}" for i in range(options.num_labels)]
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}

@@ -186,12 +186,8 @@ class Pool:
 
     def mask(self, mask: jax.Array | None) -> jax.Array | None:
         """Pick each first token's line of `[B, 1, 1 or T, T]`, as `[N, 1, 1, T]`."""
-        if mask is None or (self.rows is None and mask.shape[2] == 1):
-            return mask
-        if self.rows is None:
-            return mask[:, :, :1]
-        if mask.shape[2] == 1:
-            return mask[self.rows]
+        if mask is None or self.rows is None:
+            return None if mask is None else mask[:, :, :1]
         return mask[self.rows, :, self.columns][:, :, None]
 
 

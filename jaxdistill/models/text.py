@@ -39,7 +39,6 @@ def check_config(name: str, config: Any, *, width: int, heads: int) -> None:
         ("add_cross_attention", False),
         ("position_embedding_type", "absolute"),
         ("pruned_heads", {}),
-        ("tie_word_embeddings", True),
     ):
         got = config.extra.get(field, plain)
         if got != plain:
@@ -160,7 +159,7 @@ class TextModel(nnx.Module):
     def __call__(
         self, batch: Batch, *, rng: jax.Array | None, train: bool, taps: Sequence[str]
     ) -> Outputs:
-        """Run the model on a text batch.
+        """Run the model on a text batch; dropout draws from `rng`, None in evaluation.
 
         `Outputs.hidden` is what the last projection reads: `[N, D]` with a classification head,
         `[B, T, D]` with a masked-LM head; without a head, the last hidden state `[B, T, D]`.
@@ -172,7 +171,7 @@ class TextModel(nnx.Module):
         check_taps(taps, self.depth, pooled=self.pooled)
         classify = isinstance(head, ClassificationHead)
         pool = pool_of(batch) if classify or "pooled" in taps else Pool()
-        rngs = split_rng(rng if train else None, 3)
+        rngs = split_rng(rng, 3)
         embedded = self.embeddings(batch, rngs[0])
         hidden, features, reduced = encode(
             self.layers,

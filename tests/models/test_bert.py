@@ -144,7 +144,8 @@ def test_first_pooling_skips_the_pooler_and_mean_pooling_averages_valid_tokens()
 
 def test_scan_options_change_nothing():
     def values(**options):
-        model = build_model(parity.spec("bert"), num_labels=2, **options)
+        spec = parity.spec("bert", attention_probs_dropout_prob=0.0)
+        model = build_model(spec, num_labels=2, **options)
         batch = {name: jnp.asarray(value) for name, value in parity.text_batch(0).items()}
 
         def loss(params):
@@ -172,8 +173,10 @@ def test_one_layer_and_its_last_attention_alone():
 
 def test_only_the_taps_asked_for_are_returned():
     model = build_model(parity.spec("bert"), num_labels=2)
-    got = parity.run(model, parity.text_batch(0), ("layers.1.hidden",))
-    assert list(got.features) == ["layers.1.hidden"]
+    for tap in ("layers.1.hidden", "layers.2.hidden"):
+        got = parity.run(model, parity.text_batch(0), (tap,))
+        assert list(got.features) == [tap]
+        assert got.features[tap].shape == (3, 9, 32)
 
 
 def test_bfloat16_stays_near_float32_and_keeps_float32_parameters_and_logits():

@@ -98,6 +98,9 @@ def test_a_tied_copy_must_be_equal_or_may_be_alone(tmp_path):
     change_tensors(tmp_path / "m", lambda t: t.update({word: t[copy] + 1}))
     with pytest.raises(ModelError, match=f"1 that must be tied: {copy} is not equal to {word}"):
         load_model(tmp_path / "m", head="masked_lm")
+    # Without that head an untied copy is of no concern.
+    change_config(tmp_path / "m", tie_word_embeddings=False)
+    assert load_model(tmp_path / "m", head=None).initialized == ()
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
