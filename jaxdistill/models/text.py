@@ -100,7 +100,9 @@ def pool_of(batch: Batch) -> Pool:
         raise ModelError(
             f"batch: got {fields}, expected segment_ids, pool_rows and pool_columns together"
         )
-    return Pool(batch["pool_rows"], batch["pool_columns"])
+    # Rows count within a device's share under pmap; under jit this changes nothing.
+    rows = batch["pool_rows"] % batch["input_ids"].shape[0]
+    return Pool(rows, batch["pool_columns"])
 
 
 def mean_of_tokens(hidden: jax.Array, batch: Batch, pool: Pool) -> jax.Array:
