@@ -280,11 +280,11 @@ def _places(config: ResNetConfig) -> Iterator[tuple[str, str, tuple[int, int, in
                 yield f"{ours}/shortcut", f"{theirs}.shortcut", (1, 1, *shape[:2])
 
 
-class _Scalar(Rule):
-    """A tensor without axes, which making it contiguous would give one."""
+class _Counter(Rule):
+    """An int64 without axes, whatever type an average over replicas has left it in."""
 
     def to_theirs(self, part: np.ndarray) -> np.ndarray:
-        return np.asarray(part)
+        return np.asarray(part, np.int64)
 
 
 def _rules(config: ResNetConfig, options: Options) -> list[Rule]:
@@ -298,7 +298,7 @@ def _rules(config: ResNetConfig, options: Options) -> list[Rule]:
         rules += [
             Rule(f"{normal}/mean", f"{their}.running_mean", collection="model_state"),
             Rule(f"{normal}/var", f"{their}.running_var", collection="model_state"),
-            _Scalar(f"{normal}/count", f"{their}.num_batches_tracked", collection="model_state"),
+            _Counter(f"{normal}/count", f"{their}.num_batches_tracked", collection="model_state"),
         ]
     if options.head == "classification":
         rules += linear("head/output", "classifier.1", group="head")
