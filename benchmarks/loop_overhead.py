@@ -17,6 +17,7 @@ import jax
 
 from jaxdistill import build
 from jaxdistill.config_file import check
+from jaxdistill.engine.memory import keep_freed_memory
 from jaxdistill.training import make_trainer, run_seed
 
 
@@ -41,6 +42,7 @@ def main() -> None:
             "telemetry": {"progress": "none"},
         }
     )
+    keep_freed_memory()
     ours, bare = [], []
     with tempfile.TemporaryDirectory() as scratch:
         dataset = build.load_data(config, Path(scratch) / "cache")
@@ -54,7 +56,7 @@ def main() -> None:
         batches = [trainer.place(source[step]) for step in range(trainer.total_steps)]
         jax.block_until_ready(batches)
         for repeat in range(arguments.repeats + 1):
-            state = trainer.make_state(student, 0)
+            state = trainer.make_state(trainer.layout.lay_out(student), 0)
             jax.block_until_ready(state)
             start = time.perf_counter()
             for batch in batches:

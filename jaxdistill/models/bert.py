@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdistill.models.activations import activation
 from jaxdistill.models.encoder import EncoderLayer
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
-from jaxdistill.models.layers import Embedding, LayerNorm, activation, dropout
+from jaxdistill.models.layers import Embedding, LayerNorm, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
 from jaxdistill.models.text import (
     Batch,

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdistill.models.activations import activation
 from jaxdistill.models.layers import (
     Attention,
     LayerNorm,
     Linear,
     Pool,
-    activation,
     along_last,
     dropout,
     parameter,

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdistill.models.activations import activation
 from jaxdistill.models.encoder import EncoderLayer
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead
-from jaxdistill.models.layers import Embedding, LayerNorm, activation, dropout
+from jaxdistill.models.layers import Embedding, LayerNorm, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
 from jaxdistill.models.text import Batch, TextModel, check_config, input_ids_of, positions_of
 

@@ -11,13 +11,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.activations import activation
 from jaxdistill.models.family import Options
 from jaxdistill.models.layers import (
     Attention,
     LayerNorm,
     Linear,
     Pool,
-    activation,
     dropout,
     run_layers,
     split_rng,

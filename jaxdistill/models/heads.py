@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.models.activations import activation
 from jaxdistill.models.layers import (
     LayerNorm,
     Linear,
-    activation,
     along_last,
     dropout,
     parameter,

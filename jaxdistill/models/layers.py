@@ -17,35 +17,10 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.layout import is_apart, layers_of
 
 Axes = tuple[str | None, ...]
 MASKED = -1e30  # finite, so that a row with nothing to attend to gives an average, not NaN
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
-
-
-def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Return the activation of that name in Hugging Face configs.
-
-    Raises:
-      ModelError: unknown name.
-    """
-    if name not in ACTIVATIONS:
-        raise ModelError(
-            f"activation: got {name!r}, expected one of {sorted(ACTIVATIONS)}."
-            f"{did_you_mean(name, ACTIVATIONS)}"
-        )
-    return ACTIVATIONS[name]
 
 
 def along_last(vector: jax.Array, ndim: int) -> jax.Array:

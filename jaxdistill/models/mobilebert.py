@@ -11,10 +11,11 @@ from flax import nnx
 from jax import lax
 
 from jaxdistill.errors import ModelError
+from jaxdistill.models.activations import activation
 from jaxdistill.models.bottleneck import TORCH_EPSILON, MobileLayer, normalization
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
-from jaxdistill.models.layers import Embedding, Linear, activation, dropout
+from jaxdistill.models.layers import Embedding, Linear, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
 from jaxdistill.models.text import (
     Batch,

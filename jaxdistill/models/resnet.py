@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.activations import activation
 from jaxdistill.models.family import Family, Model, Options, assemble
 from jaxdistill.models.image import (
     Batch,
@@ -28,7 +29,6 @@ from jaxdistill.models.image import (
     images_of,
     normals,
 )
-from jaxdistill.models.layers import activation
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.models.rules import Rule, flatten, linear, norm
 

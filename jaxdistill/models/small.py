@@ -18,6 +18,7 @@ from flax import nnx
 from jax import lax
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.activations import activation
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.image import (
     Batch,
@@ -30,7 +31,6 @@ from jaxdistill.models.image import (
 )
 from jaxdistill.models.layers import (
     Linear,
-    activation,
     along_last,
     dropout,
     parameter,

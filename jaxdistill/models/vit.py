@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError
+from jaxdistill.models.activations import activation
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.image import Batch, Classifier, check_numbers, images_of
 from jaxdistill.models.layers import (
@@ -19,7 +20,6 @@ from jaxdistill.models.layers import (
     LayerNorm,
     Linear,
     Pool,
-    activation,
     dropout,
     parameter,
     split_rng,

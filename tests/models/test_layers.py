@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdistill.errors import ModelError
-from jaxdistill.models.layers import ACTIVATIONS, LayerNorm, activation, attend, dropout
+from jaxdistill.models.activations import ACTIVATIONS, activation
+from jaxdistill.models.layers import LayerNorm, attend, dropout
 
 
 @pytest.mark.parametrize("shape", [(400, 1000), (2, 200, 999)])
