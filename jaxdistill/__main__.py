@@ -1,0 +1,5 @@
+"""`python -m jaxdistill` is the command `jaxdistill`."""
+
+from jaxdistill.cli import main
+
+main()
