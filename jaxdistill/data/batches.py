@@ -215,12 +215,11 @@ def _packed(
         split,
         batch_size=batch_size,
         seed=seed,
-        max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
         accumulate=accumulate,
         shards=shards,
     )
-    layout = f"pack {accumulate} x {shards}"
+    layout = f"packed {accumulate} x {shards}"
     return _source(
         split,
         [arrangement.steps],

@@ -13,83 +13,111 @@ from jaxdistill.data.plan import Draw
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
 
-_CANDIDATES = 64
+_CANDIDATES = 64  # row lengths tried on a sample of an epoch
+_FINALISTS = 4  # of these, tried on all of it
+_SAMPLE = 128
+_ATTENTION = 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """Where each example of a batch goes; the same for all batches.
+    """Where the examples of every batch of an epoch go; all batches have the same shape.
 
-    The examples, sorted by length, are cut into as many blocks as a part of a batch has places, and
-    every part takes one example from each block. The rows are made for the longest of each block:
-    every batch fits, all batches have the same shape, and the lengths in them differ little.
+    Each batch is made for examples of certain lengths, and takes any that have them: an epoch only
+    draws which of the equally long ones. The examples, sorted by length, are cut into as many
+    blocks as a part of a batch has places. Every part takes one example from each block, the
+    longest going where the fewest tokens are, so that all parts hold nearly as many tokens.
 
     A part is what one microbatch computes on one device. Row `r` of a batch belongs to microbatch
     `r % accumulate`, and devices take contiguous rows; so do the examples.
 
     Attributes:
-      steps: batches per epoch.
+      lengths: tokens of the example at each place of each batch, 0 for none, int64 [steps, N].
+      rows: its row, int64 [steps, N].
+      segments: which example of its row it is, counted from 1, int32 [steps, N].
       shape: rows and tokens per row of a batch.
-      rows: row of each example of a batch, int64 [N].
-      segments: which example of its row it is, counted from 1, int32 [N].
-      blocks: examples in each block, longest block first, int64 [N / parts].
       accumulate: microbatches per batch.
       shards: devices along the batch.
     """
 
-    steps: int
-    shape: tuple[int, int]
+    lengths: np.ndarray
     rows: np.ndarray
     segments: np.ndarray
-    blocks: np.ndarray
+    shape: tuple[int, int]
     accumulate: int
     shards: int
 
+    @property
+    def steps(self) -> int:
+        """Return the number of batches of an epoch."""
+        return len(self.lengths)
 
-def arrange(
-    lengths: np.ndarray, *, batch_size: int, max_length: int, accumulate: int, shards: int
-) -> Arrangement:
-    """Find rows for `batch_size` examples such that the fewest slots stay empty.
+
+def arrange(lengths: np.ndarray, *, batch_size: int, accumulate: int, shards: int) -> Arrangement:
+    """Find places for all examples such that the fewest slots stay empty.
+
+    Rows may be longer than the longest example, up to twice: positions count within an example.
 
     Args:
       lengths: tokens per example, int64 [N].
       batch_size: examples per batch, a multiple of `accumulate * shards`.
-      max_length: the longest row allowed.
       accumulate: microbatches per batch.
       shards: devices along the batch.
     """
     parts = accumulate * shards
-    places = batch_size // parts
-    steps = -(-len(lengths) // batch_size)
-    # Absent examples all belong to one batch, dealt over its parts, shortest blocks first.
-    absent = steps * batch_size - len(lengths)
-    missing = np.clip(absent - np.arange(places)[::-1] * parts, 0, parts)
-    blocks = steps * parts - missing  # [places]
-    starts = np.cumsum(blocks) - blocks
-    descending = np.sort(lengths)[::-1]
-    longest = np.where(blocks > 0, descending[np.minimum(starts, len(lengths) - 1)], 0)
-    span = max_length - int(descending[0]) + 1
-    candidates = int(descending[0]) + np.unique(
-        np.linspace(0, span - 1, min(span, _CANDIDATES)).astype(np.int64)
-    )
-    packed = [(first_fit(longest, int(length)), int(length)) for length in candidates]
-    row, length = min(packed, key=lambda found: ((found[0].max() + 1) * found[1], found[1]))
+    dealt = _deal(lengths, batch_size // parts, parts)  # [steps * parts, places]
+    longest = int(lengths.max())
+    candidates = np.unique(np.linspace(longest, 2 * longest, _CANDIDATES).astype(np.int64))
+    sample = dealt[np.linspace(0, len(dealt) - 1, min(len(dealt), _SAMPLE)).astype(np.int64)]
+
+    def cost(dealt: np.ndarray, length: int) -> float:
+        rows = max(int(first_fit(part, length).max()) for part in dealt) + 1
+        # Attention over a row grows with its length; a thousand tokens double a layer's work.
+        return rows * length * (1 + length / _ATTENTION)
+
+    ranked = sorted(candidates.tolist(), key=lambda length: cost(sample, length))
+    length = min(ranked[:_FINALISTS], key=lambda length: cost(dealt, length))
+    row = np.stack([first_fit(part, length) for part in dealt])  # [steps * parts, places]
     count = int(row.max()) + 1
-    # [shards, places, accumulate]: the order of examples in a batch.
-    microbatch = np.arange(accumulate)
-    shard = np.arange(shards)[:, None, None] * count * accumulate
-    rows = (shard + row[:, None] * accumulate + microbatch).reshape(-1)
-    segment = np.array([int((row[:place] == row[place]).sum()) + 1 for place in range(places)])
-    segments = np.broadcast_to(segment[:, None], (shards, places, accumulate)).reshape(-1)
+    segment = np.zeros_like(row)
+    for place in range(row.shape[1]):
+        earlier = (row[:, :place] == row[:, place, None]) & (dealt[:, :place] > 0)
+        segment[:, place] = earlier.sum(1) + 1
+    part = np.arange(len(dealt)) % parts
+    shard, microbatch = part // accumulate, part % accumulate
+    whole = (shard * count * accumulate + microbatch)[:, None] + row * accumulate
+
+    def in_order(table: np.ndarray) -> np.ndarray:
+        """Reorder `[steps * parts, places]` to the order of a batch's examples, `[steps, N]`."""
+        places = table.reshape(-1, shards, accumulate, table.shape[1]).swapaxes(2, 3)
+        return places.reshape(-1, batch_size)
+
     return Arrangement(
-        steps=steps,
+        lengths=in_order(dealt),
+        rows=in_order(whole),
+        segments=in_order(segment).astype(np.int32),
         shape=(count * parts, length),
-        rows=rows,
-        segments=segments.astype(np.int32),
-        blocks=blocks,
         accumulate=accumulate,
         shards=shards,
     )
+
+
+def _deal(lengths: np.ndarray, places: int, parts: int) -> np.ndarray:
+    """Deal lengths to the parts of an epoch, descending in each: int64 `[steps * parts, places]`.
+
+    Absent examples all belong to the last batch, dealt over its parts, shortest blocks first.
+    """
+    steps = -(-len(lengths) // (places * parts))
+    absent = steps * parts * places - len(lengths)
+    missing = np.clip(absent - np.arange(places)[::-1] * parts, 0, parts)
+    blocks = np.split(np.sort(lengths)[::-1], np.cumsum(steps * parts - missing)[:-1])
+    dealt = np.zeros((steps * parts, places), np.int64)
+    total = np.zeros(steps * parts, np.int64)
+    for place, block in enumerate(blocks):
+        emptiest = np.argsort(total[: len(block)], kind="stable")
+        dealt[emptiest, place] = block
+        total += dealt[:, place]
+    return dealt
 
 
 def first_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
@@ -103,27 +131,17 @@ def first_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def pack_draws(lengths: np.ndarray, arrangement: Arrangement, seed: int, epoch: int) -> list[Draw]:
-    """Deal the examples of one epoch to its batches: one of each block to each part."""
-    plan, parts = arrangement, arrangement.accumulate * arrangement.shards
+    """Draw which of the equally long examples takes each place, and the order of the batches."""
+    slots = arrangement.lengths.reshape(-1)
     order = permutation(stream(seed, epoch, Purpose.ORDER), len(lengths))
-    order = order[np.argsort(-lengths[order], kind="stable")]
-    block = np.repeat(np.arange(len(plan.blocks)), plan.blocks)
-    # Sorted by block and at random inside: equal lengths may lie in two blocks, hence both orders.
-    bits = stream(seed, epoch, Purpose.BATCHES)
-    key = permutation(bits, len(order))
-    order = order[np.lexsort((key, block))]
-    dealt = np.full((plan.steps * parts, len(plan.blocks)), -1, np.int64)
-    ends = np.cumsum(plan.blocks)
-    for place, part in enumerate(np.split(order, ends[:-1])):
-        dealt[: len(part), place] = part
-    places = len(plan.blocks)
-    dealt = dealt.reshape(plan.steps, plan.shards, plan.accumulate, places).swapaxes(2, 3)
-    dealt = dealt.reshape(plan.steps, -1)[permutation(bits, plan.steps)]
-    weights = (dealt >= 0).astype(np.float32)
-    return [
-        Draw(np.maximum(index, 0), weight, plan.shape)
-        for index, weight in zip(dealt, weights, strict=True)
-    ]
+    order = order[np.argsort(lengths[order], kind="stable")]
+    index = np.zeros(len(slots), np.int64)
+    absent = len(slots) - len(lengths)
+    index[np.argsort(slots, kind="stable")[absent:]] = order
+    index = index.reshape(arrangement.lengths.shape)
+    weights = (arrangement.lengths > 0).astype(np.float32)
+    steps = permutation(stream(seed, epoch, Purpose.BATCHES), arrangement.steps)
+    return [Draw(index[step], weights[step], arrangement.shape, int(step)) for step in steps]
 
 
 def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, np.ndarray]:
@@ -138,32 +156,33 @@ def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, 
     assert split.token_types is not None
     assert split.offsets is not None
     rows, width = draw.shape
-    lengths = np.where(draw.weight > 0, split.lengths[draw.index], 0)  # [N]
-    by_row = np.lexsort((arrangement.segments, arrangement.rows))
+    lengths = arrangement.lengths[draw.pattern]  # [N]
+    row, segment = arrangement.rows[draw.pattern], arrangement.segments[draw.pattern]  # [N]
+    by_row = np.lexsort((segment, row))
     ends = np.cumsum(lengths[by_row])
     before = np.empty_like(ends)  # tokens of the batch before each example
     before[by_row] = ends - lengths[by_row]
     first = np.full(rows, len(lengths) and ends[-1], np.int64)
-    np.minimum.at(first, arrangement.rows, before)
-    columns = before - first[arrangement.rows]  # [N]
+    np.minimum.at(first, row, before)
+    columns = before - first[row]  # [N]
     total = int(ends[-1])
     inside = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # [tokens]
     source = np.repeat(split.offsets[draw.index], lengths) + inside
-    target = np.repeat(arrangement.rows * width + columns, lengths) + inside
+    target = np.repeat(row * width + columns, lengths) + inside
 
     def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
         grid = np.full(rows * width, fill, np.int32)
         grid[target] = values
         return grid.reshape(rows, width)
 
-    segments = spread(np.repeat(arrangement.segments, lengths))
+    segments = spread(np.repeat(segment, lengths))
     return {
         "input_ids": spread(split.tokens[source], split.pad_id),
         "attention_mask": (segments > 0).astype(np.int32),
         "token_type_ids": spread(split.token_types[source]),
         "segment_ids": segments,
         "position_ids": spread(inside),
-        "pool_rows": (arrangement.rows // arrangement.accumulate).astype(np.int32),
+        "pool_rows": (row // arrangement.accumulate).astype(np.int32),
         # An absent example reads some token of its row; its weight is 0.
         "pool_columns": np.minimum(columns, width - 1).astype(np.int32),
         "labels": split.labels[draw.index],
@@ -176,7 +195,6 @@ def pack_plan(
     *,
     batch_size: int,
     seed: int,
-    max_length: int,
     tokens_per_batch: int | None,
     accumulate: int,
     shards: int,
@@ -184,7 +202,7 @@ def pack_plan(
     """Return the arrangement of a split, and the draws of each epoch.
 
     Raises:
-      ConfigError: the data has no tokens, or a token budget is given too.
+      ConfigError: the data or one of its texts has no tokens, or a token budget is given too.
     """
     if split.tokens is None:
         raise ConfigError("data.layout: got 'pack' for data without tokens, expected 'bucket'")
@@ -193,10 +211,14 @@ def pack_plan(
             f"data.tokens_per_batch: got {tokens_per_batch} with data.layout=pack, expected none; "
             "packed batches have train.batch_size examples"
         )
+    if not split.lengths.all():
+        raise ConfigError(
+            f"data.layout: got 'pack' with {int((split.lengths == 0).sum())} texts of no tokens, "
+            "expected at least one in each; drop these rows, or use 'bucket'"
+        )
     arrangement = arrange(
         split.lengths,
         batch_size=batch_size,
-        max_length=max_length,
         accumulate=accumulate,
         shards=shards,
     )

@@ -16,11 +16,13 @@ class Draw:
       index: an example per row, int64 [rows]; rows that only fill repeat a real one.
       weight: 1 for real rows and 0 for those that fill, float32 [rows].
       shape: rows and tokens per row of the input; 1 token for images and features.
+      pattern: where its examples go in the rows, by number, if several share a row.
     """
 
     index: np.ndarray
     weight: np.ndarray
     shape: tuple[int, int]
+    pattern: int = 0
 
 
 def bucket_counts(sizes: Sequence[int], rows: Sequence[int]) -> list[int]:
