@@ -43,6 +43,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "intra_bottleneck_size": 16,
         "num_feedforward_networks": 3,
     },
+    "gpt2": {"vocab_size": 99, "n_embd": 32, "n_layer": DEPTH, "n_head": 4, "n_positions": 24},
 }
 
 
@@ -63,6 +64,7 @@ def reference(family: str, head: str | None, folder: Path, *, seed: int = 0, **f
     kind = {
         "classification": transformers.AutoModelForSequenceClassification,
         "masked_lm": transformers.AutoModelForMaskedLM,
+        "lm": transformers.AutoModelForCausalLM,
         None: transformers.AutoModel,
     }[head]
     torch.manual_seed(seed)
@@ -207,6 +209,7 @@ def check_round_trip(folder: Path, target: Path, head: str | None, batch: dict[s
     kind = {
         "classification": transformers.AutoModelForSequenceClassification,
         "masked_lm": transformers.AutoModelForMaskedLM,
+        "lm": transformers.AutoModelForCausalLM,
         None: transformers.AutoModel,
     }[head]
     theirs, info = kind.from_pretrained(target, output_loading_info=True)
