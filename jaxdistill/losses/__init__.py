@@ -15,6 +15,15 @@ from jaxdistill.losses.feature import (
     hidden_mse,
     minilm_relation,
 )
+from jaxdistill.losses.sparse import (
+    sampled_forward_kl,
+    sampled_forward_kl_from_parts,
+    topk_classes_from_parts,
+    topk_forward_kl,
+    topk_jsd,
+    topk_reverse_kl,
+    topk_total_variation,
+)
 from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
 
 __all__ = [
@@ -31,6 +40,13 @@ __all__ = [
     "multilabel",
     "regression",
     "reverse_kl",
+    "sampled_forward_kl",
+    "sampled_forward_kl_from_parts",
+    "topk_classes_from_parts",
+    "topk_forward_kl",
+    "topk_jsd",
+    "topk_reverse_kl",
+    "topk_total_variation",
     "total_variation",
     "valid_labels",
 ]
