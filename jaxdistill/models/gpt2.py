@@ -9,8 +9,9 @@ from flax import nnx
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.activations import activation
-from jaxdistill.models.decoder import DecoderModel, Shape
+from jaxdistill.models.decoder import Shape
 from jaxdistill.models.family import Family, Options
+from jaxdistill.models.language import DecoderModel
 from jaxdistill.models.rules import Rule, embedding, norm
 from jaxdistill.models.text import check_config
 

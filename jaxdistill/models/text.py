@@ -28,7 +28,9 @@ def check_config(name: str, config: Any, *, width: int, heads: int) -> None:
         if field.name.endswith(("dropout", "dropout_prob", "pdrop")):
             if value is not None and not (number and 0 <= value <= 1):
                 raise ModelError(f"{name}.{field.name}: got {value!r}, expected 0 to 1 (or null)")
-        elif type(field.default) is int and field.name != "pad_token_id" and value < 1:
+        elif value is None and "None" in str(field.type):
+            continue
+        elif type(field.default) is int and field.name != "pad_token_id" and (value or 0) < 1:
             raise ModelError(f"{name}.{field.name}: got {value}, expected at least 1")
     if width % heads:
         raise ModelError(

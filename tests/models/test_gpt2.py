@@ -26,7 +26,7 @@ def test_an_untied_head_equals_that_of_transformers(tmp_path):
     model = load_model(tmp_path / "a")
     assert "head" in model.params
     decoders.check_outputs(model, theirs, decoders.padded("right"), 1e-4)
-    parity.check_round_trip(tmp_path / "a", tmp_path / "b", "lm", _whole())
+    parity.check_round_trip(tmp_path / "a", tmp_path / "b", "lm", decoders.whole())
 
 
 def test_gradients_equal_those_of_transformers(tmp_path):
@@ -37,11 +37,7 @@ def test_gradients_equal_those_of_transformers(tmp_path):
 @pytest.mark.parametrize("head", ["lm", None])
 def test_round_trip(head, tmp_path):
     parity.reference("gpt2", head, tmp_path / "a")
-    parity.check_round_trip(tmp_path / "a", tmp_path / "b", head, _whole())
-
-
-def _whole() -> dict[str, np.ndarray]:
-    return {"input_ids": np.array([decoders.rows()[0]] * 2, np.int32)}
+    parity.check_round_trip(tmp_path / "a", tmp_path / "b", head, decoders.whole())
 
 
 def test_a_bare_checkpoint_gives_a_language_model_whose_head_is_tied(tmp_path):
@@ -50,7 +46,7 @@ def test_a_bare_checkpoint_gives_a_language_model_whose_head_is_tied(tmp_path):
     assert model.options is not None
     assert model.options.head == "lm"
     assert model.initialized == ()
-    assert parity.run(model, _whole()).logits.shape == (2, 12, 99)
+    assert parity.run(model, decoders.whole()).logits.shape == (2, 12, 99)
 
 
 def test_packed_and_padded_rows_equal_separate_rows():
@@ -59,9 +55,9 @@ def test_packed_and_padded_rows_equal_separate_rows():
 
 def test_logits_are_left_out_when_not_asked_for():
     model = build_model(parity.spec("gpt2"), logits=False)
-    outputs = parity.run(model, _whole())
+    outputs = parity.run(model, decoders.whole())
     assert outputs.logits is None
-    expected = parity.run(build_model(parity.spec("gpt2")), _whole()).logits
+    expected = parity.run(build_model(parity.spec("gpt2")), decoders.whole()).logits
     np.testing.assert_allclose(outputs.hidden @ outputs.head().weights, expected, atol=1e-5)
 
 
@@ -91,7 +87,7 @@ def test_scan_options_change_nothing():
 
 def test_dropout_draws_by_key_in_training_only():
     model = build_model(parity.spec("gpt2"))
-    batch = _whole()
+    batch = decoders.whole()
     plain = parity.run(model, batch).logits
     np.testing.assert_array_equal(parity.run(model, batch, rng=jax.random.key(0)).logits, plain)
     for name in ("attn_pdrop", "resid_pdrop", "embd_pdrop"):
@@ -139,7 +135,7 @@ def test_a_student_of_some_layers_runs_and_is_saved(tmp_path):
     student = student_from_teacher(teacher, [0, 2])
     save_model(tmp_path, student)
     again = load_model(tmp_path)
-    batch = _whole()
+    batch = decoders.whole()
     np.testing.assert_array_equal(
         parity.run(again, batch).logits, parity.run(student, batch).logits
     )
