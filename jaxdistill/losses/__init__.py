@@ -15,6 +15,7 @@ from jaxdistill.losses.feature import (
     hidden_mse,
     minilm_relation,
 )
+from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
 from jaxdistill.losses.sparse import (
     sampled_forward_kl,
     sampled_forward_kl_from_parts,
@@ -27,11 +28,15 @@ from jaxdistill.losses.sparse import (
 from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
 
 __all__ = [
+    "FusedLoss",
+    "FusedTerm",
+    "Projection",
     "attention_kl",
     "attention_transfer",
     "bernoulli_kl",
     "cross_entropy",
     "forward_kl",
+    "fused_loss",
     "hidden_cosine",
     "hidden_mse",
     "jsd",
