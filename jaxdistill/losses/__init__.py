@@ -16,6 +16,7 @@ from jaxdistill.losses.feature import (
     minilm_relation,
 )
 from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused_sharded import fused_loss_on_mesh
 from jaxdistill.losses.sparse import (
     sampled_forward_kl,
     sampled_forward_kl_from_parts,
@@ -37,6 +38,7 @@ __all__ = [
     "cross_entropy",
     "forward_kl",
     "fused_loss",
+    "fused_loss_on_mesh",
     "hidden_cosine",
     "hidden_mse",
     "jsd",
