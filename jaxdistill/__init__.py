@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from jaxdistill.engine.step import make_eval_step, make_train_step
     from jaxdistill.models.outputs import Outputs
     from jaxdistill.models.registry import Model, build_model, load_model, save_model
+    from jaxdistill.teacher.cache_reader import open_cache
+    from jaxdistill.teacher.cache_writer import CacheWriter
 
 __all__ = [
+    "CacheWriter",
     "Mean",
     "Model",
     "Objective",
@@ -45,6 +48,7 @@ __all__ = [
     "make_eval_step",
     "make_mesh",
     "make_train_step",
+    "open_cache",
     "place_batch",
     "pmap_step",
     "replicate",
@@ -68,6 +72,8 @@ _HOMES = {
     "engine.step": ("make_eval_step", "make_train_step"),
     "models.outputs": ("Outputs",),
     "models.registry": ("Model", "build_model", "load_model", "save_model"),
+    "teacher.cache_reader": ("open_cache",),
+    "teacher.cache_writer": ("CacheWriter",),
 }
 
 
