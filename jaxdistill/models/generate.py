@@ -1,0 +1,255 @@
+"""Text written by a decoder: prompts read once, then token by token from cached keys and values."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxdistill.errors import ConfigError, DataError, ModelError
+from jaxdistill.models.cached import Cache, read_prompts, read_token
+from jaxdistill.models.decoder import Shape
+from jaxdistill.models.family import Model, Options
+from jaxdistill.models.language import DecoderModel
+from jaxdistill.models.sampling import next_token
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """What a model wrote behind each prompt.
+
+    Attributes:
+      tokens: `[B, new]` int32, `pad_id` behind the end of a row.
+      log_probabilities: `[B, new]` float32, of each token under the model itself: its whole softmax
+        at temperature 1, whatever temperature, top-k and top-p the token was drawn with; 0 behind
+        the end. So a loss on these samples needs no second pass for them, while importance weights
+        would need those of the distribution that was drawn from.
+      lengths: `[B]` int32, tokens written; the one that ends a row is counted.
+    """
+
+    tokens: jax.Array
+    log_probabilities: jax.Array
+    lengths: jax.Array
+
+
+class _Writing(NamedTuple):
+    step: jax.Array  # tokens written so far
+    token: jax.Array  # [B] the last of them
+    done: jax.Array  # [B]
+    cache: Cache
+    written: Generated
+
+
+def generate(
+    model: Model,
+    prompts_ids: ArrayLike,
+    prompt_mask: ArrayLike | None = None,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: jax.Array | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    pad_id: int = 0,
+    multiple: int = 64,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Generated:
+    """Let a decoder continue prompts, each row until it ends itself or has `max_new_tokens`.
+
+    One program serves all calls with the same number of rows, the same architecture and the same
+    two lengths rounded up to `multiple`: those of the longest prompt and of `max_new_tokens`.
+    Parameters, temperature, `top_p` and ids are its arguments. A row's tokens do not depend on the
+    other rows' prompts. Dropout is off.
+
+    Args:
+      model: a decoder with its `lm` head; for a state in training,
+        `dataclasses.replace(model, params=...)`.
+      prompts_ids: `[B, P]` token ids, padded on either side.
+      prompt_mask: `[B, P]`, above 0 at real tokens; None: all are real.
+      max_new_tokens: at least 1.
+      temperature: divides the logits; 0: always the likeliest token.
+      top_k: draw from that many likeliest tokens only.
+      top_p: then from the fewest of them whose probabilities add up to that.
+      rng: a key, needed unless `temperature` is 0.
+      eos_id: the token that ends a row, or several of them; None: no token does.
+      pad_id: what stands behind a row's end.
+      multiple: of the lengths compiled for.
+      sharding: of the rows, where the parameters lie on a mesh; None: left to the compiler.
+
+    Raises:
+      ConfigError: a bad number, or no key to draw with.
+      DataError: prompts that are misshapen, empty, or hold ids the model does not have.
+      ModelError: a model that is no decoder with a head, or has too few positions.
+    """
+    shape, options = _decoder_of(model)
+    _check_choice(max_new_tokens, temperature, top_k, top_p, rng, multiple)
+    ids, lengths = _left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
+    needed = int(lengths.max()) + max_new_tokens - 1  # the last token is never read
+    if shape.positions is not None and needed > shape.positions:
+        raise ModelError(
+            f"max_new_tokens: got {max_new_tokens} behind a prompt of {lengths.max()} tokens, "
+            f"expected at most {shape.positions - lengths.max() + 1}: the model has "
+            f"{shape.positions} positions; ask for fewer tokens or shorten the prompts"
+        )
+    greedy = temperature == 0
+    ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+    prompts = (ids, lengths) if sharding is None else jax.device_put((ids, lengths), sharding)
+    written = _write(
+        model.params,
+        *prompts,
+        np.int32(max_new_tokens),
+        None if greedy else rng,
+        temperature=None if greedy else np.float32(temperature),
+        top_p=None if greedy or top_p is None else np.float32(top_p),
+        ends=np.array(ends, np.int32),
+        pad=np.int32(pad_id),
+        shape=shape,
+        options=options,
+        room=_round_up(max_new_tokens, multiple),
+        top_k=None if greedy else top_k,
+    )
+    return dataclasses.replace(
+        written,
+        tokens=written.tokens[:, :max_new_tokens],
+        log_probabilities=written.log_probabilities[:, :max_new_tokens],
+    )
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def _decoder_of(model: Model) -> tuple[Shape, Options]:
+    shape, options = getattr(model.config, "shape", None), model.options
+    if not isinstance(shape, Shape) or options is None or options.head != "lm":
+        head = None if options is None else options.head
+        raise ModelError(
+            f"model: got family {model.family!r} with head {head!r}, expected a decoder with its "
+            "'lm' head, such as gpt2 or llama; load it with head='lm'"
+        )
+    return shape, options
+
+
+def _check_choice(
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    rng: jax.Array | None,
+    multiple: int,
+) -> None:
+    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
+        if value < 1:
+            raise ConfigError(f"{name}: got {value}, expected at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature: got {temperature}, expected 0 (the likeliest) or more")
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"top_k: got {top_k}, expected at least 1, or None for all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"top_p: got {top_p}, expected above 0 and at most 1")
+    if temperature > 0 and rng is None:
+        raise ConfigError(
+            f"rng: got None at temperature {temperature}, expected a key such as "
+            "jax.random.key(0); or set temperature=0"
+        )
+
+
+def _left_padded(
+    prompts_ids: ArrayLike, prompt_mask: ArrayLike | None, vocabulary: int, multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the prompts `[B, P]` with their padding, zeros, on the left, and lengths `[B]`."""
+    ids = np.asarray(prompts_ids)
+    mask = np.ones(ids.shape, bool) if prompt_mask is None else np.asarray(prompt_mask) > 0
+    if ids.ndim != 2 or not ids.size or mask.shape != ids.shape:
+        raise DataError(
+            f"prompts: got ids of shape {ids.shape} with a mask of shape {mask.shape}, expected "
+            "[B, P] for both, neither of them 0"
+        )
+    lengths = mask.sum(1).astype(np.int32)
+    if not lengths.all():
+        raise DataError(
+            f"prompts: row {int(lengths.argmin())} has no token, expected at least one; start it "
+            "with the tokenizer's first token"
+        )
+    wrong = mask & ((ids < 0) | (ids >= vocabulary))
+    if wrong.any():
+        raise DataError(
+            f"prompts: got id {ids[wrong][0]}, expected 0 to {vocabulary - 1}, the model's "
+            "vocabulary; use the tokenizer of the model"
+        )
+    padded = np.zeros((len(ids), _round_up(int(lengths.max()), multiple)), np.int32)
+    for i, length in enumerate(lengths):
+        padded[i, padded.shape[1] - length :] = ids[i, mask[i]]
+    return padded, lengths
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(shape: Shape, options: Options) -> Any:
+    """Return the structure of that decoder, which parameters are put in."""
+    module = nnx.eval_shape(lambda: DecoderModel(shape, options, nnx.Rngs(0)))
+    return nnx.split(module)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k"))
+def _write(
+    params: Any,
+    ids: jax.Array,
+    lengths: jax.Array,
+    limit: jax.Array,
+    rng: jax.Array | None,
+    *,
+    temperature: jax.Array | None,
+    top_p: jax.Array | None,
+    ends: jax.Array,
+    pad: jax.Array,
+    shape: Shape,
+    options: Options,
+    room: int,
+    top_k: int | None,
+) -> Generated:
+    """Write at most `limit` tokens, in arrays with space for `room`, behind `[B, P]` prompts."""
+    module: DecoderModel = nnx.merge(_graph(shape, options), params)
+    rows, start = ids.shape
+
+    def write(logits: jax.Array, step: jax.Array, before: jax.Array, cache: Cache, old: Generated):
+        key = None if rng is None else jax.random.fold_in(rng, step)
+        token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
+        scores = jax.nn.log_softmax(logits, axis=-1)
+        own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
+        written = Generated(
+            old.tokens.at[:, step].set(jnp.where(before, pad, token)),
+            old.log_probabilities.at[:, step].set(jnp.where(before, 0.0, own)),
+            old.lengths + ~before,
+        )
+        done = before | (token[:, None] == ends[None]).any(-1)
+        return _Writing(step + 1, token, done, cache, written)
+
+    def unfinished(state: _Writing) -> jax.Array:
+        return (state.step < limit) & ~state.done.all()
+
+    def advance(state: _Writing) -> _Writing:
+        slot = start + state.step - 1  # of the last token, which the prompt's padding precedes
+        position = lengths[:, None] + state.step - 1
+        logits, cache = read_token(
+            module, state.token[:, None], position, slot, start - lengths, state.cache
+        )
+        return write(logits, state.step, state.done, cache, state.written)
+
+    nothing = Generated(
+        jnp.full((rows, room), pad),
+        jnp.zeros((rows, room), jnp.float32),
+        jnp.zeros((rows,), jnp.int32),
+    )
+    logits, cache = read_prompts(module, ids, lengths, room - 1)
+    first = write(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
+    return lax.while_loop(unfinished, advance, first).written
