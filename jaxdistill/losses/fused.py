@@ -166,7 +166,7 @@ def fused_loss(
         student=_head(student),
         teacher=None if teacher is None else _head(teacher),
         vocabulary=vocabulary,
-        chunk=_chunk(chunk, tokens, width, dtype, low_memory),
+        chunk=_chunk(chunk, tokens, width, dtype),
         block=_block(student, teacher, dtype) if low_memory else 0,
         axis_name=axis_name,
         varying=varying,
@@ -308,12 +308,14 @@ def _where(where: ArrayLike | None, shape: tuple[int, ...], dtype) -> jax.Array:
     return jax.lax.stop_gradient(where.reshape(-1).astype(dtype))
 
 
-def _chunk(chunk: int | None, tokens: int, columns: int, dtype, low_memory: bool) -> int:
-    """Tokens per step, a multiple of 128 where there are as many."""
+def _chunk(chunk: int | None, tokens: int, columns: int, dtype) -> int:
+    """Tokens per step: as many as memory allows, in steps of nearly equal size."""
     if chunk is None:
         per_token = columns * (2 * jnp.dtype(dtype).itemsize + 2)
-        chunk = _CHUNK_BYTES // per_token
-        chunk = max(chunk // 128 * 128, 128)
+        most = max(_CHUNK_BYTES // per_token // 128 * 128, 128)
+        steps = -(-tokens // most)
+        # The last step computes again where steps overlap, by less than 128 tokens each.
+        chunk = -(-tokens // (steps * 128)) * 128
     if chunk < 1:
         raise ConfigError(f"chunk: got {chunk}, expected at least 1 token per step")
     return min(chunk, tokens)
