@@ -19,12 +19,16 @@ from typing import Any
 import common
 import numpy as np
 
-from jaxdistill import build, pipeline
-from jaxdistill.config import Config
-from jaxdistill.config_file import load_config
-from jaxdistill.engine import parallel
-from jaxdistill.inspect.uncertainty import accuracy_interval
-from jaxdistill.training import make_evaluator
+from jaxdistill.engine.memory import keep_freed_memory
+
+keep_freed_memory()  # Only before jax is imported.
+
+from jaxdistill import build, pipeline  # noqa: E402
+from jaxdistill.config import Config  # noqa: E402
+from jaxdistill.config_file import load_config  # noqa: E402
+from jaxdistill.engine import parallel  # noqa: E402
+from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
+from jaxdistill.training import make_evaluator  # noqa: E402
 
 
 def main() -> None:
