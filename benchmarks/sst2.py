@@ -38,13 +38,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="values of the configuration, key=value")
     arguments = parser.parse_args()
     data = common.data_folder()
+    test = arguments.workdir / "test.tsv"
+    write_test(data / "sst2_sentences_orig" / "test.txt", test)
     config = load_config(
         "sst2",
         [
             f"teacher.model={common.minilm_folder()}",
             f"data.train={data / 'sst2_glue' / 'train.tsv.gz'}",
             f"data.validation={data / 'sst2_glue' / 'dev.tsv'}",
-            f"data.test={data / 'sst2_sentences_orig' / 'test.txt'}",
+            f"data.test={test}",
             *arguments.overrides,
         ],
     )
@@ -78,6 +80,14 @@ def main() -> None:
                 f"{run['examples_per_second']:.0f} examples/s, padding {100 * run['padding']:.1f} %"
             )
     common.write(arguments.json, rows, gains=gains, stages=stages, overrides=arguments.overrides)
+
+
+def write_test(source: Path, target: Path) -> None:
+    """Write lines of `label sentence` under the column names of the training file."""
+    rows = [line.split(" ", 1) for line in source.read_text(encoding="utf-8").splitlines()]
+    lines = ["sentence\tlabel", *(f"{sentence}\t{label}" for label, sentence in rows)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def accuracies(config: Config, workdir: Path) -> list[dict[str, Any]]:
