@@ -183,7 +183,7 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
         return {**result, "verdict": verdict(result)}
 
     settings = workspace.settings("student", "train", "seeds", "teacher", "finetune", "objective")
-    settings["test"] = config.data.test
+    settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
     write_json(workspace.workdir / "result.json", result)
     return result

@@ -253,3 +253,14 @@ def test_missing_texts_and_columns_are_named(write, tokenizer_folder):
         load(tokenizer_folder, train=write("a.tsv", TSV), test=test)
     with pytest.raises(DataError, match="got text, expected a model with a tokenizer"):
         load(train=write("a.tsv", TSV))
+
+
+def test_a_test_split_has_no_part_in_what_training_reads(tokenizer_folder, tmp_path):
+    train, test = tmp_path / "train.tsv", tmp_path / "test.tsv"
+    train.write_text("sentence\tlabel\n" + "good film\t1\nbad film\t0\n" * 8)
+    test.write_text("sentence\tlabel\nan unseen word\t1\n")
+    without = load(tokenizer_folder, train=str(train))
+    beside = load(tokenizer_folder, train=str(train), test=str(test))
+    assert beside.test is not None
+    assert beside.fingerprint == without.fingerprint
+    np.testing.assert_array_equal(used_ids(beside), used_ids(without))
