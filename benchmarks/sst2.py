@@ -6,6 +6,8 @@ best step of every training, and on the 1,821 labelled test sentences, which not
 
     python benchmarks/sst2.py --workdir runs/sst2 --json sst2.json
 
+Its figures and log are in `benchmarks/results`, beside the table of the recipes that were tried.
+
 Finished stages of the work directory are kept. Other recipes are tried by overrides at the end of
 the line, such as `train.learning_rate=1e-4`.
 """
