@@ -15,14 +15,30 @@ from jaxdistill.losses.feature import (
     hidden_mse,
     minilm_relation,
 )
+from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused_sharded import fused_loss_on_mesh
+from jaxdistill.losses.sparse import (
+    sampled_forward_kl,
+    sampled_forward_kl_from_parts,
+    topk_classes_from_parts,
+    topk_forward_kl,
+    topk_jsd,
+    topk_reverse_kl,
+    topk_total_variation,
+)
 from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
 
 __all__ = [
+    "FusedLoss",
+    "FusedTerm",
+    "Projection",
     "attention_kl",
     "attention_transfer",
     "bernoulli_kl",
     "cross_entropy",
     "forward_kl",
+    "fused_loss",
+    "fused_loss_on_mesh",
     "hidden_cosine",
     "hidden_mse",
     "jsd",
@@ -31,6 +47,13 @@ __all__ = [
     "multilabel",
     "regression",
     "reverse_kl",
+    "sampled_forward_kl",
+    "sampled_forward_kl_from_parts",
+    "topk_classes_from_parts",
+    "topk_forward_kl",
+    "topk_jsd",
+    "topk_reverse_kl",
+    "topk_total_variation",
     "total_variation",
     "valid_labels",
 ]

@@ -186,6 +186,18 @@ def _kl_jvp(axis, primals, tangents):
     return value, sum((jnp.sum(slope, axis) for slope in slopes), jnp.zeros_like(value))
 
 
+def mix(beta: jax.Array, p: Distribution, q: Distribution) -> Distribution:
+    """The mixture `beta p + (1 - beta) q`, its logarithm taken from theirs."""
+    return Distribution(
+        jnp.logaddexp(
+            jnp.log(beta) + p.log_probabilities,
+            jnp.log1p(-beta) + q.log_probabilities,
+        ),
+        beta * p.probabilities + (1 - beta) * q.probabilities,
+        p.support | q.support,
+    )
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def mixture_kl(beta: jax.Array, p: Scaled, q: Scaled, axis: int) -> jax.Array:
     """`beta KL(p || m) + (1 - beta) KL(q || m)` with `m = beta p + (1 - beta) q`."""
@@ -214,14 +226,7 @@ def _mixture_parts(
     beta: jax.Array, p: Scaled, q: Scaled, axis: int
 ) -> tuple[jax.Array, jax.Array, tuple[Distribution, Distribution], Distribution]:
     sides = softmax(p, axis), softmax(q, axis)
-    mixture = Distribution(
-        jnp.logaddexp(
-            jnp.log(beta) + sides[0].log_probabilities,
-            jnp.log1p(-beta) + sides[1].log_probabilities,
-        ),
-        beta * sides[0].probabilities + (1 - beta) * sides[1].probabilities,
-        p.support | q.support,
-    )
+    mixture = mix(beta, *sides)
     to_p, to_q = (jnp.sum(kl_terms(side, mixture), axis) for side in sides)
     return to_p, to_q, sides, mixture
 

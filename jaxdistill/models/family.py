@@ -40,7 +40,8 @@ class Options:
     """How a model is built on its architecture.
 
     Attributes:
-      head: `classification` (also regression), `masked_lm`, or None for the bare encoder.
+      head: `classification` (also regression), `masked_lm`, `lm` (the next token), or None for the
+        bare model.
       num_labels: outputs of a classification head.
       pooling: what the classification head reads: `default` for the family's own way, `first` for
         the first token's hidden state, `mean` for the mean over valid tokens.
@@ -49,6 +50,8 @@ class Options:
       dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
       remat: recompute each layer's intermediates in the backward pass.
       unroll: layers per iteration of the scan over layers.
+      logits: whether an `lm` head computes `Outputs.logits`; without them, losses work from
+        `Outputs.hidden` and `Outputs.head()`.
     """
 
     head: str | None = "classification"
@@ -59,6 +62,7 @@ class Options:
     dtype: str = "float32"
     remat: bool = False
     unroll: int = 1
+    logits: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Family:
       build: `(config, options, rngs) -> nnx.Module`; called as
         `module(batch, rng=..., train=..., taps=...) -> Outputs`.
       rules: `(config, options) -> rules` of every parameter (and batch statistic).
-      architectures: head -> class name in transformers; the heads that exist.
+      architectures: head -> class name in transformers; the heads that exist, the default first.
       model_types: `model_type` values of config.json that mean this family.
       prefix: the base model's prefix, which a bare encoder's tensor names lack.
       aliases: names of tied copies -> the tensor they must equal.
@@ -100,6 +104,10 @@ class Family:
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
+
+    def head_named(self, head: str | None) -> str | None:
+        """Return that head; `default` means the family's first."""
+        return next(iter(self.architectures)) if head == "default" else head
 
 
 @dataclasses.dataclass(frozen=True)

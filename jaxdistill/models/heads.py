@@ -103,3 +103,14 @@ class MaskedLMHead(nnx.Module):
         )
         bias = self.bias[...]
         return Outputs(logits + along_last(bias, 3), hidden, features, Head(weights, bias))
+
+
+def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
+    """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
+    weights = head.weights.astype(hidden.dtype)
+    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    if head.bias is not None:
+        logits = logits + along_last(head.bias, 3)
+    if head.scale != 1.0:
+        logits = logits * head.scale
+    return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)

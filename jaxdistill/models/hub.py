@@ -99,7 +99,7 @@ def import_tensors(
         parts[rule] = list(rule.names(shape))
         wanted |= {name: (rule, rule.their_shape(shape)) for _, name in parts[rule]}
     for alias, target in family.aliases.items():  # a tied copy may be the only one stored
-        if alias in names and target in wanted and target not in names:
+        if alias in names and alias not in wanted and target in wanted and target not in names:
             names[target] = names[alias]
     groups = {rule.group for rule, _ in wanted.values() if rule.group}
     held = {wanted[name][0].group for name in names if name in wanted}
@@ -179,7 +179,8 @@ def export_tensors(
     """
     assert model.options is not None
     flat = flatten({"params": model.params, "model_state": model.model_state or {}})
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
+    joined: dict[str, list[np.ndarray]] = {}
     for rule in family.rules(model.config, model.options):
         path = f"{rule.collection}/{rule.ours}"
         if path not in flat:
@@ -193,7 +194,9 @@ def export_tensors(
         for index, name in rule.names(array.shape):
             bare = name.removeprefix(f"{family.prefix}.") if model.options.head is None else name
             tensors[bare] = rule.to_theirs(array[index])
-    return tensors
+            if rule.part is not None:  # the parts of a tensor come in their order
+                joined.setdefault(bare, []).append(tensors[bare])
+    return tensors | {name: np.concatenate(parts, axis=-1) for name, parts in joined.items()}
 
 
 def export_config(family: Family, model: Model) -> dict[str, Any]:

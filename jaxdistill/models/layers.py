@@ -252,14 +252,15 @@ class Attention(nnx.Module):
 
 def run_layers(
     layers: nnx.Module,
-    step: Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]],
+    step: Callable[..., tuple[jax.Array, Any]],
     hidden: jax.Array,
     *,
     depth: int,
     rng: jax.Array | None = None,
     unroll: int = 1,
     remat: bool = False,
-    last: Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]] | None = None,
+    last: Callable[..., tuple[jax.Array, Any]] | None = None,
+    each: Any = None,
 ) -> tuple[jax.Array, Any, Any]:
     """Run `step(layer, hidden, rng) -> (hidden, emitted)` over the stacked copies of a module.
 
@@ -271,6 +272,8 @@ def run_layers(
       unroll: layers per iteration of the scan.
       remat: recompute each layer in the backward pass instead of storing its intermediates.
       last: replaces `step` for the last layer, which then runs outside of the scan.
+      each: nested arrays with a leading axis of size `depth`, of which each layer gets its own part
+        as a fourth argument; None passes no fourth argument.
 
     Returns:
       The last hidden state, what the scanned layers emitted, stacked on a leading axis, and what
@@ -281,17 +284,18 @@ def run_layers(
     keys = None if rng is None else jax.random.split(rng, depth)
 
     def body(
-        call: Callable[[Any, jax.Array, jax.Array | None], tuple[jax.Array, Any]],
+        call: Callable[..., tuple[jax.Array, Any]],
     ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
         def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-            parameters, key = inputs
-            return call(nnx.merge(graph, parameters), hidden, key)
+            parameters, key, own = inputs
+            extra = () if each is None else (own,)
+            return call(nnx.merge(graph, parameters), hidden, key, *extra)
 
         return jax.checkpoint(one, prevent_cse=False) if remat else one
 
     if is_apart(parameters):
         apart = [
-            (part, None if keys is None else keys[i])
+            (part, None if keys is None else keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], each))
             for i, part in enumerate(layers_of(parameters))
         ]
         rows = []
@@ -305,16 +309,21 @@ def run_layers(
         return hidden, emitted, own
     if last is None:
         hidden, emitted = lax.scan(
-            body(step), hidden, (parameters, keys), unroll=min(unroll, depth)
+            body(step), hidden, (parameters, keys, each), unroll=min(unroll, depth)
         )
         return hidden, emitted, None
     # lax.split, whose transpose joins the gradients: indexing would pad and add them.
     leaves, structure = jax.tree.flatten(parameters)
     parts = [lax.split(leaf, (depth - 1, 1)) for leaf in leaves]
-    first = (structure.unflatten([part[0] for part in parts]), None if keys is None else keys[:-1])
+    first = (
+        structure.unflatten([part[0] for part in parts]),
+        None if keys is None else keys[:-1],
+        jax.tree.map(lambda leaf: leaf[:-1], each),
+    )
     final = (
         structure.unflatten([part[1][0] for part in parts]),
         None if keys is None else keys[-1],
+        jax.tree.map(lambda leaf: leaf[-1], each),
     )
     emitted = None
     if depth > 1:

@@ -56,6 +56,12 @@ _MODULES = {
     "mobilebert": "mobilebert",
     "vit": "vit",
     "resnet": "resnet",
+    "gpt2": "gpt2",
+    "llama": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
     "mlp": "small",
     "cnn": "small",
     "jaxdistill-mlp": "small",
@@ -90,13 +96,14 @@ def build_model(
     *,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
-    head: str | None = "classification",
+    head: str | None = "default",
     seed: int = 0,
     pooling: str = "default",
     problem_type: str | None = None,
     dtype: str = "float32",
     remat: bool = False,
     unroll: int = 1,
+    logits: bool = True,
 ) -> Model:
     """Build a model with fresh parameters from a spec such as `{"family": "bert", ...}`.
 
@@ -104,8 +111,9 @@ def build_model(
       spec: the family and fields of its Hugging Face config; what is absent keeps its default.
       num_labels: outputs of a classification head, or give `labels`.
       labels: names of the classes in the order of the logits.
+      head: see `Options`; `default`: `lm` for a decoder, else `classification`.
       seed: of the parameters.
-      head, pooling, problem_type, dtype, remat, unroll: see `Options`.
+      pooling, problem_type, dtype, remat, unroll, logits: see `Options`.
 
     Raises:
       ModelError: an unknown family, field or option, or no number of labels.
@@ -114,6 +122,7 @@ def build_model(
         raise ModelError(f"model: got {dict(spec)}, expected 'family', one of {sorted(_MODULES)}")
     family = family_named(spec["family"])
     config = config_from(family, {k: v for k, v in spec.items() if k != "family"}, {})
+    head = family.head_named(head)
     options = Options(
         head,
         count_labels(head, num_labels, labels),
@@ -123,6 +132,7 @@ def build_model(
         dtype,
         remat,
         unroll,
+        logits,
     )
     check_options(family, options)
     _, shapes, statistics, _ = abstract(family, config, options)
@@ -138,7 +148,7 @@ def load_model(
     *,
     labels: Sequence[str] | None = None,
     num_labels: int | None = None,
-    head: str | None = "classification",
+    head: str | None = "default",
     fresh_head: bool = False,
     seed: int = 0,
     pooling: str | None = None,
@@ -146,6 +156,7 @@ def load_model(
     dtype: str = "float32",
     remat: bool = False,
     unroll: int = 1,
+    logits: bool = True,
 ) -> Model:
     """Load a model from a Hugging Face folder (`config.json` and safetensors).
 
@@ -157,7 +168,8 @@ def load_model(
       num_labels: outputs of a new head, where `labels` is not given.
       fresh_head: draw the head even if the checkpoint has one.
       pooling: see `Options`; None: the checkpoint's.
-      head, problem_type, dtype, remat, unroll: see `Options`.
+      head: see `Options`; `default`: `lm` for a decoder, else `classification`.
+      problem_type, dtype, remat, unroll, logits: see `Options`.
 
     Raises:
       ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
@@ -166,6 +178,7 @@ def load_model(
     folder = Path(folder)
     raw = read_json(folder / "config.json")
     family, config = _config_of(raw, folder / "config.json")
+    head = family.head_named(head)
     options = Options(
         head=head,
         pooling=pooling or raw.get("jaxdistill_pooling", "default"),
@@ -173,6 +186,7 @@ def load_model(
         dtype=dtype,
         remat=remat,
         unroll=unroll,
+        logits=logits,
     )
     check_options(family, options)
     with open_tensors(folder) as stored:
@@ -249,8 +263,11 @@ def _config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
         raise ModelError(f"{path}: got no 'model_type', expected one of {sorted(_MODULES)}")
     try:
         family = family_named(raw["model_type"])
-        fields = {f.name for f in dataclasses.fields(family.config)} | set(family.field_aliases)
-        known = {k: v for k, v in raw.items() if k in fields and k != "extra" and v is not None}
+        fields = {f.name: f.type for f in dataclasses.fields(family.config) if f.name != "extra"}
+        fields |= dict.fromkeys(family.field_aliases, "")
+        # null is a value where a field may be None (no softcap), and elsewhere means the default
+        optional = {name for name, kind in fields.items() if "None" in str(kind)}
+        known = {k: v for k, v in raw.items() if k in fields and (v is not None or k in optional)}
         return family, config_from(family, known, raw)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

@@ -26,6 +26,8 @@ class Rule:
       collection: `params`, or `model_state` for batch statistics.
       group: rules of one group may all be absent from a checkpoint (a head that was never
         trained); their arrays are then freshly initialised. None: the tensor is required.
+      part: `(i, n)` where the tensor joins n of our arrays along its last axis, and ours is the
+        i-th (GPT-2's query, key and value); None where it is ours alone.
     """
 
     ours: str
@@ -33,6 +35,7 @@ class Rule:
     permute: tuple[int, ...] | None = None
     collection: Literal["params", "model_state"] = "params"
     group: str | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def stacked(self) -> int:
@@ -48,16 +51,19 @@ class Rule:
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of one tensor, from the shape of our array."""
         own = shape[self.stacked :]
-        if self.permute is None:
-            return own
-        return tuple(own[self.permute.index(axis)] for axis in range(len(own)))
+        if self.permute is not None:
+            own = tuple(own[self.permute.index(axis)] for axis in range(len(own)))
+        return own if self.part is None else (*own[:-1], own[-1] * self.part[1])
 
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
         """Lay out one tensor of theirs as ours."""
+        if self.part is not None:
+            index, count = self.part
+            tensor = np.split(tensor, count, axis=-1)[index]
         return tensor if self.permute is None else tensor.transpose(self.permute)
 
     def to_theirs(self, part: np.ndarray) -> np.ndarray:
-        """Lay out one part of our array as theirs, contiguous in memory."""
+        """Lay out one part of our array as theirs, contiguous; `part` still has to be joined."""
         back = part if self.permute is None else part.transpose(np.argsort(self.permute))
         return np.ascontiguousarray(back)
 
@@ -68,12 +74,10 @@ def linear(ours: str, theirs: str, *, bias: bool = True, group: str | None = Non
     return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias", group=group)] if bias else rules
 
 
-def norm(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]:
+def norm(ours: str, theirs: str, *, bias: bool = True, group: str | None = None) -> list[Rule]:
     """Rules of a normalization: `scale` and `bias` against `weight` and `bias`."""
-    return [
-        Rule(f"{ours}/scale", f"{theirs}.weight", group=group),
-        Rule(f"{ours}/bias", f"{theirs}.bias", group=group),
-    ]
+    rules = [Rule(f"{ours}/scale", f"{theirs}.weight", group=group)]
+    return [*rules, Rule(f"{ours}/bias", f"{theirs}.bias", group=group)] if bias else rules
 
 
 def embedding(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]:

@@ -50,7 +50,10 @@ def student_from_teacher(
     depth = getattr(teacher.config, field)
     chosen = _checked(layers, depth)
     extra = {k: len(chosen) if k == field else v for k, v in teacher.config.extra.items()}
-    config = dataclasses.replace(teacher.config, **{field: len(chosen)}, extra=extra)
+    fields: dict[str, Any] = {field: len(chosen), "extra": extra}
+    if getattr(teacher.config, "layer_types", None):  # each keeps the attention it was trained with
+        fields["layer_types"] = tuple(teacher.config.layer_types[i] for i in chosen)
+    config = dataclasses.replace(teacher.config, **fields)
 
     def pick(leaf: Any) -> jax.Array:
         return jnp.asarray(leaf)[np.asarray(chosen)]

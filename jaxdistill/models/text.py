@@ -25,10 +25,12 @@ def check_config(name: str, config: Any, *, width: int, heads: int) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if field.name.endswith("dropout") or field.name.endswith("dropout_prob"):
+        if field.name.endswith(("dropout", "dropout_prob", "pdrop")):
             if value is not None and not (number and 0 <= value <= 1):
                 raise ModelError(f"{name}.{field.name}: got {value!r}, expected 0 to 1 (or null)")
-        elif type(field.default) is int and field.name != "pad_token_id" and value < 1:
+        elif value is None and "None" in str(field.type):
+            continue
+        elif type(field.default) is int and field.name != "pad_token_id" and (value or 0) < 1:
             raise ModelError(f"{name}.{field.name}: got {value}, expected at least 1")
     if width % heads:
         raise ModelError(
@@ -45,18 +47,18 @@ def check_config(name: str, config: Any, *, width: int, heads: int) -> None:
             raise ModelError(f"{name}.{field}: got {got!r}, only {plain!r} is supported")
 
 
-def input_ids_of(batch: Batch, limit: int) -> jax.Array:
+def input_ids_of(batch: Batch, limit: int | None) -> jax.Array:
     """Return `input_ids` `[B, T]`.
 
     Raises:
       ModelError: they are missing or misshapen, or rows without `position_ids` are longer than
-        `limit` positions.
+        `limit` positions (None: no table of positions sets a limit).
     """
     if "input_ids" not in batch or batch["input_ids"].ndim != 2:
         got = batch["input_ids"].shape if "input_ids" in batch else sorted(batch)
         raise ModelError(f"batch: got {got}, expected input_ids of shape [B, T]")
     ids = batch["input_ids"]
-    if "position_ids" not in batch and ids.shape[1] > limit:
+    if limit is not None and "position_ids" not in batch and ids.shape[1] > limit:
         raise ModelError(
             f"input_ids: got rows of {ids.shape[1]} tokens, expected at most {limit}, the model's "
             "number of positions; truncate the text"

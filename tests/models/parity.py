@@ -25,6 +25,17 @@ BERT = {
     "intermediate_size": 48,
     "max_position_embeddings": 24,
 }
+LLAMA = {
+    **{name: value for name, value in BERT.items() if name != "max_position_embeddings"},
+    "num_key_value_heads": 2,
+}
+GEMMA = {
+    **LLAMA,
+    "head_dim": 12,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 20,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 FIELDS: dict[str, dict[str, Any]] = {
     "bert": BERT,
     "roberta": {**BERT, "type_vocab_size": 1},
@@ -43,6 +54,12 @@ FIELDS: dict[str, dict[str, Any]] = {
         "intra_bottleneck_size": 16,
         "num_feedforward_networks": 3,
     },
+    "gpt2": {"vocab_size": 99, "n_embd": 32, "n_layer": DEPTH, "n_head": 4, "n_positions": 24},
+    "llama": LLAMA,
+    "qwen2": {**LLAMA, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {**LLAMA, "head_dim": 12},
+    "gemma2": GEMMA,
+    "gemma3_text": {**GEMMA, "rope_local_base_freq": 100.0, "rope_theta": 5000.0},
 }
 
 
@@ -63,6 +80,7 @@ def reference(family: str, head: str | None, folder: Path, *, seed: int = 0, **f
     kind = {
         "classification": transformers.AutoModelForSequenceClassification,
         "masked_lm": transformers.AutoModelForMaskedLM,
+        "lm": transformers.AutoModelForCausalLM,
         None: transformers.AutoModel,
     }[head]
     torch.manual_seed(seed)
@@ -207,6 +225,7 @@ def check_round_trip(folder: Path, target: Path, head: str | None, batch: dict[s
     kind = {
         "classification": transformers.AutoModelForSequenceClassification,
         "masked_lm": transformers.AutoModelForMaskedLM,
+        "lm": transformers.AutoModelForCausalLM,
         None: transformers.AutoModel,
     }[head]
     theirs, info = kind.from_pretrained(target, output_loading_info=True)

@@ -24,8 +24,9 @@ def test_every_family_is_declared_once():
         assert dataclasses.is_dataclass(family.config)
 
 
-@pytest.mark.parametrize("name", TEXT)
-@pytest.mark.parametrize("head", ["classification", "masked_lm", None])
+@pytest.mark.parametrize(
+    ("name", "head"), [(name, head) for name in TEXT for head in family_named(name).architectures]
+)
 def test_rules_cover_every_parameter_once_and_axes_name_every_dimension(name, head):
     family = family_named(name)
     config = config_from(family, parity.FIELDS[name], {})
@@ -34,7 +35,7 @@ def test_rules_cover_every_parameter_once_and_axes_name_every_dimension(name, he
     flat = flatten(shapes)
     rules = list(family.rules(config, Options(head=head)))
     assert sorted(rule.ours for rule in rules) == sorted(flat)
-    assert len({rule.theirs for rule in rules}) == len(rules)
+    assert len({(rule.theirs, rule.part) for rule in rules}) == len(rules)
     named = flatten(axes)
     assert named.keys() == flat.keys()
     known = {"layers", "embed", "mlp", "heads", "vocab", None}

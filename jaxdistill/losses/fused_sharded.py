@@ -1,0 +1,156 @@
+"""The fused losses on a mesh: tokens over some axes, the vocabulary over another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
+
+
+def fused_loss_on_mesh(
+    mesh: Mesh,
+    student: Projection,
+    teacher: Projection | None,
+    terms: Mapping[str, FusedTerm],
+    *,
+    labels: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    vocabulary: int | None = None,
+    chunk: int | None = None,
+    low_memory: bool = False,
+    token_axes: tuple[str, ...] = ("data", "fsdp"),
+    depth_axis: str = "fsdp",
+    vocabulary_axis: str = "tensor",
+) -> FusedLoss:
+    """Compute `fused_loss` of global arrays under `jit`, each device its own tokens and classes.
+
+    Left to the compiler, a scan over sharded tokens would gather them. Here a device scans its own
+    tokens against its own columns of the heads. A head sharded over `depth_axis` is gathered once,
+    before the scan, and its gradient is scattered once, after it. Inside the scan only sums of
+    `[chunk]` cross `vocabulary_axis`.
+
+    Args:
+      mesh: axes named below that it lacks are left out.
+      student, teacher, terms, labels, where, vocabulary, low_memory: as `fused_loss`, global.
+        Heads whose columns differ in number, or do not divide over the vocabulary's axis, are
+        padded.
+      chunk: tokens per step on each device.
+      token_axes: shard the first axis of hidden states, labels and `where`.
+      depth_axis: one of them; shards the width of a head where it divides it.
+      vocabulary_axis: shards the columns of the heads.
+
+    Returns:
+      Global sums, the same on every device.
+
+    Raises:
+      ModelError: the first axis does not divide over `token_axes`, or the heads differ in columns
+        without a `vocabulary`.
+      ConfigError: `vocabulary_axis` is one of `token_axes`.
+      Others as `fused_loss`.
+    """
+    tokens_over = tuple(axis for axis in token_axes if axis in mesh.shape)
+    over = vocabulary_axis if vocabulary_axis in mesh.shape else None
+    if over in tokens_over:
+        raise ConfigError(
+            f"vocabulary_axis: got {over!r}, which shards tokens too, expected none of {token_axes}"
+        )
+    parts = math.prod(mesh.shape[axis] for axis in tokens_over)
+    if student.hidden.shape[0] % parts:
+        raise ModelError(
+            f"student.hidden: got shape {student.hidden.shape}, expected a first axis that {parts} "
+            f"devices along {tokens_over} divide; pad it with where = 0"
+        )
+    sides = {"student": student, **({} if teacher is None else {"teacher": teacher})}
+    counts = [_columns(side) for side in sides.values()]
+    if vocabulary is None and len(set(counts)) > 1:
+        raise ModelError(
+            f"teacher.weights: got {counts[1]} columns, expected {counts[0]} as the student's; "
+            "pass vocabulary=, the tokenizer's size, where heads are padded differently"
+        )
+    vocabulary = min(counts) if vocabulary is None else vocabulary
+    shards = 1 if over is None else mesh.shape[over]
+    width = -(-max(counts) // shards) * shards
+    gathered_over = depth_axis if depth_axis in tokens_over else None
+
+    def depth_of(side: Projection) -> str | None:
+        divides = gathered_over and side.hidden.shape[-1] % mesh.shape[gathered_over] == 0
+        return gathered_over if divides else None
+
+    def spec_of(side: Projection) -> Projection:
+        spec = (depth_of(side), over)
+        return dataclasses.replace(
+            side,
+            hidden=P(tokens_over),
+            weights=P(*reversed(spec)) if side.transposed else P(*spec),
+            bias=None if side.bias is None else P(over),
+        )
+
+    sides = {name: _padded(side, width) for name, side in sides.items()}
+    tokens = {"labels": labels, "where": where}
+    tokens = {name: jnp.asarray(x) for name, x in tokens.items() if x is not None}
+    traced = {name: _arrays(term) for name, term in terms.items()}
+
+    def local(sides: dict[str, Projection], tokens: dict[str, Any], traced: dict[str, Any]):
+        whole = {}
+        for name, side in sides.items():
+            weights, along = side.weights, depth_of(side)
+            if along is not None:
+                at = 1 if side.transposed else 0
+                weights = lax.all_gather(weights, along, axis=at, tiled=True)
+            whole[name] = dataclasses.replace(side, weights=weights)
+        found = fused_loss(
+            whole["student"],
+            whole.get("teacher"),
+            {name: term._replace(**traced[name]) for name, term in terms.items()},
+            vocabulary=vocabulary,
+            chunk=chunk,
+            low_memory=low_memory,
+            axis_name=over,
+            **tokens,
+        )
+        sums = found.mix, found.terms
+        return lax.psum(sums, tokens_over) if tokens_over else sums
+
+    run = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=({name: spec_of(side) for name, side in sides.items()}, P(tokens_over), P()),
+        out_specs=P(),
+    )
+    mix, summed = run(sides, tokens, traced)
+    return FusedLoss(mix, summed)
+
+
+def _columns(side: Projection) -> int:
+    return side.weights.shape[0 if side.transposed else 1]
+
+
+def _padded(side: Projection, width: int) -> Projection:
+    """The side with columns of zeros up to `width`; `vocabulary` says that they are no classes."""
+    missing = width - _columns(side)
+    if missing == 0:
+        return side
+    pads = ((0, missing), (0, 0)) if side.transposed else ((0, 0), (0, missing))
+    bias = None if side.bias is None else jnp.pad(side.bias, (0, missing))
+    return dataclasses.replace(side, weights=jnp.pad(side.weights, pads), bias=bias)
+
+
+def _arrays(term: FusedTerm) -> dict[str, jax.Array]:
+    """Those numbers of a term that are known only when the program runs."""
+    numbers = {"weight": term.weight, "temperature": term.temperature, "beta": term.beta}
+    return {
+        name: jnp.asarray(value)
+        for name, value in numbers.items()
+        if not isinstance(value, int | float)
+    }

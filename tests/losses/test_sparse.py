@@ -1,0 +1,404 @@
+"""Losses from cached classes against float64 loops over the distributions they stand for."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxdistill import losses
+from jaxdistill.errors import ConfigError, DataError, ModelError
+
+FULL = {
+    "forward": losses.forward_kl,
+    "reverse": losses.reverse_kl,
+    "jsd": losses.jsd,
+    "variation": losses.total_variation,
+}
+TOP = {
+    "forward": losses.topk_forward_kl,
+    "reverse": losses.topk_reverse_kl,
+    "jsd": losses.topk_jsd,
+    "variation": losses.topk_total_variation,
+}
+
+
+def softmax(row, temperature):
+    exponentials = [math.exp((x - max(row)) / temperature) for x in row]
+    return [x / math.fsum(exponentials) for x in exponentials]
+
+
+def kl(p, q):
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def example(seed=0, rows=5, classes=23, spread=2.0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(0, spread, (2, rows, classes)).astype(np.float32)
+
+
+def cache(teacher, k, temperature=1.0):
+    """The k best of every row and the log of what they leave, in float64 and plain loops."""
+    ids, log_probabilities, log_tail = [], [], []
+    for row in np.asarray(teacher, np.float64):
+        p = softmax(row, temperature)
+        order = sorted(range(len(p)), key=lambda c: -p[c])
+        rest = math.fsum(p[c] for c in order[k:])
+        ids.append(order[:k])
+        log_probabilities.append([math.log(p[c]) for c in order[:k]])
+        log_tail.append(math.log(rest) if rest > 0 else -math.inf)
+    return (
+        jnp.array(ids, jnp.int32),
+        jnp.array(log_probabilities, jnp.float32),
+        jnp.array(log_tail, jnp.float32),
+    )
+
+
+def coarse(row, ids, temperature):
+    p = softmax(row, temperature)
+    return [p[c] for c in ids] + [math.fsum(x for c, x in enumerate(p) if c not in set(ids))]
+
+
+def coarse_value(name, p, q, temperature):
+    if name == "forward":
+        return temperature**2 * kl(p, q)
+    if name == "reverse":
+        return temperature**2 * kl(q, p)
+    if name == "jsd":
+        m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        return temperature**2 * (kl(p, m) + kl(q, m)) / 2
+    return math.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+
+
+@pytest.mark.parametrize("name", TOP)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_top_k_is_the_divergence_of_the_k_classes_and_the_tail(name, temperature):
+    student, teacher = example()
+    ids, log_probabilities, log_tail = cache(teacher, 4, temperature)
+    got = jax.jit(TOP[name])(student, ids, log_probabilities, log_tail, temperature=temperature)
+    expected = [
+        coarse_value(name, coarse(t, i, temperature), coarse(s, i, temperature), temperature)
+        for s, t, i in zip(student.astype(float), teacher.astype(float), ids.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_top_k_is_a_lower_bound_that_all_classes_close(name):
+    student, teacher = example(seed=1, rows=40)
+    full = FULL[name](student, teacher, temperature=2.0)
+    before = jnp.zeros(())
+    for k in (1, 3, 8, 23):
+        value = TOP[name](student, *cache(teacher, k, 2.0), temperature=2.0)
+        assert (value <= full * (1 + 1e-5) + 1e-6).all()
+        assert value.mean() > before  # more classes, more said
+        before = value.mean()
+    np.testing.assert_allclose(value, full, rtol=1e-4, atol=1e-6)
+
+
+def test_the_tail_is_never_renormalized_away():
+    """The two best classes agree but for a factor, and the student leaks the rest elsewhere."""
+    p = [0.60, 0.30, 0.05, 0.03, 0.02]
+
+    def leaking(kept):
+        return [0.60 * kept, 0.30 * kept, *[(1 - 0.90 * kept) / 3] * 3]
+
+    low, high = 1e-3, 1.0
+    for _ in range(60):  # the share that makes the full KL 1.15
+        middle = (low + high) / 2
+        low, high = (middle, high) if kl(p, leaking(middle)) > 1.15 else (low, middle)
+    student, teacher = jnp.log(jnp.array([leaking(low)])), jnp.log(jnp.array([p]))
+    assert losses.forward_kl(student, teacher)[0] == pytest.approx(1.15, rel=1e-5)
+    cached = cache(teacher, 2)
+    ids = cached[0]
+    top = (jnp.take_along_axis(x, ids, -1) for x in (student, teacher))
+    assert losses.forward_kl(*top)[0] == pytest.approx(0, abs=1e-6)  # what renormalizing sees
+
+    ours = losses.topk_forward_kl(student, *cached)[0]
+    expected = 0.9 * math.log(1 / low) + 0.1 * math.log(0.1 / (1 - 0.9 * low))
+    assert ours == pytest.approx(expected, rel=1e-5)
+    assert 1.0 < ours <= 1.15
+    assert losses.topk_forward_kl(student, *cached, tail="uniform")[0] > 1.0
+    gradient = jax.grad(lambda s: losses.topk_forward_kl(s, *cached)[0])(student)
+    assert (gradient[0, :2] < -0.1).all()  # descent raises the two classes
+    assert (gradient[0, 2:] > 0.1).all()  # and lowers the rest
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_tail_is_spread_in_the_students_proportions(temperature):
+    """Same value and gradient as the full KL from an explicit teacher of all classes."""
+    student, teacher = example(seed=2)
+    ids, log_probabilities, log_tail = cache(teacher, 4, temperature)
+    explicit = np.zeros(teacher.shape)
+    for row, (s, t, kept) in enumerate(zip(student, teacher, ids.tolist(), strict=True)):
+        p, q = softmax(t.astype(float), temperature), softmax(s.astype(float), temperature)
+        tail = [c for c in range(len(p)) if c not in kept]
+        for c in kept:
+            explicit[row, c] = p[c]
+        for c in tail:
+            explicit[row, c] = sum(p[x] for x in tail) * q[c] / sum(q[x] for x in tail)
+    logits = temperature * jnp.log(jnp.asarray(explicit, jnp.float32))
+
+    def ours(s):
+        return losses.topk_forward_kl(
+            s, ids, log_probabilities, log_tail, temperature=temperature
+        ).sum()
+
+    def full(s):
+        return losses.forward_kl(s, logits, temperature=temperature).sum()
+
+    np.testing.assert_allclose(ours(student), full(student), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(ours)(student), jax.grad(full)(student), atol=2e-5)
+
+
+def test_the_uniform_tail_is_the_full_kl_from_a_uniform_tail():
+    student, teacher = example(seed=3)
+    where = np.random.default_rng(3).random(student.shape) < 0.8
+    teacher = np.where(where, teacher, -np.inf)
+    ids, log_probabilities, log_tail = cache(teacher, 4, 2.0)
+    for mask in (None, jnp.asarray(where)):
+        explicit = np.zeros(teacher.shape)
+        for row in range(len(teacher)):
+            kept = ids[row].tolist()
+            allowed = where[row] if mask is not None else np.ones(teacher.shape[1], bool)
+            tail = [c for c in range(teacher.shape[1]) if c not in kept and allowed[c]]
+            explicit[row, kept] = np.exp(log_probabilities[row])
+            explicit[row, tail] = np.exp(log_tail[row]) / len(tail)
+        logits = jnp.where(explicit > 0, 2.0 * np.log(np.maximum(explicit, 1e-30)), -jnp.inf)
+        arguments = (jnp.asarray(student), ids, log_probabilities, log_tail)
+        got = losses.topk_forward_kl(*arguments, temperature=2.0, where=mask, tail="uniform")
+        expected = losses.forward_kl(student, logits, temperature=2.0, where=mask)
+        np.testing.assert_allclose(got, expected, rtol=2e-5)
+
+
+def test_a_student_equal_to_the_teacher_stays():
+    """What distinguishes the default tail from the uniform one: the teacher is its minimum."""
+    _, teacher = example(seed=4)
+    cached = cache(teacher, 4)
+
+    def gradient(tail):
+        return jax.grad(lambda s: losses.topk_forward_kl(s, *cached, tail=tail).sum())(teacher)
+
+    np.testing.assert_allclose(losses.topk_forward_kl(teacher, *cached), 0, atol=1e-6)
+    np.testing.assert_allclose(gradient("student"), 0, atol=1e-6)
+    assert jnp.abs(gradient("uniform")).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_the_form_from_parts_agrees_in_value_and_gradient(name):
+    student, teacher = example(seed=5)
+    ids, log_probabilities, log_tail = cache(teacher, 6, 2.0)
+
+    def dense(s):
+        return TOP[name](s, ids, log_probabilities, log_tail, temperature=2.0).sum()
+
+    def parts(s):
+        gathered = jnp.take_along_axis(s, ids, -1)
+        normalizer = jax.nn.logsumexp(s / 2.0, -1)
+        student, teacher = losses.topk_classes_from_parts(
+            gathered, normalizer, log_probabilities, log_tail, temperature=2.0
+        )
+        return (1.0 if name == "variation" else 4.0) * FULL[name](student, teacher).sum()
+
+    np.testing.assert_allclose(parts(student), dense(student), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(parts)(student), jax.grad(dense)(student), atol=2e-5)
+
+
+def test_a_tail_that_rounds_to_nothing_stays_finite_from_parts():
+    student = jnp.array([[30.0, 29.0, -30.0, -31.0]])
+    cached = (jnp.array([[0, 1]]), jnp.log(jnp.array([[0.6, 0.3]])), jnp.log(jnp.array([0.1])))
+
+    def parts(s):
+        normalizer = jax.nn.logsumexp(s, -1)
+        pair = losses.topk_classes_from_parts(s[:, :2], normalizer, *cached[1:])
+        return losses.forward_kl(*pair).sum()
+
+    value, gradient = jax.value_and_grad(parts)(student)
+    assert 1 < value < 5
+    assert jnp.isfinite(gradient).all()
+    # The dense form resolves it: 0.1 (log 0.1 + 60) and more.
+    assert losses.topk_forward_kl(student, *cached)[0] > 5
+
+
+def test_gradients_match_finite_differences():
+    student, teacher = example(seed=6, rows=2, classes=9)
+    ids, log_probabilities, log_tail = cache(teacher, 3, 1.5)
+    for loss in TOP.values():
+        check_grads(
+            lambda s, loss=loss: loss(s, ids, log_probabilities, log_tail, temperature=1.5),
+            (jnp.asarray(student),),
+            order=1,
+            modes=("rev",),
+            atol=2e-2,
+            rtol=2e-2,
+        )
+    weights = jnp.exp(log_probabilities) / jnp.exp(log_probabilities).sum(-1, keepdims=True)
+    check_grads(
+        lambda s: losses.sampled_forward_kl(s, ids, weights, temperature=1.5),
+        (jnp.asarray(student),),
+        order=1,
+        modes=("rev",),
+        atol=2e-2,
+        rtol=2e-2,
+    )
+
+
+def test_all_classes_with_their_probabilities_sample_the_full_kl():
+    student, teacher = example(seed=7)
+    ids, log_probabilities, _ = cache(teacher, 23, 2.0)
+    p = np.exp(np.asarray(log_probabilities, np.float64))
+    entropy = jnp.asarray(-(p * np.log(p)).sum(-1), jnp.float32)
+    got = losses.sampled_forward_kl(student, ids, jnp.asarray(p), entropy, temperature=2.0)
+    expected = [
+        4 * kl(softmax(t, 2.0), softmax(s, 2.0))
+        for s, t in zip(student.astype(float), teacher.astype(float), strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-5)
+
+
+def test_draws_with_replacement_have_the_gradient_of_the_full_kl_on_average():
+    """The paper's estimator, drawn by NumPy: mean gradient within 3 standard errors, both ways."""
+    generator = np.random.default_rng(8)
+    student, teacher = example(seed=8, rows=1)
+    p = np.array(softmax(teacher[0].astype(float), 2.0))
+    draws = generator.choice(len(p), (4000, 12), p=p)
+    gradient = jax.vmap(
+        jax.grad(
+            lambda s, ids: losses.sampled_forward_kl(
+                s, ids, jnp.full(ids.shape, 1 / 12), temperature=2.0
+            )
+        ),
+        (None, 0),
+    )(student[0], jnp.asarray(draws))
+    full = jax.grad(lambda s: losses.forward_kl(s, teacher[0], temperature=2.0))(student[0])
+    error = np.asarray(gradient).std(0) / np.sqrt(len(draws))
+    distance = np.abs(np.asarray(gradient).mean(0) - np.asarray(full)) / error
+    assert (distance < 3).mean() > 0.95
+    assert distance.max() < 4.5
+    renormalized = jax.grad(
+        lambda s: losses.sampled_forward_kl(s, *_top_renormalized(p, 12), temperature=2.0)
+    )(student[0])
+    assert (np.abs(renormalized - full) / error).max() > 10
+
+
+def _top_renormalized(p, k):
+    order = np.argsort(-p)[:k]
+    return jnp.asarray(order), jnp.asarray(p[order] / p[order].sum(), jnp.float32)
+
+
+def test_low_precision_is_computed_in_float32():
+    student, teacher = example(seed=9)
+    cached = cache(teacher, 4)
+    low = jnp.asarray(student, jnp.bfloat16)
+    for loss in TOP.values():
+        got = loss(low, *cached)
+        assert got.dtype == jnp.float32
+        np.testing.assert_array_equal(got, loss(low.astype(jnp.float32), *cached))
+    weights = jax.nn.softmax(cached[1])
+    got = losses.sampled_forward_kl(low, cached[0], weights)
+    np.testing.assert_allclose(
+        got, losses.sampled_forward_kl(low.astype(jnp.float32), cached[0], weights), rtol=1e-6
+    )
+
+
+def test_masked_classes_count_as_sliced_away():
+    student, teacher = example(seed=10)
+    padded = jnp.pad(student, ((0, 0), (0, 7)), constant_values=jnp.nan)
+    where = jnp.broadcast_to(jnp.arange(30) < 23, padded.shape)
+    infinite = jnp.where(where, padded, -jnp.inf)
+    cached = cache(teacher, 4)
+    ids, log_probabilities, _ = cached
+    weights = jax.nn.softmax(log_probabilities)
+    calls = [functools.partial(_total, loss, cached) for loss in TOP.values()]
+    calls.append(functools.partial(_total, losses.sampled_forward_kl, (ids, weights)))
+    for call in calls:
+        expected, slope = jax.value_and_grad(call)(student)
+        for logits, mask in ((padded, where), (infinite, None)):
+            got, gradient = jax.value_and_grad(call)(logits, mask)
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
+            np.testing.assert_allclose(gradient[:, :23], slope, atol=1e-6)
+            np.testing.assert_array_equal(gradient[:, 23:], 0)
+
+
+def _total(loss, cached, logits, where=None):
+    return loss(logits, *cached, where=where).sum()
+
+
+def test_unused_slots_and_padding_rows_say_nothing():
+    student, teacher = example(seed=11)
+    ids, log_probabilities, log_tail = cache(teacher, 4)
+    wide = jnp.pad(ids, ((0, 0), (0, 2)))  # class 0 in unused slots stays in the tail
+    filled = jnp.pad(log_probabilities, ((0, 0), (0, 2)), constant_values=-jnp.inf)
+    for loss in TOP.values():
+        np.testing.assert_allclose(
+            loss(student, wide, filled, log_tail),
+            loss(student, ids, log_probabilities, log_tail),
+            rtol=1e-6,
+        )
+        empty = (jnp.full_like(log_probabilities, -jnp.inf), jnp.full_like(log_tail, -jnp.inf))
+        value, gradient = jax.value_and_grad(lambda s, e=empty, f=loss: f(s, ids, *e).sum())(
+            student
+        )
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
+    value, gradient = jax.value_and_grad(
+        lambda s: losses.sampled_forward_kl(
+            s, ids, jnp.zeros(ids.shape), jnp.ones(ids.shape[:1])
+        ).sum()
+    )(student)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_class_the_student_lacks_is_infinite_with_a_finite_gradient():
+    student, teacher = example(seed=12, rows=1)
+    ids, log_probabilities, log_tail = cache(teacher, 3)
+    cases = [
+        (student, ids.at[0, 1].set(99)),
+        (student, ids.at[0, 1].set(-1)),
+        (jnp.asarray(student).at[0, ids[0, 1]].set(-jnp.inf), ids),
+    ]
+    weights = jnp.array([[0.5, 0.3, 0.2]])
+    for logits, classes in cases:
+        for loss in (
+            lambda s, i: losses.topk_forward_kl(s, i, log_probabilities, log_tail).sum(),
+            lambda s, i: losses.sampled_forward_kl(s, i, weights).sum(),
+        ):
+            value, gradient = jax.value_and_grad(loss)(logits, classes)
+            assert value == jnp.inf
+            assert jnp.isfinite(gradient).all()
+    jsd = losses.topk_jsd(student, ids.at[0, 1].set(99), log_probabilities, log_tail)
+    assert jnp.isfinite(jsd).all()
+
+
+def test_a_confident_student_keeps_its_tail():
+    """100 nats below the best, the tail's logarithm is still exact in float32."""
+    student = jnp.array([[0.0, -100.0, -101.0]])
+    value = losses.topk_forward_kl(
+        student, jnp.array([[0]]), jnp.log(jnp.array([[0.9]])), jnp.log(jnp.array([0.1]))
+    )
+    log_s = -100 + math.log1p(math.exp(-1))
+    expected = 0.9 * math.log(0.9) + 0.1 * (math.log(0.1) - log_s)
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)
+
+
+def test_bad_arguments_are_named():
+    student, teacher = example(seed=13)
+    ids, log_probabilities, log_tail = cache(teacher, 4)
+    with pytest.raises(DataError, match="ids: got dtype float32"):
+        losses.topk_forward_kl(student, ids * 1.0, log_probabilities, log_tail)
+    with pytest.raises(ModelError, match="log_tail: got shape"):
+        losses.topk_forward_kl(student, ids, log_probabilities, log_tail[:, None])
+    with pytest.raises(ModelError, match="ids: got shape"):
+        losses.topk_forward_kl(student, ids[:2], log_probabilities, log_tail)
+    with pytest.raises(ConfigError, match="tail: got 'even'"):
+        losses.topk_forward_kl(student, ids, log_probabilities, log_tail, tail="even")
+    with pytest.raises(ConfigError, match="temperature"):
+        losses.topk_jsd(student, ids, log_probabilities, log_tail, temperature=0)
+    with pytest.raises(ModelError, match="weights: got shape"):
+        losses.sampled_forward_kl(student, ids, log_tail)
+    with pytest.raises(DataError, match="where: got dtype"):
+        losses.sampled_forward_kl(student, ids, jnp.exp(log_probabilities), where=student)
