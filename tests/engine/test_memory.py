@@ -28,9 +28,9 @@ def step(x):
 
 x = jnp.ones((2048, 2048))  # 16 MiB, 4,096 pages
 faults = []
-for turn in range(8):
+for turn in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):  # Queued: they run on threads of the backend.
+    for _ in range(3):  # Queued: they run on threads of the backend.
         x = step(x)
     x.block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
