@@ -61,16 +61,17 @@ def configuration(phrases: int, precompute: bool = False) -> Any:
 
 def ours(phrases: int, scratch: Path) -> Epoch:
     """Prepare the step and the loader of `jaxdistill distill`, with its teacher live and ahead."""
+    from jaxdistill.engine.memory import keep_freed_memory
+
+    keep_freed_memory()  # Only before jax is imported.
     import jax
 
     from jaxdistill import build
     from jaxdistill.data.loader import device_batches
     from jaxdistill.engine import parallel
-    from jaxdistill.engine.memory import keep_freed_memory
     from jaxdistill.teacher.precomputed import with_targets
     from jaxdistill.training import make_evaluator, make_trainer
 
-    keep_freed_memory()
     config = configuration(phrases)
     dataset = build.load_data(config, scratch)
     teacher = build.load_teacher(config, dataset, training=False, seed=0)

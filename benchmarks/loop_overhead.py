@@ -13,12 +13,16 @@ import time
 from pathlib import Path
 
 import common
-import jax
 
-from jaxdistill import build
-from jaxdistill.config_file import check
 from jaxdistill.engine.memory import keep_freed_memory
-from jaxdistill.training import make_trainer, run_seed
+
+keep_freed_memory()  # Only before jax is imported.
+
+import jax  # noqa: E402
+
+from jaxdistill import build  # noqa: E402
+from jaxdistill.config_file import check  # noqa: E402
+from jaxdistill.training import make_trainer, run_seed  # noqa: E402
 
 
 def main() -> None:
@@ -42,7 +46,6 @@ def main() -> None:
             "telemetry": {"progress": "none"},
         }
     )
-    keep_freed_memory()
     ours, bare = [], []
     with tempfile.TemporaryDirectory() as scratch:
         dataset = build.load_data(config, Path(scratch) / "cache")

@@ -237,8 +237,14 @@ def _run_until(
     config, folder = _prepare(source, overrides, workdir)
     if print_config:
         return _show_config(config)
-    from jaxdistill import pipeline
+    from jaxdistill.engine.memory import keep_freed_memory
 
+    obstacle = keep_freed_memory()  # Only before jax is imported.
+    from jaxdistill import pipeline
+    from jaxdistill.engine.telemetry import say
+
+    if obstacle is not None:
+        say(f"run  every step on CPU maps its memory anew: {obstacle}")
     result = pipeline.run(_writable(folder, config), folder, until=stage, force=force)
     if stage in (None, "evaluate", "export", "report"):
         _show_result(result)

@@ -15,7 +15,6 @@ from jaxdistill import build
 from jaxdistill.config import Config
 from jaxdistill.engine import parallel, preemption
 from jaxdistill.engine.loop import LoopResult
-from jaxdistill.engine.memory import keep_freed_memory
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect import doctor
@@ -59,8 +58,6 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     if config.parallel.compilation_cache:
         _keep_compiled_programs(workdir.parent / ".compilation_cache")
-    if jax.default_backend() == "cpu" and not keep_freed_memory():
-        say("run  the C library has no mallopt: every step on CPU maps its memory anew")
     with preemption.watch():
         workspace = Workspace(config, workdir, force)
         result: dict[str, Any] = {}
@@ -186,7 +183,7 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
         return {**result, "verdict": verdict(result)}
 
     settings = workspace.settings("student", "train", "seeds", "teacher", "finetune", "objective")
-    settings["test"] = config.data.test
+    settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
     write_json(workspace.workdir / "result.json", result)
     return result

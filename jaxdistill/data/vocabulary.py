@@ -21,8 +21,8 @@ AXIS = "vocab"
 
 
 def used_ids(dataset: Dataset) -> np.ndarray | None:
-    """Return the token ids that occur in any split, ascending, int64; None without tokens."""
-    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split]
+    """Return the token ids of training and validation, ascending, int64; None without tokens."""
+    splits = [dataset.train, dataset.validation]
     parts = [np.unique(split.tokens) for split in splits if split.tokens is not None]
     if not parts:
         return None
@@ -32,16 +32,16 @@ def used_ids(dataset: Dataset) -> np.ndarray | None:
 
 
 def renumber(dataset: Dataset, used: np.ndarray) -> Dataset:
-    """Replace every token id by its place among `used`."""
+    """Replace every token id by its place among `used`; training has no test split."""
 
-    def renumbered(split: Split | None) -> Split | None:
-        if split is None or split.tokens is None:
+    def renumbered(split: Split) -> Split:
+        if split.tokens is None:
             return split
         tokens = np.searchsorted(used, split.tokens).astype(np.int32)
         return dataclasses.replace(split, tokens=tokens)
 
-    parts = {name: renumbered(getattr(dataset, name)) for name in ("train", "validation", "test")}
-    return dataclasses.replace(dataset, **parts)
+    train, validation = renumbered(dataset.train), renumbered(dataset.validation)
+    return dataclasses.replace(dataset, train=train, validation=validation, test=None)
 
 
 def cut(params: Any, axes: Any, used: np.ndarray) -> Any:

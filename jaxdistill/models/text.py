@@ -14,7 +14,7 @@ from jaxdistill.errors import ModelError
 from jaxdistill.models.encoder import check_taps, encode
 from jaxdistill.models.family import Options
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
-from jaxdistill.models.layers import Embedding, Pool, split_rng
+from jaxdistill.models.layers import Embedding, Pool, along_last, split_rng
 from jaxdistill.models.outputs import Outputs
 
 Batch = Mapping[str, jax.Array]
@@ -76,7 +76,16 @@ def positions_of(table: Embedding, batch: Batch, length: int) -> jax.Array:
 def token_types_of(table: Embedding, batch: Batch) -> jax.Array:
     """Embed `token_type_ids`, type 0 where there are none: `[1 or B, 1 or T, D]`."""
     types = batch.get("token_type_ids")
-    return table.table[...][None, :1] if types is None else table(types)
+    rows = table.table[...]
+    if types is None:
+        return rows[None, :1]
+    if rows.shape[0] != 2:
+        return table(types)
+    # A choice of two instead of a look-up: its gradient is a sum, not a scatter token by token.
+    first, second = along_last(rows[0], 3), along_last(rows[1], 3)
+    types = types[:, :, None]
+    known = jnp.where(types == 0, first, jnp.where(types == 1, second, jnp.nan))
+    return known.astype(table.dtype)
 
 
 def attention_mask_of(batch: Batch) -> jax.Array | None:

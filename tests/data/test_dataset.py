@@ -9,6 +9,7 @@ from PIL import Image
 from jaxdistill.config import DataConfig
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import prepare
+from jaxdistill.data.vocabulary import used_ids
 from jaxdistill.errors import DataError
 
 LINES = [
@@ -253,3 +254,13 @@ def test_missing_texts_and_columns_are_named(write, tokenizer_folder):
         load(tokenizer_folder, train=write("a.tsv", TSV), test=test)
     with pytest.raises(DataError, match="got text, expected a model with a tokenizer"):
         load(train=write("a.tsv", TSV))
+
+
+def test_a_test_split_has_no_part_in_what_training_reads(write, tokenizer_folder):
+    train = write("train.tsv", TSV)
+    test = write("test.tsv", "sentence\tlabel\nan unseen word\t1\n")
+    without = load(tokenizer_folder, train=train)
+    beside = load(tokenizer_folder, train=train, test=test)
+    assert beside.test is not None
+    assert beside.fingerprint == without.fingerprint
+    np.testing.assert_array_equal(used_ids(beside), used_ids(without))
