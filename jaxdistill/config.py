@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Task = Literal["classification", "multilabel", "regression"]
+Task = Literal["classification", "multilabel", "regression", "language_model"]
 Optimizer = Literal[
     "adamw",
     "adam",
@@ -31,8 +31,15 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
 SUPERVISED_LOSSES = ("cross_entropy", "regression", "multilabel")
 LOGIT_LOSSES = ("forward_kl", "reverse_kl", "jsd", "total_variation", "mse_logits", "bernoulli_kl")
+CACHED_LOSSES: dict[str, tuple[str, ...]] = {
+    "topk": ("forward_kl", "reverse_kl", "jsd", "total_variation"),
+    "sampled": ("forward_kl",),
+}
+"""Losses that can be computed from a part of the teacher's distribution, by codec."""
 HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
 ATTENTION_LOSSES = ("attention_kl",)
+FUSED_LOSSES = ("cross_entropy", "forward_kl", "reverse_kl", "jsd", "total_variation")
+"""Losses that can work from hidden states and heads, without logits."""
 LossName = Literal[
     "cross_entropy",
     "regression",
@@ -51,7 +58,9 @@ TASK_LOSSES: dict[str, str] = {
     "classification": "cross_entropy",
     "regression": "regression",
     "multilabel": "multilabel",
+    "language_model": "cross_entropy",
 }
+LOWER_IS_BETTER = ("mse", "perplexity", "bits_per_byte")
 
 
 class Section(BaseModel):
@@ -74,11 +83,18 @@ class ScheduleConfig(Section):
     over: PositiveFloat = 1.0
 
 
+class TokenizerConfig(Section):
+    """A byte-level BPE that is trained on the training documents on first use."""
+
+    vocabulary: Annotated[int, Field(ge=257)] = 4096
+    """Tokens, the 256 bytes and the end of a document among them."""
+
+
 class DataConfig(Section):
     """Where examples come from and how they become batches."""
 
     source: str = "files"
-    """`files`, `digits` (embedded), or the name of a Hugging Face dataset."""
+    """`files`, `digits` or `stdlib` (embedded), or the name of a Hugging Face dataset."""
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     train: str | None = None
@@ -88,23 +104,30 @@ class DataConfig(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of `train` held out where `validation` is not given."""
     format: Literal[
-        "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images"
+        "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images", "text"
     ] = "auto"
     text: str | None = None
     text_pair: str | None = None
+    messages: str | None = None
+    """Column of chats, for a language model; only the assistant's turns are learned."""
     image: str | None = None
     label: str | None = None
     """Columns; inferred from the usual names where not given."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of their ids; inferred from the teacher or the data otherwise."""
     max_length: PositiveInt = 128
-    """Longest row in tokens; longer ones are cut and counted."""
+    """Longest row in tokens; longer ones are cut and counted, documents of a language model go on
+    in further rows."""
+    tokenizer: str | TokenizerConfig | None = None
+    """A folder, or `{vocabulary: N}` to train one; by default that of the teacher's folder."""
+    streaming: bool = False
+    """Read a Hugging Face dataset document by document, up to `train_examples`."""
     layout: Literal["bucket", "pack"] = "bucket"
     buckets: Annotated[int, Field(ge=1, le=8)] = 8
     tokens_per_batch: PositiveInt | None = None
     """Token budget: rows per batch of a bucket = budget // bucket length."""
     train_examples: PositiveInt | None = None
-    """Use only this many training examples (drawn once, by `split_seed`)."""
+    """Use only this many training examples or documents (drawn once, by `split_seed`)."""
     split_seed: int = 0
     eval_batch_size: PositiveInt = 128
     image_size: PositiveInt | None = None
@@ -197,6 +220,23 @@ class TeacherConfig(Section):
     precompute: bool | None = None
     """Run the teacher once over the training data instead of at every step; by default where the
     objective reads its logits only and examples are not augmented."""
+    cache: str | None = None
+    """Folder of a cache that `jaxdistill cache` wrote: its outputs replace the teacher's."""
+
+
+class CacheConfig(Section):
+    """What a cache keeps of the teacher; in a config, a run writes it and trains from it."""
+
+    codec: Literal["full", "topk", "sampled", "hidden"] = "full"
+    """All logits, the largest with the mass of the rest, an unbiased sample, or hidden states."""
+    k: PositiveInt = 64
+    """Classes that `topk` keeps."""
+    samples: Annotated[int, Field(ge=2)] = 18
+    """Classes that `sampled` keeps."""
+    dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn", "int8"] | None = None
+    """Of `full` (float32 by default) and `hidden` (int8)."""
+    seed: int = 0
+    """Of the draws of `sampled`."""
 
 
 class StudentConfig(Section):
@@ -296,9 +336,21 @@ class Config(Section):
     description: str = ""
     task: Task = "classification"
     metric: (
-        Literal["accuracy", "f1", "matthews", "pearson", "spearman", "mse", "exact_match"] | None
+        Literal[
+            "accuracy",
+            "f1",
+            "matthews",
+            "pearson",
+            "spearman",
+            "mse",
+            "exact_match",
+            "perplexity",
+            "bits_per_byte",
+        ]
+        | None
     ) = None
-    """Metric that ranks models; accuracy, exact_match or spearman by task when not given."""
+    """Metric that ranks models; accuracy, exact_match, spearman or perplexity by task when not
+    given."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Each seed trains one student alone and one distilled."""
     data: DataConfig
@@ -309,6 +361,11 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     """The student's training, with and without the teacher."""
     objective: dict[str, TermConfig] = {}
+    losses: Literal["fused", "dense"] = "fused"
+    """How a language model's losses come from hidden states: in chunks of tokens, so that logits
+    `[tokens, vocabulary]` never exist, or from whole logits."""
+    cache: CacheConfig | None = None
+    """Keep the teacher's outputs over the training data on disk, and train from them."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -320,23 +377,25 @@ class Config(Section):
             "classification": "accuracy",
             "multilabel": "exact_match",
             "regression": "spearman",
+            "language_model": "perplexity",
         }
         return self.metric or defaults[self.task]
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value of the ranking metric is better."""
-        return self.ranking_metric != "mse"
+        return self.ranking_metric not in LOWER_IS_BETTER
 
     @property
     def terms(self) -> dict[str, TermConfig]:
-        """The objective's terms: those given, or the task's usual pair at temperature 2."""
+        """The objective's terms: those given, or the task's usual pair."""
         if self.objective:
             return self.objective
         soft = {
             "classification": TermConfig(loss="forward_kl", weight=0.5, temperature=2.0),
             "multilabel": TermConfig(loss="bernoulli_kl", weight=0.5, temperature=2.0),
             "regression": TermConfig(loss="mse_logits", weight=0.5),
+            "language_model": TermConfig(loss="forward_kl", weight=0.5),
         }[self.task]
         hard = TermConfig.model_validate({"loss": TASK_LOSSES[self.task], "weight": 0.5})
         return {"soft": soft, "hard": hard}
@@ -357,10 +416,12 @@ class Config(Section):
                     f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
                     f"expected {wanted!r}"
                 )
+            _check_language_term(self, name, term)
         metrics = {
             "classification": {"accuracy", "f1", "matthews"},
             "multilabel": {"exact_match", "f1"},
             "regression": {"pearson", "spearman", "mse"},
+            "language_model": {"perplexity", "bits_per_byte", "accuracy"},
         }[self.task]
         if self.ranking_metric not in metrics:
             raise ValueError(
@@ -368,3 +429,19 @@ class Config(Section):
                 f"expected one of {sorted(metrics)}"
             )
         return self
+
+
+def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
+    """Refuse what a language model's losses cannot do without logits."""
+    if config.task != "language_model" or config.losses == "dense":
+        return
+    if term.loss not in (*FUSED_LOSSES, *HIDDEN_LOSSES, *ATTENTION_LOSSES):
+        raise ValueError(
+            f"objective.{name}.loss: got {term.loss!r}, expected one of {list(FUSED_LOSSES)}, which "
+            "need no logits; or set losses=dense"
+        )
+    if term.label_smoothing:
+        raise ValueError(
+            f"objective.{name}.label_smoothing: got {term.label_smoothing}, expected 0 without "
+            "logits; or set losses=dense"
+        )
