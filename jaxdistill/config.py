@@ -437,8 +437,8 @@ def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
         return
     if term.loss not in (*FUSED_LOSSES, *HIDDEN_LOSSES, *ATTENTION_LOSSES):
         raise ValueError(
-            f"objective.{name}.loss: got {term.loss!r}, expected one of {list(FUSED_LOSSES)}, which "
-            "need no logits; or set losses=dense"
+            f"objective.{name}.loss: got {term.loss!r}, expected one of {list(FUSED_LOSSES)}, "
+            "which need no logits; or set losses=dense"
         )
     if term.label_smoothing:
         raise ValueError(

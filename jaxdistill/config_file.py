@@ -109,10 +109,11 @@ def check(values: Mapping[str, Any]) -> Config:
     faults = _key_faults(Config, values, "")
     if faults:
         raise ConfigError("; ".join(faults))
-    # A section with nothing under it means its defaults; only `finetune: null` says something else.
+    # A section with nothing under it means its defaults, unless null says something else there.
     for name, field in Config.model_fields.items():
         is_section = any(not is_map for _, is_map in _sections(field.annotation))
-        empty = name in values and values[name] is None and name != "finetune"
+        means_none = type(None) in typing.get_args(field.annotation)
+        empty = name in values and values[name] is None and not means_none
         if is_section and (empty or (field.is_required() and name not in values)):
             values = {**values, name: {}}
     try:
