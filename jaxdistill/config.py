@@ -291,6 +291,47 @@ class TermConfig(Section):
         return self
 
 
+class SamplingConfig(Section):
+    """How a language model goes on with prompts of the data."""
+
+    prompt_tokens: PositiveInt = 32
+    """Longest prompt: of plain text its first tokens, of a chat the last ones before the answer."""
+    max_new_tokens: PositiveInt | None = None
+    """Written at most; by default as many as fit into a row of `data.max_length`."""
+    temperature: NonNegativeFloat = 1.0
+    """0 takes the likeliest token each time."""
+    top_k: PositiveInt | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
+class OnPolicyConfig(SamplingConfig):
+    """Distilling on texts that the student writes (generalized knowledge distillation)."""
+
+    share: Fraction | ScheduleConfig = 0.5
+    """Of the batches, those that the student writes; lambda in Agarwal et al. 2023."""
+
+    @field_validator("share")
+    @classmethod
+    def _is_a_share(cls, value: float | ScheduleConfig) -> float | ScheduleConfig:
+        ends = (value.start, value.end) if isinstance(value, ScheduleConfig) else ()
+        if not all(0 <= end <= 1 for end in ends):
+            raise ValueError(
+                f"got {ends[0]} to {ends[1]}, expected both between 0 (the data only) and 1 "
+                "(the student's texts only)"
+            )
+        return value
+
+
+class GenerateConfig(SamplingConfig):
+    """Texts that `jaxdistill generate` lets the teacher write, to train on."""
+
+    examples: PositiveInt | None = None
+    """Prompts: the first of the training data; all by default."""
+    batch_size: PositiveInt = 32
+    """Prompts continued at once."""
+    seed: int = 0
+
+
 class CheckpointConfig(Section):
     """How often state is saved and what is kept."""
 
@@ -366,6 +407,10 @@ class Config(Section):
     `[tokens, vocabulary]` never exist, or from whole logits."""
     cache: CacheConfig | None = None
     """Keep the teacher's outputs over the training data on disk, and train from them."""
+    on_policy: OnPolicyConfig | None = None
+    """Let the student write a share of the batches that it is distilled on."""
+    generate: GenerateConfig = GenerateConfig()
+    """For `jaxdistill generate`; has no part in a run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -417,6 +462,7 @@ class Config(Section):
                     f"expected {wanted!r}"
                 )
             _check_language_term(self, name, term)
+        _check_on_policy(self)
         metrics = {
             "classification": {"accuracy", "f1", "matthews"},
             "multilabel": {"exact_match", "f1"},
@@ -444,4 +490,26 @@ def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
         raise ValueError(
             f"objective.{name}.label_smoothing: got {term.label_smoothing}, expected 0 without "
             "logits; or set losses=dense"
+        )
+
+
+def _check_on_policy(config: Config) -> None:
+    """Refuse students that cannot write, and teachers that cannot be asked about what they did."""
+    if config.on_policy is None:
+        return
+    if config.task != "language_model":
+        raise ValueError(
+            f"on_policy: got task {config.task!r}, expected 'language_model', whose student can "
+            "write text; or drop on_policy"
+        )
+    name = "cache" if config.cache is not None else "teacher.cache"
+    if config.cache is not None or config.teacher.cache is not None:
+        raise ValueError(
+            f"on_policy: got {name}, too, but what a cache holds of the teacher says nothing on "
+            f"texts that the student writes; drop {name} or on_policy"
+        )
+    if config.on_policy.prompt_tokens >= config.data.max_length:
+        raise ValueError(
+            f"on_policy.prompt_tokens: got {config.on_policy.prompt_tokens}, expected fewer than "
+            f"data.max_length, {config.data.max_length}, so that there is room to write"
         )
