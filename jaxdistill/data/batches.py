@@ -17,6 +17,7 @@ from jaxdistill.data.images import shift_images
 from jaxdistill.data.order import Purpose, integers, permutation, stream
 from jaxdistill.data.packing import pack_batch, pack_plan
 from jaxdistill.data.plan import Draw, bucket_counts, bucket_draws
+from jaxdistill.data.rows import row_batch
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
 
@@ -124,10 +125,10 @@ def train_batches(
             f"train.batch_size: got {batch_size}, expected a multiple of accumulate x devices = "
             f"{accumulate} x {shards}; the nearest is {near}"
         )
-    if config.layout == "pack":
+    if config.layout == "pack" and split.segments is None:
         return _packed(split, batch_size, seed, config, accumulate, shards)
     lengths = split.lengths
-    buckets = choose_buckets(lengths, config.buckets)
+    buckets = _buckets(split, config.buckets)
     rows = [_rows(bucket, batch_size, parts, config, split) for bucket in buckets]
     bucket = bucket_of(lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -170,7 +171,7 @@ def eval_batches(
     """
     rows_per_batch = -(-batch_size // shards) * shards
     few = max(1, min(config.buckets, len(split) // rows_per_batch // 2))
-    buckets = choose_buckets(split.lengths, few)
+    buckets = _buckets(split, few)
     rows = [rows_per_batch] * len(buckets)
     bucket = bucket_of(split.lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -187,6 +188,8 @@ def eval_batches(
 
 def make_batch(split: Split, draw: Draw) -> Batch:
     """Gather the arrays of a batch of one example per row, padded to its length."""
+    if split.segments is not None:
+        return row_batch(split, draw)
     index = draw.index
     batch: Batch = {"labels": split.labels[index], "weight": draw.weight.copy()}
     if split.images is not None:
@@ -228,6 +231,13 @@ def _packed(
         draws,
         lambda epoch, position, draw: pack_batch(split, draw, arrangement),
     )
+
+
+def _buckets(split: Split, count: int) -> tuple[int, ...]:
+    """Choose the lengths of batches; packed rows are full, so that one fits them all."""
+    if split.segments is not None:
+        return (split.labels.shape[1],)
+    return choose_buckets(split.lengths, count)
 
 
 def _rows(length: int, batch_size: int, parts: int, config: DataConfig, split: Split) -> int:

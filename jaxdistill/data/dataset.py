@@ -32,6 +32,8 @@ class Dataset:
       fingerprint: hash of what training reads, the splits for training and validation.
       notes: counts worth telling: `train.rows`, `train.cut` (longer than the limit),
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
+      tokenizer: folder of the tokenizer of a language model's documents, else None.
+      vocabulary: its number of tokens, else None.
     """
 
     train: Split
@@ -42,6 +44,8 @@ class Dataset:
     num_labels: int
     fingerprint: str
     notes: Mapping[str, int]
+    tokenizer: Path | None = None
+    vocabulary: int | None = None
 
 
 def prepare(

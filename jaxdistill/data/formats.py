@@ -207,6 +207,11 @@ def _label_text(content: bytes, source: str) -> Table:
     return Table(columns if parts else {}, source, _numbers(lines), "line")
 
 
+def _plain(content: bytes, source: str) -> Table:
+    """A whole file of plain text, which is one document."""
+    return Table({"text": [_text(content, source)]}, source, unit="document")
+
+
 def _parquet(content: bytes, source: str) -> Table:
     import pyarrow
     import pyarrow.parquet
@@ -286,6 +291,7 @@ _READERS: dict[str, Callable[[bytes, str], Table]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "label_text": _label_text,
+    "text": _plain,
     "parquet": _parquet,
     "arrow": _arrow,
 }

@@ -64,7 +64,7 @@ def _read(name: str, config: DataConfig, part: str) -> Table:
     if kind == "images":
         return _image_folder(path, part)
     if kind == "saved":
-        return _saved_folder(path)
+        return read_saved(path)
     return read_file(path, kind, part=part)
 
 
@@ -107,7 +107,7 @@ def _digits() -> Table:
     return Table({"image": images, "label": digits.target.astype(np.int64)}, "digits", names=names)
 
 
-def _saved_folder(path: Path) -> Table:
+def read_saved(path: Path) -> Table:
     """A folder written by `datasets.Dataset.save_to_disk`."""
     import datasets
 
@@ -118,34 +118,44 @@ def _saved_folder(path: Path) -> Table:
     return _hub_table(loaded, str(path))
 
 
-def _hub(config: DataConfig) -> Sources:
-    """A data set by its name (or folder), as `datasets.load_dataset` finds it."""
+def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
+    """Return the splits of a data set by its name (or folder), and what to call it.
+
+    Raises:
+      DataError: it cannot be loaded.
+    """
     import datasets
 
     wanted = config.source if config.subset is None else f"{config.source}/{config.subset}"
     try:
-        loaded: Any = datasets.load_dataset(config.source, config.subset)
+        loaded: Any = datasets.load_dataset(config.source, config.subset, streaming=streaming)
     except Exception as error:
-        known = ("files", "digits")
+        known = ("files", "digits", "stdlib")
         raise DataError(
             f"data.source: cannot load {wanted!r} as a Hugging Face dataset: {_reason(error)};"
             f" check the name and the network, or use files with data.source=files data.train=PATH."
             f"{did_you_mean(config.source, known)}"
         ) from None
+    return loaded, wanted
+
+
+def _hub(config: DataConfig) -> Sources:
+    """A data set by its name (or folder), as `datasets.load_dataset` finds it."""
+    loaded, wanted = load_hub(config)
     found = list(loaded)
-    train = _split_name(config.train or "train", found, "train", wanted)
+    train = split_name(config.train or "train", found, "train", wanted)
     validation = config.validation or next((n for n in HUB_VALIDATION if n in found), None)
     tables = {"train": _hub_table(loaded[train], f"{wanted}:{train}")}
     if validation is not None:
-        validation = _split_name(validation, found, "validation", wanted)
+        validation = split_name(validation, found, "validation", wanted)
         tables["validation"] = _hub_table(loaded[validation], f"{wanted}:{validation}")
     if config.test is not None:
-        test = _split_name(config.test, found, "test", wanted)
+        test = split_name(config.test, found, "test", wanted)
         tables["test"] = _hub_table(loaded[test], f"{wanted}:{test}")
     return Sources(tables["train"], tables.get("validation"), tables.get("test"))
 
 
-def _split_name(name: str, found: Iterable[str], part: str, wanted: str) -> str:
+def split_name(name: str, found: Iterable[str], part: str, wanted: str) -> str:
     if name not in found:
         raise DataError(
             f"data.{part}: {wanted!r} has no split {name!r}, expected one of {sorted(found)}."

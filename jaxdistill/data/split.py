@@ -22,7 +22,8 @@ class Split:
     """Examples as numbers; which of the fields are set depends on the modality.
 
     Attributes:
-      labels: int32 [N], float32 [N] (regression) or float32 [N, C] (multi-label).
+      labels: int32 [N], float32 [N] (regression), float32 [N, C] (multi-label), or the next token
+        of each, int32 [N, T], -1 for none (language models, whose examples are packed rows).
       lengths: tokens per example, int64 [N]; 1 for images and features.
       fingerprint: hash of the inputs and the labels.
       tokens: int32 [sum of lengths]; example `i` is `tokens[offsets[i]:offsets[i + 1]]`.
@@ -32,6 +33,8 @@ class Split:
       images: float32 [N, H, W, C].
       fill: value of a black pixel after normalization, float32 [C].
       features: float32 [N, D].
+      segments: which document of its row each token is of, from 1, int32 beside `tokens`.
+      sizes: bytes of text that each label stands for, int32 [N, T].
       texts: the texts as read, a column or two, for reports.
       cut: rows that were longer than the limit.
     """
@@ -46,11 +49,21 @@ class Split:
     images: np.ndarray | None = None
     fill: np.ndarray | None = None
     features: np.ndarray | None = None
+    segments: np.ndarray | None = None
+    sizes: np.ndarray | None = None
     texts: tuple[Sequence[str], ...] = ()
     cut: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What predictions are measured against: the labels, or of packed rows the tokens to
+        predict and the bytes they stand for, int64 [N, 2]."""
+        if self.sizes is None:
+            return self.labels
+        return np.stack([(self.labels >= 0).sum(1), self.sizes.sum(1)], axis=1)
 
     def text(self, example: int) -> tuple[str, ...]:
         """Return what an example was read as: its text or two, nothing for images."""
@@ -68,12 +81,14 @@ def take_examples(split: Split, rows: np.ndarray) -> Split:
         places = starts + np.arange(ends[-1])
         taken["tokens"] = split.tokens[places]
         taken["token_types"] = split.token_types[places]
+        if split.segments is not None:
+            taken["segments"] = split.segments[places]
         taken["offsets"] = np.concatenate([[0], ends])
-    for name in ("images", "features"):
+    for name in ("images", "features", "sizes"):
         whole = getattr(split, name)
         if whole is not None:
             taken[name] = whole[rows]
-    inputs = [taken[name] for name in ("tokens", "images", "features") if name in taken]
+    inputs = [taken[name] for name in ("tokens", "segments", "images", "features") if name in taken]
     taken["fingerprint"] = digest(taken["labels"], *inputs)
     return dataclasses.replace(split, **taken)
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "chat_template.jinja",
     "config.json",
 )
 
@@ -71,7 +72,7 @@ def tokenize(
     """
     key = cache_key(texts, pairs, folder=folder, max_length=max_length)
     path = None if cache_dir is None else cache_dir / f"tokens-{key}.safetensors"
-    if path is not None and path.is_file():
+    if path is not None:
         cached = _load(path)
         if cached is not None:
             return cached
@@ -96,11 +97,11 @@ def cache_key(
             digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     for column in (texts, pairs or ()):
         digest.update(f"\0{len(column)}\0".encode())
-        digest.update(_framed(column))
+        digest.update(framed(column))
     return digest.hexdigest()[:32]
 
 
-def _framed(texts: Iterable[str]) -> bytes:
+def framed(texts: Iterable[str]) -> bytes:
     """Join texts so that no two lists give the same bytes."""
     return b"".join(b"%d:%s" % (len(raw), raw) for raw in (text.encode() for text in texts))
 
@@ -162,13 +163,17 @@ def _tokenize(
         )
         cut += _count_cut(tokenizer, encoded, chunk, second, max_length)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = tokenizer.eos_token_id or 0
-        _log.warning(
-            "%s: the tokenizer has no padding token, rows are padded with id %d", folder, pad
-        )
-    return Tokens(np.concatenate(ids), np.concatenate(types), offsets, int(pad), cut)
+    pad = padding_id(tokenizer, folder)
+    return Tokens(np.concatenate(ids), np.concatenate(types), offsets, pad, cut)
+
+
+def padding_id(tokenizer: Any, folder: Path) -> int:
+    """Return the token that rows are padded with."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    pad = int(tokenizer.eos_token_id or 0)
+    _log.warning("%s: the tokenizer has no padding token, rows are padded with id %d", folder, pad)
+    return pad
 
 
 def _count_cut(
@@ -183,7 +188,8 @@ def _count_cut(
 def _check_positions(folder: Path, max_length: int) -> None:
     """Refuse rows longer than the model has positions: indexing past them would go unnoticed."""
     try:
-        limit = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+        fields = json.loads((folder / "config.json").read_text())
+        limit = fields.get("max_position_embeddings", fields.get("n_positions"))
     except (OSError, ValueError):
         return
     if isinstance(limit, int) and max_length > limit:
@@ -194,16 +200,27 @@ def _check_positions(folder: Path, max_length: int) -> None:
 
 
 def _save(path: Path, tokens: Tokens) -> None:
+    arrays = {"ids": tokens.ids, "types": tokens.types, "offsets": tokens.offsets}
+    save_arrays(path, {**arrays, "numbers": np.array([tokens.pad_id, tokens.cut], np.int64)})
+
+
+def _load(path: Path) -> Tokens | None:
+    arrays = load_arrays(path)
+    if arrays is None:
+        return None
+    pad_id, cut = arrays["numbers"].tolist()
+    return Tokens(arrays["ids"], arrays["types"], arrays["offsets"], pad_id, cut)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays aside and rename the file: a reader sees a whole file or none."""
     from safetensors.numpy import save
 
-    arrays = {"ids": tokens.ids, "types": tokens.types, "offsets": tokens.offsets}
-    numbers = np.array([tokens.pad_id, tokens.cut], np.int64)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed: a reader sees a whole file or none.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(save({**arrays, "numbers": numbers}))
+            file.write(save(dict(arrays)))
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
@@ -212,15 +229,15 @@ def _save(path: Path, tokens: Tokens) -> None:
         raise
 
 
-def _load(path: Path) -> Tokens | None:
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Read arrays that were kept, or None where there are none or they are damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if not path.is_file():
+        return None
     try:
-        arrays = load_file(path)
-        pad_id, cut = arrays["numbers"].tolist()
-        tokens = Tokens(arrays["ids"], arrays["types"], arrays["offsets"], pad_id, cut)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
         _log.warning("%s: damaged (%s), tokenizing again", path, error)
         return None
-    return tokens

@@ -110,13 +110,14 @@ def _optimizers() -> list[Method]:
 
 
 def _sources() -> list[Method]:
-    from jaxdistill.data import formats, sources
+    from jaxdistill.data import documents, formats, sources
 
     found = [
         Method("data source", "digits", first_sentence(sources._digits), ""),
+        Method("data source", "stdlib", first_sentence(documents.standard_library), ""),
         Method("data source", "NAME", first_sentence(sources._hub), ""),
         Method("data source", "files: images", first_sentence(sources._image_folder), ""),
-        Method("data source", "files: saved", first_sentence(sources._saved_folder), ""),
+        Method("data source", "files: saved", first_sentence(sources.read_saved), ""),
     ]
     endings: dict[str, list[str]] = {}
     for ending, kind in formats.SUFFIXES.items():

@@ -1,0 +1,171 @@
+"""Documents to tokens, each with how many bytes of text it stands for and whether it is learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.data.chat import check_template, render
+from jaxdistill.data.documents import Documents
+from jaxdistill.data.tokens import cache_key, load_arrays, load_tokenizer, save_arrays
+from jaxdistill.errors import DataError
+
+_VERSION = 1
+_CHUNK = 512
+
+_log = logging.getLogger("jaxdistill")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Ragged documents: document `i` is `ids[offsets[i]:offsets[i + 1]]`.
+
+    A text begins with the token for the beginning, or for the end where there is no other, and ends
+    with the one for the end; a chat is what the tokenizer's template makes of it.
+
+    Attributes:
+      ids: int32 [total].
+      learned: whether a token is to be predicted, bool [total]; never the first of a document.
+      sizes: bytes of text that a token stands for, int32 [total]; their sum over a document of text
+        is its size.
+      offsets: int64 [D + 1].
+      silent: chats that were left out because the assistant says nothing in them.
+    """
+
+    ids: np.ndarray
+    learned: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    silent: int = 0
+
+
+def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | None) -> Corpus:
+    """Tokenize documents, once: with `cache_dir` the result is kept there.
+
+    Raises:
+      DataError: no usable tokenizer in `folder`, no chat template for chats, or no chat in which
+        the assistant speaks.
+    """
+    items = documents.items
+    texts = [json.dumps(item, sort_keys=True) for item in items] if documents.chats else items
+    key = cache_key(texts, None, folder=folder, max_length=0)
+    kind = "chats" if documents.chats else "corpus"
+    path = None if cache_dir is None else cache_dir / f"{kind}{_VERSION}-{key}.safetensors"
+    stored = None if path is None else load_arrays(path)
+    if stored is not None:
+        return Corpus(
+            stored["ids"],
+            stored["learned"].astype(bool),
+            stored["sizes"],
+            stored["offsets"],
+            int(stored["silent"][0]),
+        )
+    tokenizer = load_tokenizer(folder)
+    corpus = (
+        _tokenize_chats(items, tokenizer, folder, documents.source)
+        if documents.chats
+        else _tokenize_texts(items, tokenizer)
+    )
+    if path is not None:
+        arrays = {"ids": corpus.ids, "sizes": corpus.sizes, "offsets": corpus.offsets}
+        arrays["learned"] = corpus.learned.astype(np.uint8)
+        save_arrays(path, {**arrays, "silent": np.array([corpus.silent], np.int64)})
+    return corpus
+
+
+def _tokenize_texts(texts: Sequence[str], tokenizer: Any) -> Corpus:
+    end = tokenizer.eos_token_id
+    start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids, sizes, lengths = [], [], []
+    for at in range(0, len(texts), _CHUNK):
+        chunk = list(texts[at : at + _CHUNK])
+        encoded = _encode(tokenizer, chunk, special=True)
+        for number, text in enumerate(chunk):
+            row = encoded["input_ids"][number]
+            own = _sizes(
+                text, encoded["offset_mapping"][number] if tokenizer.is_fast else None, row
+            )
+            if start is not None and (not row or row[0] != start):
+                row, own = [start, *row], np.concatenate([[0], own])
+            if end is not None and (len(row) < 2 or row[-1] != end):
+                row, own = [*row, end], np.concatenate([own, [0]])
+            if not row:
+                continue
+            # What the tokenizer drops at the end still has to be read from somewhere.
+            own[-1] += len(text.encode()) - own.sum()
+            ids.append(np.asarray(row, np.int32))
+            sizes.append(own.astype(np.int32))
+            lengths.append(len(row))
+    whole = np.concatenate(ids)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    learned = np.ones(len(whole), bool)
+    learned[offsets[:-1]] = False
+    return Corpus(whole, learned, np.concatenate(sizes), offsets)
+
+
+def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: str) -> Corpus:
+    check_template(tokenizer, folder)
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{folder}: the tokenizer does not say where its tokens stand in the text, which chats "
+            "need; it needs a tokenizer.json"
+        )
+    ids, sizes, learned, lengths, silent = [], [], [], [], 0
+    for at in range(0, len(chats), _CHUNK):
+        written = [render(tokenizer, chat) for chat in chats[at : at + _CHUNK]]
+        encoded = _encode(tokenizer, [text for text, _ in written], special=False)
+        for (text, spans), row, places in zip(
+            written, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            first, last = np.asarray(places, np.int64).reshape(-1, 2).T  # [T]
+            said = np.zeros(len(row), bool)
+            for start, stop in spans:
+                said |= (first >= start) & (first < stop) & (last > first)
+            said[:1] = False
+            if not said.any():
+                silent += 1
+                continue
+            ids.append(np.asarray(row, np.int32))
+            sizes.append(_sizes(text, places, row).astype(np.int32))
+            learned.append(said)
+            lengths.append(len(row))
+    if not ids:
+        raise DataError(
+            f"{source}: got {len(chats)} chats, expected a turn with the role 'assistant' in some: "
+            "nothing else is learned from"
+        )
+    if silent:
+        _log.warning("%s: %d chats without an assistant's turn are left out", source, silent)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Corpus(*map(np.concatenate, (ids, learned, sizes)), offsets, silent)
+
+
+def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> Any:
+    return tokenizer(
+        texts,
+        add_special_tokens=special,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
+    )
+
+
+def _sizes(text: str, places: Sequence[tuple[int, int]] | None, row: Sequence[int]) -> np.ndarray:
+    """Return the bytes that each token stands for, int64 [T]: from the end of the one before."""
+    if places is None or not row:
+        return np.zeros(len(row), np.int64)
+    ends = np.maximum.accumulate(np.asarray(places, np.int64).reshape(-1, 2)[:, 1])
+    if not text.isascii():
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+        ends = np.concatenate([[0], np.cumsum(widths)])[ends]
+    return np.diff(ends, prepend=0)

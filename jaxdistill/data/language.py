@@ -1,0 +1,128 @@
+"""A configuration to the packed rows that a language model learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxdistill.config import DataConfig, TokenizerConfig
+from jaxdistill.data.bpe import trained_tokenizer
+from jaxdistill.data.corpus import tokenize_documents
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.documents import Documents, read_documents
+from jaxdistill.data.rows import row_split
+from jaxdistill.data.split import Split
+from jaxdistill.data.tokens import load_tokenizer, padding_id
+from jaxdistill.errors import DataError
+
+_log = logging.getLogger("jaxdistill")
+
+
+def prepare_language(
+    config: DataConfig,
+    *,
+    tokenizer_folder: Path | None,
+    positions: Mapping[str, int],
+    folder: Path,
+) -> Dataset:
+    """Read, tokenize and pack the documents a configuration names.
+
+    Args:
+      config: sources, tokenizer and limits.
+      tokenizer_folder: Hugging Face folder of the teacher (or student), if there is one.
+      positions: rows of the position tables, by who has them.
+      folder: where tokenizers, and tokens if `data.cache`, are kept between runs.
+
+    Raises:
+      DataError: one line that names the source, what it holds and what was expected.
+    """
+    _check_length(config.max_length, positions)
+    documents = read_documents(config)
+    tokenizer = _tokenizer(config, documents["train"], tokenizer_folder, folder)
+    loaded = load_tokenizer(tokenizer)
+    pad_id = padding_id(loaded, tokenizer)
+    splits, notes = {}, {}
+    for part, read in documents.items():
+        corpus = tokenize_documents(
+            read, folder=tokenizer, cache_dir=folder if config.cache else None
+        )
+        split = splits[part] = row_split(corpus, config.max_length, pad_id)
+        if not len(split):
+            raise DataError(
+                f"{read.source}: got {len(read)} documents of {part} with nothing to predict, "
+                "expected two tokens in one"
+            )
+        notes |= {
+            f"{part}.rows": len(read),
+            f"{part}.cut": 0,
+            f"{part}.empty": read.empty,
+            f"{part}.silent": corpus.silent,
+            f"{part}.tokens": int(split.lengths.sum()),
+            f"{part}.bytes": int(corpus.sizes[corpus.learned].sum()),
+        }
+        _log.info("%s: %s", part, _told(read, split))
+    notes |= _seen(documents)
+    whole = "".join(splits[part].fingerprint for part in ("train", "validation"))
+    return Dataset(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        modality="text",
+        labels=None,
+        num_labels=0,
+        fingerprint=hashlib.sha256(whole.encode()).hexdigest()[:16],
+        notes=notes,
+        tokenizer=tokenizer,
+        vocabulary=len(loaded),
+    )
+
+
+def _check_length(length: int, positions: Mapping[str, int]) -> None:
+    if length < 2:
+        raise DataError(f"data.max_length: got {length}, expected at least 2 tokens in a row")
+    for who, limit in positions.items():
+        if length > limit:
+            raise DataError(
+                f"data.max_length: got rows of {length} tokens, expected at most {limit}, the "
+                f"positions of the {who}; set data.max_length={limit}"
+            )
+
+
+def _tokenizer(config: DataConfig, documents: Documents, own: Path | None, folder: Path) -> Path:
+    wanted = config.tokenizer
+    if isinstance(wanted, TokenizerConfig):
+        if documents.chats:
+            raise DataError(
+                "data.tokenizer: got one to train on chats, expected a folder whose tokenizer has "
+                "a chat template"
+            )
+        return trained_tokenizer(documents.items, vocabulary=wanted.vocabulary, folder=folder)
+    if wanted is not None:
+        return Path(wanted)
+    if own is None:
+        raise DataError(
+            f"{documents.source}: got text and no tokenizer to read it; set teacher.model or "
+            "data.tokenizer to a Hugging Face folder, or data.tokenizer={vocabulary: 4096} to "
+            "train one"
+        )
+    return own
+
+
+def _told(documents: Documents, split: Split) -> str:
+    tokens, slots = int(split.lengths.sum()), split.labels.size
+    return (
+        f"{len(documents):,} documents, {tokens:,} tokens in {len(split):,} rows of "
+        f"{split.labels.shape[1]}, {100 * tokens / slots:.2f} % of them real"
+    )
+
+
+def _seen(documents: Mapping[str, Documents]) -> dict[str, int]:
+    """Count the held-out documents that are also in training."""
+    known = {str(item) for item in documents["train"].items}
+    return {"train.repeated": len(documents["train"]) - len(known)} | {
+        f"{part}.seen": sum(str(item) in known for item in read.items)
+        for part, read in documents.items()
+        if part != "train"
+    }
