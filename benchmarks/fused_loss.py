@@ -1,20 +1,27 @@
 """Memory and time of KL + cross-entropy from hidden states: dense against fused.
 
-Memory is that of temporaries of value and gradients (hidden states, head), as compiled for one TPU
-chip (package `libtpu`, no TPU needed) or for the CPU. Floors: with the logits the dense version
-cannot hold less than their two arrays in float32; the fused one no less than the float32 gradient
-of the head, and none in the low-memory mode. A time floor is that of the matrix products alone: on
-CPU measured in the same run, on TPU from the chip's published peak.
+Memory is that of temporaries of value and gradients (student's hidden states and head), compiled
+for one TPU chip (package `libtpu`, no TPU needed), the CPU, or the GPU at hand. Floors: the dense
+version cannot hold less than two arrays of logits in float32, the fused one no less than the head's
+gradient in float32; the low-memory mode can do without. A time floor is that of the four matrix
+products alone: measured in the same run, on TPU computed from the chip's published peak. `products`
+counts those in the compiled program: 4 where none with a head is computed twice.
 
-    python benchmarks/fused_loss.py --platforms v5e v5p cpu --json fused_loss.json
+    python benchmarks/fused_loss.py --json fused_loss.json
+    python benchmarks/fused_loss.py --platforms gpu --chunks 768 1536 --json fused_gpu.json
+
+The second needs a GPU and `pip install "jax[cuda13]"`. `--chunks` adds those sizes of chunk.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
+import re
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import common
 import jax
@@ -29,10 +36,20 @@ TERMS = {
     "forward_kl": FusedTerm("forward_kl", 0.5, 2.0),
     "cross_entropy": FusedTerm("cross_entropy", 0.5),
 }
-# Student width, teacher width, vocabulary, dtype.
-TPU = (2048, 4096, 128_256, jnp.bfloat16)
-CPU = (512, 1024, 32_000, jnp.float32)
 GIB = 2**30
+
+
+class Sizes(NamedTuple):
+    """What is computed: widths of both sides, columns of both heads, dtype of everything."""
+
+    student: int
+    teacher: int
+    vocabulary: int
+    dtype: Any
+
+
+ACCELERATOR = Sizes(2048, 4096, 128_256, jnp.bfloat16)
+CPU = Sizes(512, 1024, 32_000, jnp.float32)
 
 
 def dense(student, head, teacher, teacher_head, labels):
@@ -43,146 +60,162 @@ def dense(student, head, teacher, teacher_head, labels):
     return jnp.mean(value + 0.5 * losses.cross_entropy(ours, labels))
 
 
-def fused(student, head, teacher, teacher_head, labels, low_memory=False):
+def fused(student, head, teacher, teacher_head, labels, **settings):
     """The same mean from hidden states."""
     sides = Projection(student, head), Projection(teacher, teacher_head)
-    found = fused_loss(*sides, TERMS, labels=labels, low_memory=low_memory)
-    return found.mix / labels.size
+    return fused_loss(*sides, TERMS, labels=labels, **settings).mix / labels.size
 
 
-def fused_low_memory(*arguments):
-    """The same with the logits computed again for the head's gradient."""
-    return fused(*arguments, low_memory=True)
+IMPLEMENTATIONS = {
+    "dense": dense,
+    "fused": fused,
+    "fused_low_memory": functools.partial(fused, low_memory=True),
+}
 
 
-IMPLEMENTATIONS = {"dense": dense, "fused": fused, "fused_low_memory": fused_low_memory}
-
-
-def products(student, head, teacher, teacher_head, gradient):
+def products(student, head, teacher, teacher_head, slope):
     """The four matrix products that any implementation needs."""
-    ours, theirs = student @ head, teacher @ teacher_head
-    return ours, theirs, gradient @ head.T, student.T @ gradient
+    return student @ head, teacher @ teacher_head, slope @ head.T, student.T @ slope
 
 
-def flops(tokens: int, student: int, teacher: int, vocabulary: int) -> float:
-    """Operations of the products: logits of both sides, gradients to hidden states and head."""
-    return 2.0 * tokens * vocabulary * (3 * student + teacher)
-
-
-def memory_floor(name: str, tokens: int, sizes: tuple) -> int:
+def memory_floor(name: str, tokens: int, sizes: Sizes) -> int:
     """Bytes of temporaries that the implementation cannot go below."""
-    student, _, vocabulary, _ = sizes
-    return {
-        "dense": 2 * 4 * tokens * vocabulary,
-        "fused": 4 * student * vocabulary,
-        "fused_low_memory": 0,
-    }[name]
+    if name == "dense":
+        return 2 * 4 * tokens * sizes.vocabulary
+    return 0 if name == "fused_low_memory" else 4 * sizes.student * sizes.vocabulary
 
 
-def shapes(tokens: int, sizes: tuple, sharding: Any = None) -> tuple:
+def shapes(tokens: int, sizes: Sizes, sharding: Any = None) -> tuple:
     """What the implementations take, as shapes."""
-    student, teacher, vocabulary, dtype = sizes
 
-    def shape(*dimensions, dtype=dtype):
+    def shape(*dimensions, dtype=sizes.dtype):
         return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding)
 
     return (
-        shape(tokens, student),
-        shape(student, vocabulary),
-        shape(tokens, teacher),
-        shape(teacher, vocabulary),
+        shape(tokens, sizes.student),
+        shape(sizes.student, sizes.vocabulary),
+        shape(tokens, sizes.teacher),
+        shape(sizes.teacher, sizes.vocabulary),
         shape(tokens, dtype=jnp.int32),
     )
 
 
 def compiled(function: Callable, arguments: tuple) -> Any:
-    """Value and gradients to hidden states and head."""
+    """Value and gradients to the student's hidden states and head."""
     return jax.jit(jax.value_and_grad(function, (0, 1))).lower(*arguments).compile()
 
 
-def on_tpu(platform: str, tokens: int) -> list[dict[str, Any]]:
+def row(
+    platform: str,
+    implementation: str,
+    tokens: int,
+    sizes: Sizes,
+    program: Any,
+    milliseconds: float | None,
+    floor_milliseconds: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """One line of the table."""
+    memory = program.memory_analysis()
+    used, given = memory.temp_size_in_bytes, memory.argument_size_in_bytes
+    made = re.findall(r"= \S+ (?:dot|convolution)\(|__cublas\$\w*|__triton_gemm", program.as_text())
+    return {
+        "platform": platform,
+        "implementation": implementation,
+        "tokens": tokens,
+        "vocabulary": sizes.vocabulary,
+        "student_width": sizes.student,
+        "teacher_width": sizes.teacher,
+        "dtype": jnp.dtype(sizes.dtype).name,
+        "temporary_bytes": used,
+        "floor_bytes": memory_floor(implementation, tokens, sizes),
+        "total_bytes": used + given + memory.output_size_in_bytes,
+        "products": len(made),
+        "milliseconds": milliseconds,
+        "floor_milliseconds": floor_milliseconds,
+        **more,
+    }
+
+
+def for_tpu(
+    platform: str, tokens: int, implementations: dict[str, Callable]
+) -> Iterator[dict[str, Any]]:
     """Compile every implementation for one chip."""
     from jax.experimental import topologies
 
     name, peak = TOPOLOGIES[platform]
     topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
     sharding = SingleDeviceSharding(topology.devices[0])
-    rows = []
-    for implementation, function in IMPLEMENTATIONS.items():
+    sizes = ACCELERATOR
+    operations = 2 * tokens * sizes.vocabulary * (3 * sizes.student + sizes.teacher)
+    for implementation, function in implementations.items():
         try:
-            program = compiled(function, shapes(tokens, TPU, sharding))
+            program = compiled(function, shapes(tokens, sizes, sharding))
         except jax.errors.JaxRuntimeError as error:
             print(f"{platform} {implementation} at {tokens} tokens: {str(error).splitlines()[0]}")
             continue
-        used = program.memory_analysis().temp_size_in_bytes
-        floor = 1e3 * flops(tokens, *TPU[:3]) / peak
-        rows.append(row(platform, implementation, tokens, TPU, used, None, floor))
-    return rows
+        yield row(platform, implementation, tokens, sizes, program, None, 1e3 * operations / peak)
 
 
-def on_cpu(tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """Compile and time every implementation, taking turns in one run."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    *arrays, labels = shapes(tokens, CPU)
-    inputs = [
-        jax.random.normal(key, leaf.shape, leaf.dtype)
-        * (leaf.shape[0] ** -0.5 if leaf.shape[0] != tokens else 1.0)
-        for key, leaf in zip(keys, arrays, strict=False)
-    ]
-    classes = jax.random.randint(keys[4], labels.shape, 0, CPU[2])
+def at_hand(
+    platform: str, tokens: int, implementations: dict[str, Callable], repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Compile and time every implementation on this machine, taking turns in one run."""
+    device = jax.devices(platform)[0]
+    sizes = CPU if platform == "cpu" else ACCELERATOR
+    *arrays, labels = shapes(tokens, sizes, SingleDeviceSharding(device))
+    slope = jax.ShapeDtypeStruct((tokens, sizes.vocabulary), sizes.dtype, sharding=labels.sharding)
+    with jax.default_device(device):
+        keys = jax.random.split(jax.random.key(0), 5)
+        hidden, head, theirs, teacher_head = (
+            jax.random.normal(key, leaf.shape, leaf.dtype)
+            for key, leaf in zip(keys, arrays, strict=False)
+        )
+        inputs = hidden, head / sizes.student**0.5, theirs, teacher_head / sizes.teacher**0.5
+        classes = jax.random.randint(keys[4], labels.shape, 0, sizes.vocabulary)
     programs = {
-        name: compiled(function, (*arrays, labels)) for name, function in IMPLEMENTATIONS.items()
+        name: compiled(function, (*arrays, labels)) for name, function in implementations.items()
     }
-    slope = jax.ShapeDtypeStruct((tokens, CPU[2]), CPU[3])
-    product = jax.jit(products).lower(*arrays, slope).compile()
-    times = {name: [] for name in (*programs, "products")}
-    work = {name: [] for name in times}
-    gradient = jnp.ones(slope.shape, slope.dtype)
+    everything = {**programs, "products": jax.jit(products).lower(*arrays, slope).compile()}
+    last = dict.fromkeys(programs, classes)
+    last["products"] = jnp.ones(slope.shape, slope.dtype, device=device)
+    times: dict[str, list[float]] = {name: [] for name in everything}
+    busy: dict[str, list[float]] = {name: [] for name in everything}
     for turn in range(repeats + 1):
-        for name, program in (*programs.items(), ("products", product)):
-            last = gradient if name == "products" else classes
-            start, busy = time.perf_counter(), time.process_time()
-            jax.block_until_ready(program(*inputs, last))
+        for name, program in everything.items():
+            start, processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program(*inputs, last[name]))
             if turn:  # the first turn touches the memory for the first time
                 times[name].append(1e3 * (time.perf_counter() - start))
-                work[name].append(1e3 * (time.process_time() - busy))
-    floor = common.median(times.pop("products"))
-    rows = []
-    for name, found in times.items():
-        used = programs[name].memory_analysis().temp_size_in_bytes
-        line = row("cpu", name, tokens, CPU, used, common.median(found), floor)
+                busy[name].append(1e3 * (time.process_time() - processor))
+    floor = common.median(times["products"])
+    for name, program in programs.items():
         # All cores' time: what a busy machine changes least.
-        rows.append({**line, "processor_milliseconds": common.median(work[name])})
-    return rows
+        more = {"processor_milliseconds": common.median(busy[name])} if platform == "cpu" else {}
+        more["device"] = device.device_kind
+        taken = common.median(times[name])
+        yield row(platform, name, tokens, sizes, program, taken, floor, **more)
 
 
-def row(platform, implementation, tokens, sizes, used, milliseconds, floor) -> dict[str, Any]:
-    """One line of the table."""
-    return {
-        "platform": platform,
-        "implementation": implementation,
-        "tokens": tokens,
-        "vocabulary": sizes[2],
-        "student_width": sizes[0],
-        "teacher_width": sizes[1],
-        "dtype": jnp.dtype(sizes[3]).name,
-        "temporary_bytes": used,
-        "floor_bytes": memory_floor(implementation, tokens, sizes),
-        "milliseconds": milliseconds,
-        "floor_milliseconds": floor,
-    }
+def missing(platform: str) -> str | None:
+    """Why there is nothing to say about a platform here."""
+    if platform in TOPOLOGIES and importlib.util.find_spec("libtpu") is None:
+        return "libtpu is not installed; pip install libtpu (no TPU needed)"
+    if platform == "gpu" and all(device.platform != "gpu" for device in jax.devices()):
+        return "jax sees no GPU; pip install 'jax[cuda13]' where there is one"
+    return None
 
 
 def show(found: dict[str, Any]) -> None:
     """Print a row."""
-    taken = found["milliseconds"]
+    taken, processor = found["milliseconds"], found.get("processor_milliseconds")
     print(
         f"{found['platform']:4} {found['implementation']:17} {found['tokens']:>7} tokens  "
         f"temporaries {found['temporary_bytes'] / GIB:7.3f} GiB "
-        f"(floor {found['floor_bytes'] / GIB:6.3f})  "
-        f"time {'not run' if taken is None else f'{taken:.0f} ms'} "
+        f"(floor {found['floor_bytes'] / GIB:6.3f})  {found['products']} products  "
+        f"time {'not run' if taken is None else f'{taken:.1f} ms'} "
         f"(products alone {found['floor_milliseconds']:.1f} ms)"
-        + (f"  processor {busy:.0f} ms" if (busy := found.get("processor_milliseconds")) else ""),
+        + ("" if processor is None else f"  processor {processor:.0f} ms"),
         flush=True,
     )
 
@@ -190,23 +223,34 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Print the table of every platform asked for."""
     parser = common.parser(__doc__)
-    parser.add_argument("--platforms", nargs="+", default=["v5e", "v5p", "cpu"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[2048, 8192, 131_072])
-    parser.add_argument("--cpu-tokens", type=int, default=2048)
+    known = [*TOPOLOGIES, "cpu", "gpu"]
+    parser.add_argument("--platforms", nargs="+", choices=known, default=["v5e", "v5p", "cpu"])
+    parser.add_argument("--tokens", nargs="+", type=int, help="instead of each platform's own")
+    parser.add_argument("--implementations", nargs="+", default=list(IMPLEMENTATIONS))
+    parser.add_argument("--chunks", nargs="+", type=int, default=[], help="further sizes of chunk")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     # The compiler for TPUs asks these where no TPU is at hand.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    if "gpu" not in arguments.platforms:
+        jax.config.update("jax_platforms", "cpu")
+    implementations = {name: IMPLEMENTATIONS[name] for name in arguments.implementations}
+    for chunk in arguments.chunks:
+        implementations[f"fused_chunk_{chunk}"] = functools.partial(fused, chunk=chunk)
     rows = []
     for platform in arguments.platforms:
-        if platform == "cpu":
-            found = [on_cpu(arguments.cpu_tokens, arguments.repeats)]
-        else:
-            found = (on_tpu(platform, tokens) for tokens in arguments.tokens)
-        for group in found:
-            for line in group:
+        if (reason := missing(platform)) is not None:
+            print(f"{platform}: skipped, {reason}")
+            continue
+        own = {"cpu": [2048], "gpu": [1024, 8192]}.get(platform, [2048, 8192, 131_072])
+        for tokens in arguments.tokens or own:
+            if platform in TOPOLOGIES:
+                found = for_tpu(platform, tokens, implementations)
+            else:
+                found = at_hand(platform, tokens, implementations, arguments.repeats)
+            for line in found:
                 show(line)
                 rows.append(line)
     common.write(arguments.json, rows, "jaxlib", "libtpu")
