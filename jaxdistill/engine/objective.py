@@ -27,6 +27,19 @@ class ModelOutputs(Protocol):
     def features(self) -> Mapping[str, jax.Array]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """Several parts computed at once.
+
+    Attributes:
+      mean: their weighted sum, which carries the gradient.
+      parts: the mean of each, to be told only.
+    """
+
+    mean: Mean
+    parts: Mapping[str, Mean]
+
+
 class TermFunction(Protocol):
     """Computes one term from the outputs; `projections` are the trained maps between widths."""
 
@@ -38,7 +51,7 @@ class TermFunction(Protocol):
         *,
         step: jax.Array,
         projections: Any,
-    ) -> Mean: ...
+    ) -> Mean | Joint: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +99,15 @@ class Objective:
         step: jax.Array,
         projections: Any = None,
     ) -> dict[str, Mean]:
-        """Return every term's mean, unweighted and undivided."""
-        return {
-            name: term.function(student, teacher, batch, step=step, projections=projections)
-            for name, term in self.terms.items()
-        }
+        """Return every term's mean, unweighted and undivided, and those of its parts."""
+        means: dict[str, Mean] = {}
+        for name, term in self.terms.items():
+            found = term.function(student, teacher, batch, step=step, projections=projections)
+            if isinstance(found, Joint):
+                means |= {name: found.mean, **found.parts}
+            else:
+                means[name] = found
+        return means
 
     def total(
         self, means: Mapping[str, Mean], divisors: Mapping[str, jax.Array], step: jax.Array
@@ -196,7 +213,13 @@ def features_term(
 
 
 def example_weights(values: jax.Array, batch: Batch) -> jax.Array:
-    """Broadcast `batch["weight"]` `[B]` over the trailing axes of `values` `[B, ...]`."""
+    """Broadcast `batch["weight"]` `[B]` over the trailing axes of `values` `[B, ...]`.
+
+    Values by token, `[B, T]`, are weighed by `batch["loss_mask"]` where there is one.
+    """
+    mask = batch.get("loss_mask")
+    if mask is not None and mask.shape == values.shape:
+        return mask.astype(jnp.float32)
     weight = batch.get("weight")
     if weight is None:
         return jnp.ones(values.shape, jnp.float32)

@@ -230,7 +230,7 @@ def _invalid_labels(outputs: ModelOutputs, batch: Batch) -> jax.Array | None:
     if labels is None or outputs.logits is None or not jnp.issubdtype(labels.dtype, jnp.integer):
         return None
     outside = (labels < 0) | (labels >= outputs.logits.shape[-1])
-    weight = batch.get("weight")
+    weight = batch.get("loss_mask", batch.get("weight"))
     if weight is not None and weight.shape == labels.shape:
         outside &= weight > 0
     return outside.sum().astype(jnp.float32)
