@@ -34,8 +34,11 @@ def render(tokenizer: Any, chat: Chat) -> tuple[str, list[Span]]:
     for index, message in enumerate(chat):
         if message["role"] != "assistant":
             continue
-        before = _write(tokenizer, chat[:index], prompt=True)
         through = _write(tokenizer, chat[: index + 1])
+        # A template may refuse to write nothing at all.
+        before = _write(tokenizer, chat[:index] or chat[:1], prompt=True)
+        if index == 0:
+            before = before.removeprefix(through)
         if not (through.startswith(before) and whole.startswith(through)):
             raise DataError(
                 "data.messages: the chat template writes the assistant's turn "
@@ -47,8 +50,6 @@ def render(tokenizer: Any, chat: Chat) -> tuple[str, list[Span]]:
 
 
 def _write(tokenizer: Any, chat: Chat, *, prompt: bool = False) -> str:
-    if not chat and not prompt:
-        return ""
     try:
         return tokenizer.apply_chat_template(
             [dict(message) for message in chat], tokenize=False, add_generation_prompt=prompt

@@ -193,7 +193,8 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
     loaded, name = load_hub(config, streaming=True)
     train = split_name(config.train or "train", loaded, "train", name)
     validation = config.validation or next((n for n in HUB_VALIDATION if n in loaded), None)
-    held = max(1, round(wanted * config.validation_fraction))
+    fraction = config.validation_fraction
+    held = max(1, round(wanted * fraction / (1 - fraction)))
     # Where nothing else is held out, it comes out of what is read beyond the training documents.
     counts = {"train": (train, wanted if validation else wanted + held)}
     for part, split in (("validation", validation), ("test", config.test)):

@@ -97,11 +97,19 @@ def test_only_what_the_assistant_says_is_learned(chat_folder):
     assert again.silent == 1
 
 
+def test_a_chat_may_begin_with_the_assistant(chat_folder):
+    chat = [{"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}]
+    found = tokenize_documents(Documents([chat], True, "x"), folder=chat_folder, cache_dir=None)
+    said = load_tokenizer(chat_folder).decode(found.ids[found.learned])
+    assert said == "one<|endoftext|>\n"
+
+
 def test_chats_that_cannot_be_learned_from_are_refused(folder, chat_folder):
     silent = [{"role": "user", "content": "one"}]
     with pytest.raises(DataError, match="2 chats, expected a turn with the role 'assistant'"):
-        documents = Documents([silent, silent], True, "here")
-        tokenize_documents(documents, folder=chat_folder, cache_dir=None)
+        tokenize_documents(
+            Documents([silent, silent], True, "here"), folder=chat_folder, cache_dir=None
+        )
     with pytest.raises(DataError, match="no chat template"):
         tokenize_documents(Documents([silent], True, "here"), folder=folder, cache_dir=None)
     settings = json.loads((chat_folder / "tokenizer_config.json").read_text())
