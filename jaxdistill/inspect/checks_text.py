@@ -120,7 +120,7 @@ def lengths(setup: Setup) -> Check:
 
 def usable_positions(model: Model) -> int | None:
     """Return how many tokens a row may have, or None where there is no limit."""
-    count = field(model, "max_position_embeddings")
+    count = field(model, "max_position_embeddings") or field(model, "n_positions")
     if count is not None and model.family in ("roberta", "xlm-roberta"):
         # Positions start after the padding id.
         return count - (field(model, "pad_token_id") or 0) - 1

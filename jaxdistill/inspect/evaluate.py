@@ -13,7 +13,8 @@ import numpy as np
 from jaxdistill.config import Config
 from jaxdistill.data.batches import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.inspect.verdict import SHARES, mean_and_spread
+from jaxdistill.inspect.scoring import last_logits
+from jaxdistill.inspect.verdict import SHARES, decimals, mean_and_spread
 from jaxdistill.models.registry import Model
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def measure_speed(
 
     @jax.jit
     def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
-        return model.apply(params, batch, model_state=model_state).logits
+        return last_logits(model.apply(params, batch, model_state=model_state))
 
     def median(batch: Mapping[str, np.ndarray]) -> float:
         inputs = {name: array for name, array in batch.items() if name not in ("labels", "weight")}
@@ -84,24 +85,29 @@ def result_table(result: Mapping[str, Any]) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    for column in result_header(result["metric"]):
+    for column in result_header(result["metric"], result["teacher"]):
         table.add_column(column, justify="left" if column == "model" else "right")
     for key, title in ROWS.items():
         table.add_row(title, *result_cells(result["metric"], result[key]))
     return table
 
 
-def result_header(name: str) -> tuple[str, ...]:
-    """Return the titles of the columns; shares are in percent."""
-    metric = f"{name} %" if name in SHARES else name
+def result_header(name: str, row: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Return the titles of the columns, with those of a row's other metrics; shares in percent."""
+    names = [name, *(other for other, _ in _also(row or {}))]
+    metrics = [f"{name} %" if name in SHARES else name.replace("_", " ") for name in names]
     agreement = "agreement" if name in _CORRELATED else "agreement %"
-    return ("model", metric, agreement, "params", "size", "latency", "examples/s")
+    return ("model", *metrics, agreement, "params", "size", "latency", "examples/s")
 
 
 def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     """Format one model: metric, agreement with the teacher, parameters, size and speed."""
     return (
-        with_spread(row["values"], percent=name in SHARES),
+        with_spread(row["values"], percent=name in SHARES, decimals=decimals(name)),
+        *(
+            with_spread(values, percent=other in SHARES, decimals=decimals(other))
+            for other, values in _also(row)
+        ),
         with_spread(row["agreement"], percent=name not in _CORRELATED),
         _short(row["parameters"]),
         f"{_short(row['bytes'])}B",
@@ -110,10 +116,14 @@ def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def with_spread(values: list[float], *, percent: bool) -> str:
+def _also(row: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    return list(row.get("also", {}).items())
+
+
+def with_spread(values: list[float], *, percent: bool, decimals: int = 4) -> str:
     """Format `mean ± sample standard deviation`."""
     mean, spread = mean_and_spread(values)
-    scale, digits = (100, 2) if percent else (1, 4)
+    scale, digits = (100, 2) if percent else (1, decimals)
     tail = "" if spread is None else f" ± {scale * spread:.{digits}f}"
     return f"{scale * mean:.{digits}f}{tail}"
 

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdistill.errors import DataError, ModelError
+from jaxdistill.inspect import scoring
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews"),
     "multilabel": ("exact_match", "f1"),
     "regression": ("pearson", "spearman", "mse"),
+    "language_model": scoring.METRICS,
 }
 
 
@@ -48,7 +50,7 @@ def decide(task: str, logits: np.ndarray) -> np.ndarray:
 def compute_metrics(
     task: str, logits: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Compare predictions with labels.
+    """Compare predictions with labels, or measure a language model's scores.
 
     `f1` is that of class 1 where there are two classes, else the unweighted mean over classes
     (`macro`). A correlation in which one side is constant is 0.
@@ -75,6 +77,8 @@ def compute_metrics(
             f"evaluation: got {len(logits)} predictions and {len(labels)} labels, expected the "
             "same number and at least one; give a validation split with examples"
         )
+    if task == "language_model":
+        return scoring.language_metrics(logits, labels, names)
     predictions = decide(task, logits)
     classes = np.asarray(logits).shape[-1]
     return {name: _metric(name, task, predictions, labels, classes) for name in names}
@@ -101,13 +105,16 @@ def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray, task: str)
     """Return how often the student decides as the teacher does.
 
     The share of equal classes, the share of equal label decisions over all examples and labels,
-    or Pearson's correlation of the predicted values (0 where one side is constant).
+    Pearson's correlation of the predicted values (0 where one side is constant), or for language
+    models the share of positions at which both find the same token likeliest.
 
     Args:
       student_logits: `[N, C]`.
       teacher_logits: `[N, C]`.
       task: `classification`, `multilabel` or `regression`.
     """
+    if task == "language_model":
+        return scoring.same_tokens(student_logits, teacher_logits)
     student, teacher = decide(task, student_logits), decide(task, teacher_logits)
     if task == "regression":
         return _correlation("pearson", student, teacher)

@@ -51,7 +51,7 @@ def write_report(workdir: Path) -> Path:
         name=config.name,
         description=" ".join(config.description.split()),
         result=result,
-        header=(*result_header(result["metric"]), "95 % interval"),
+        header=(*result_header(result["metric"], result["teacher"]), "95 % interval"),
         rows=[
             (title, *result_cells(result["metric"], result[key]), intervals[title])
             for key, title in ROWS.items()
@@ -129,6 +129,8 @@ def _figures(
             f"line is the teacher on the {result['split']} split.",
             figures.learning_curves(curves, teacher, metric),
         )
+    if config.task == "language_model":
+        return
     if config.task == "regression":
         yield "Predictions", "First seed of each model.", figures.scatter(logits, labels)
         return

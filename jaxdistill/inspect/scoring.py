@@ -15,7 +15,8 @@ from jaxdistill.engine.reduce import Mean
 from jaxdistill.models.heads import logits_of
 from jaxdistill.models.outputs import Outputs
 
-METRICS = ("perplexity", "bits_per_byte", "accuracy")
+PER_TOKEN_AND_BYTE = ("perplexity", "bits_per_byte")
+METRICS = (*PER_TOKEN_AND_BYTE, "accuracy")
 NOTHING = -1.0  # said where nothing is to be predicted
 _CELLS = 2**25  # logits at a time
 

@@ -10,6 +10,8 @@ import numpy as np
 
 SHARES = ("accuracy", "exact_match", "f1")
 """Metrics that are shares of examples, shown in percent and compared in points."""
+LARGE = ("perplexity",)
+"""Metrics of which two decimals tell enough."""
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -75,14 +77,19 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 def format_metric(name: str, value: float) -> str:
     """Format a metric: shares in percent, correlations and errors as they are."""
-    return f"{100 * value:.2f} %" if name in SHARES else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if name in SHARES else f"{value:.{decimals(name)}f}"
+
+
+def decimals(name: str) -> int:
+    """Return with how many decimals a metric is shown that is no share."""
+    return 2 if name in LARGE else 4
 
 
 def format_difference(name: str, difference: float, sign: str = "") -> str:
     """Format a difference of metrics: shares in points; `sign="+"` shows a plus, too."""
     if name in SHARES:
         return f"{100 * difference:{sign}.2f} points"
-    return f"{difference:{sign}.4f}"
+    return f"{difference:{sign}.{decimals(name)}f}"
 
 
 def _errors(
@@ -108,7 +115,7 @@ def _value(name: str, values: np.ndarray) -> str:
         return format_metric(name, mean)
     if name in SHARES:
         return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
-    return f"{mean:.4f} ± {spread:.4f}"
+    return f"{mean:.{decimals(name)}f} ± {spread:.{decimals(name)}f}"
 
 
 def _basis(

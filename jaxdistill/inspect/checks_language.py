@@ -1,0 +1,74 @@
+"""Checks of language models: documents, losses, and what the teacher knows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxdistill.inspect.findings import Check, Finding, Setup
+from jaxdistill.inspect.metrics import compute_metrics
+
+_FEW_TOKENS = 10_000
+
+
+def documents(setup: Setup) -> Check:
+    """Check what was left out of the documents, and how much there is to measure on."""
+    notes, healthy = setup.dataset.notes, True
+    for part, split in setup.splits.items():
+        silent, rows = notes.get(f"{part}.silent", 0), notes.get(f"{part}.rows", 0)
+        if silent:
+            healthy = False
+            yield Finding(
+                "warning",
+                "documents",
+                f"{silent:,} of {rows:,} chats of {part} have no turn of the assistant and are "
+                "left out; are their roles named otherwise?",
+            )
+        tokens = int((split.labels >= 0).sum())
+        if part != "train" and tokens < _FEW_TOKENS:
+            healthy = False
+            yield Finding(
+                "warning",
+                "documents",
+                f"{part} has {tokens:,} tokens to predict, which measure little; hold out more",
+            )
+    if healthy:
+        train = setup.dataset.train
+        told = f"{notes.get('train.rows', 0):,} documents, {notes.get('train.empty', 0):,} empty"
+        share = 100 * train.lengths.sum() / train.labels.size
+        yield Finding("ok", "documents", f"{told}; {share:.2f} % of the packed slots are real")
+
+
+def losses(setup: Setup) -> Check:
+    """Say how the losses come from hidden states."""
+    tokens = setup.config.train.batch_size // setup.config.train.accumulate
+    tokens *= setup.dataset.train.labels.shape[1]
+    whole = f"logits of {tokens:,} tokens x {setup.dataset.vocabulary:,} classes"
+    if setup.config.losses == "fused":
+        yield Finding("ok", "losses", f"fused, in chunks of tokens: {whole} are never built")
+    else:
+        yield Finding("ok", "losses", f"dense: {whole} are built for each model")
+
+
+def teacher_skill(setup: Setup) -> Check:
+    """Check the teacher against saying every token as often as it occurs."""
+    scores, truth = setup.teacher_logits, setup.teacher_labels
+    if scores is None or truth is None:
+        return
+    found = compute_metrics("language_model", scores, truth, ["perplexity"])["perplexity"]
+    labels = setup.dataset.validation.labels
+    _, counts = np.unique(labels[labels >= 0], return_counts=True)
+    shares = counts / counts.sum()
+    blind = float(np.exp(-(shares * np.log(shares)).sum()))
+    told = (
+        f"the teacher's perplexity is {found:.2f}; saying every token as often as it occurs has "
+        f"{blind:.2f}"
+    )
+    if found >= blind:
+        fix = (
+            "give a teacher of this language, or let finetune train it"
+            if setup.config.finetune is None
+            else "train it longer or with another finetune.learning_rate"
+        )
+        yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {fix}")
+    else:
+        yield Finding("ok", "teacher skill", told)
