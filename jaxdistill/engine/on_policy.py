@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdistill.engine.objective import Batch, Schedule, at_step
 from jaxdistill.engine.reduce import Mean
@@ -57,6 +58,10 @@ def make_on_policy_step(
             batch,
         )
         state, metrics = step(state, teacher_params, batch, axis_name=axis_name)
-        return state, {**metrics, "on_policy": Mean.single(chosen)}
+        metrics = {**metrics, "on_policy": Mean.single(chosen)}
+        if "invalid_labels" in metrics:  # What the student writes has none, which is no fault.
+            invalid = jnp.where(chosen, 0.0, metrics["invalid_labels"].total)
+            metrics["invalid_labels"] = Mean.single(invalid)
+        return state, metrics
 
     return on_policy

@@ -61,6 +61,7 @@ def generate(
     rng: jax.Array | None = None,
     eos_id: int | Sequence[int] | None = None,
     pad_id: int = 0,
+    vocabulary: int | None = None,
     multiple: int = 64,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Generated:
@@ -83,6 +84,8 @@ def generate(
       rng: a key, needed unless `temperature` is 0.
       eos_id: the token that ends a row, or several of them; None: no token does.
       pad_id: what stands behind a row's end.
+      vocabulary: the tokenizer's size, where the head is padded beyond it: those columns are absent
+        as if at -inf. None: all are real.
       multiple: of the lengths compiled for.
       sharding: of the rows, where the parameters lie on a mesh; None: left to the compiler.
 
@@ -91,32 +94,34 @@ def generate(
       DataError: prompts that are misshapen, empty, or hold ids the model does not have.
       ModelError: a model that is no decoder with a head, or has too few positions.
     """
-    shape, options = _decoder_of(model)
-    _check_choice(max_new_tokens, temperature, top_k, top_p, rng, multiple)
-    ids, lengths = _left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
-    needed = int(lengths.max()) + max_new_tokens - 1  # the last token is never read
-    if shape.positions is not None and needed > shape.positions:
-        raise ModelError(
-            f"max_new_tokens: got {max_new_tokens} behind a prompt of {lengths.max()} tokens, "
-            f"expected at most {shape.positions - lengths.max() + 1}: the model has "
-            f"{shape.positions} positions; ask for fewer tokens or shorten the prompts"
-        )
+    shape, options = decoder_of(model)
+    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
+        if value < 1:
+            raise ConfigError(f"{name}: got {value}, expected at least 1")
+    check_sampling(shape, temperature, top_k, top_p, vocabulary)
     greedy = temperature == 0
-    ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+    if not greedy and rng is None:
+        raise ConfigError(
+            f"rng: got None at temperature {temperature}, expected a key such as "
+            "jax.random.key(0); or set temperature=0"
+        )
+    ids, lengths = _left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
+    check_positions(shape, int(lengths.max()), max_new_tokens)
     prompts = (ids, lengths) if sharding is None else jax.device_put((ids, lengths), sharding)
-    written = _write(
+    written = write(
         model.params,
         *prompts,
         np.int32(max_new_tokens),
         None if greedy else rng,
         temperature=None if greedy else np.float32(temperature),
         top_p=None if greedy or top_p is None else np.float32(top_p),
-        ends=np.array(ends, np.int32),
+        ends=end_tokens(eos_id),
         pad=np.int32(pad_id),
         shape=shape,
         options=options,
         room=_round_up(max_new_tokens, multiple),
         top_k=None if greedy else top_k,
+        vocabulary=vocabulary,
     )
     return dataclasses.replace(
         written,
@@ -129,7 +134,17 @@ def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def _decoder_of(model: Model) -> tuple[Shape, Options]:
+def end_tokens(eos_id: int | Sequence[int] | None) -> np.ndarray:
+    """Return the tokens that end a row, `[E]` int32."""
+    return np.array([] if eos_id is None else eos_id, np.int32).reshape(-1)
+
+
+def decoder_of(model: Model) -> tuple[Shape, Options]:
+    """Return what a decoder is built from.
+
+    Raises:
+      ModelError: the model is no decoder with its `lm` head.
+    """
     shape, options = getattr(model.config, "shape", None), model.options
     if not isinstance(shape, Shape) or options is None or options.head != "lm":
         head = None if options is None else options.head
@@ -140,27 +155,35 @@ def _decoder_of(model: Model) -> tuple[Shape, Options]:
     return shape, options
 
 
-def _check_choice(
-    max_new_tokens: int,
+def check_sampling(
+    shape: Shape,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-    rng: jax.Array | None,
-    multiple: int,
+    vocabulary: int | None,
 ) -> None:
-    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
-        if value < 1:
-            raise ConfigError(f"{name}: got {value}, expected at least 1")
+    """Raise ConfigError where a number is out of its range."""
     if not 0 <= temperature < float("inf"):
         raise ConfigError(f"temperature: got {temperature}, expected 0 (the likeliest) or more")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k: got {top_k}, expected at least 1, or None for all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p: got {top_p}, expected above 0 and at most 1")
-    if temperature > 0 and rng is None:
+    if vocabulary is not None and not 1 <= vocabulary <= shape.vocabulary:
         raise ConfigError(
-            f"rng: got None at temperature {temperature}, expected a key such as "
-            "jax.random.key(0); or set temperature=0"
+            f"vocabulary: got {vocabulary}, expected 1 to {shape.vocabulary}, the columns of the "
+            "model's head"
+        )
+
+
+def check_positions(shape: Shape, prompt: int, max_new_tokens: int) -> None:
+    """Raise ModelError where a prompt and what follows do not fit the table of positions."""
+    needed = prompt + max_new_tokens - 1  # the last token is never read
+    if shape.positions is not None and needed > shape.positions:
+        raise ModelError(
+            f"max_new_tokens: got {max_new_tokens} behind a prompt of {prompt} tokens, "
+            f"expected at most {max(shape.positions - prompt + 1, 0)}: the model has "
+            f"{shape.positions} positions; ask for fewer tokens or shorten the prompts"
         )
 
 
@@ -200,8 +223,8 @@ def _graph(shape: Shape, options: Options) -> Any:
     return nnx.split(module)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k"))
-def _write(
+@functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k", "vocabulary"))
+def write(
     params: Any,
     ids: jax.Array,
     lengths: jax.Array,
@@ -216,13 +239,22 @@ def _write(
     options: Options,
     room: int,
     top_k: int | None,
+    vocabulary: int | None = None,
 ) -> Generated:
-    """Write at most `limit` tokens, in arrays with space for `room`, behind `[B, P]` prompts."""
+    """Write at most `limit` tokens, in arrays with space for `room`, behind `[B, P]` prompts.
+
+    What `generate` compiles, for use in a program of one's own: nothing is checked. Prompts are
+    padded on the left; `lengths` `[B]` says how many tokens each has. `temperature` None takes the
+    likeliest token; `ends` is `end_tokens(eos_id)`; `shape, options` are `decoder_of(model)`.
+    """
     module: DecoderModel = nnx.merge(_graph(shape, options), params)
     rows, start = ids.shape
 
-    def write(logits: jax.Array, step: jax.Array, before: jax.Array, cache: Cache, old: Generated):
+    def choose(logits: jax.Array, step: jax.Array, before: jax.Array, cache: Cache, old: Generated):
         key = None if rng is None else jax.random.fold_in(rng, step)
+        if vocabulary is not None:
+            real = jnp.arange(logits.shape[1])[None] < vocabulary
+            logits = jnp.where(real, logits, -jnp.inf)
         token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
         scores = jax.nn.log_softmax(logits, axis=-1)
         own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
@@ -243,7 +275,7 @@ def _write(
         logits, cache = read_token(
             module, state.token[:, None], position, slot, start - lengths, state.cache
         )
-        return write(logits, state.step, state.done, cache, state.written)
+        return choose(logits, state.step, state.done, cache, state.written)
 
     nothing = Generated(
         jnp.full((rows, room), pad),
@@ -251,5 +283,5 @@ def _write(
         jnp.zeros((rows,), jnp.int32),
     )
     logits, cache = read_prompts(module, ids, lengths, room - 1)
-    first = write(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
+    first = choose(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
     return lax.while_loop(unfinished, advance, first).written

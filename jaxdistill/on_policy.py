@@ -1,0 +1,40 @@
+"""A configuration to the step of a distillation in which the student writes a share of the data."""
+
+from __future__ import annotations
+
+from jaxdistill.config import Config
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.tokens import load_tokenizer
+from jaxdistill.engine.on_policy import make_on_policy_step
+from jaxdistill.engine.optim import value_schedule
+from jaxdistill.engine.step import TrainStep
+from jaxdistill.models.continuation import make_continue
+from jaxdistill.models.registry import Model
+
+
+def with_own_texts(
+    step: TrainStep, config: Config, dataset: Dataset, student: Model, total_steps: int
+) -> TrainStep:
+    """Return a step whose student writes the configured share of the batches, or `step` itself."""
+    wanted = config.on_policy
+    if wanted is None:
+        return step
+    assert dataset.tokenizer is not None  # a language model's data has one
+    continue_texts = make_continue(
+        student,
+        prompt_tokens=wanted.prompt_tokens,
+        max_new_tokens=wanted.max_new_tokens,
+        temperature=wanted.temperature,
+        top_k=wanted.top_k,
+        top_p=wanted.top_p,
+        eos_id=load_tokenizer(dataset.tokenizer).eos_token_id,
+        pad_id=dataset.train.pad_id,
+        vocabulary=tokens_of(student, dataset),
+    )
+    return make_on_policy_step(step, continue_texts, value_schedule(wanted.share, total_steps))
+
+
+def tokens_of(model: Model, dataset: Dataset) -> int | None:
+    """Return how many columns of a model's head are tokens, None where all are."""
+    columns, real = model.config.vocab_size, dataset.vocabulary
+    return None if real is None or real >= columns else real
