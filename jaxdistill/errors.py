@@ -28,6 +28,10 @@ class CheckpointError(JaxDistillError):
     exit_code = 4
 
 
+class CacheError(JaxDistillError):
+    """A cache of teacher outputs is missing, incomplete, damaged or of something else."""
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved its state; running the same command resumes it."""
 

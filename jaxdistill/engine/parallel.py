@@ -16,8 +16,12 @@ from jaxdistill.errors import ConfigError
 DATA = "data"
 
 
-def make_mesh(data: int = -1) -> Mesh:
+def make_mesh(data: int = -1, *, local: bool = False) -> Mesh:
     """Return a mesh with one axis, `data`, over `data` devices (-1: all present).
+
+    Args:
+      data: number of devices.
+      local: of this process only, at most as many as it has.
 
     Raises:
       ConfigError: more devices are asked for than there are.
@@ -29,9 +33,8 @@ def make_mesh(data: int = -1) -> Mesh:
             f"parallel.data: got {size} devices, but {present} are present; "
             f"expected -1 or at most {present}"
         )
-    return jax.make_mesh(
-        (size,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:size]
-    )
+    devices = (jax.local_devices() if local else jax.devices())[:size]
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -22,11 +22,12 @@ def label_order(setup: Setup) -> Check:
         return
     names = {
         "the data": setup.dataset.labels,
-        "the teacher": folder_labels(setup.folder("teacher")) or setup.teacher.labels,
+        "the teacher": folder_labels(setup.folder("teacher")),
         "the student": folder_labels(setup.folder("student")),
     }
-    if names["the student"] is None and setup.student is not None:
-        names["the student"] = setup.student.labels
+    for who, model in (("the teacher", setup.teacher), ("the student", setup.student)):
+        if names[who] is None and model is not None:
+            names[who] = model.labels
     known = {who: tuple(n) for who, n in names.items() if n is not None and not is_generic(n)}
     healthy = True
     owners = list(known)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.inspect.findings import Check, Finding, Setup
+from jaxdistill.inspect.scoring import last_logits
 from jaxdistill.models.registry import Model
 
 _SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 1}
@@ -57,7 +58,8 @@ def memory(setup: Setup) -> Check:
     available, what = available_memory()
     train = setup.config.train
     copies = 2 + _SLOTS.get(train.optimizer, 2) + (train.ema is not None)
-    fixed = _bytes(setup.teacher.params) + copies * _bytes(setup.student.params)
+    fixed = copies * _bytes(setup.student.params)
+    fixed += 0 if setup.teacher is None else _bytes(setup.teacher.params)
     activations = activation_bytes(setup, setup.student, train)
     # Virtual devices of a host share its memory, so every one of them counts.
     sharing = device_count(setup.config) if jax.default_backend() == "cpu" else 1
@@ -101,7 +103,7 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     def residuals(params: Any, batch: Any) -> Any:
         def forward(params: Any) -> Any:
             rng, state = jax.random.key(0), model.model_state
-            return model.apply(params, batch, rng=rng, train=True, model_state=state).logits
+            return last_logits(model.apply(params, batch, rng=rng, train=True, model_state=state))
 
         return jax.vjp(forward, params)[1]
 

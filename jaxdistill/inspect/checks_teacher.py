@@ -14,9 +14,9 @@ from jaxdistill.models.registry import Model, family_named
 
 def teacher_head(setup: Setup) -> Check:
     """Check that a teacher which is taken as it is has been trained for the task."""
-    if setup.config.finetune is not None:
-        return
     teacher = setup.teacher
+    if teacher is None or setup.config.finetune is not None:
+        return
     head = "head" if teacher.family is None else family_named(teacher.family).output
     new = [path for path in teacher.initialized if path.startswith(head)]
     if new:
@@ -77,7 +77,7 @@ def teacher_skill(setup: Setup) -> Check:
 
 def sizes(setup: Setup) -> Check:
     """Check that the student is the smaller one."""
-    if setup.student is None:
+    if setup.teacher is None or setup.student is None:
         return
     teacher, student = (_count(model) for model in (setup.teacher, setup.student))
     told = f"teacher {teacher:,} parameters, student {student:,}"

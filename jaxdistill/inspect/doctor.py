@@ -10,7 +10,13 @@ import numpy as np
 from jaxdistill.config import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
-from jaxdistill.inspect import checks_labels, checks_machine, checks_teacher, checks_text
+from jaxdistill.inspect import (
+    checks_labels,
+    checks_language,
+    checks_machine,
+    checks_teacher,
+    checks_text,
+)
 from jaxdistill.inspect.findings import Finding, Setup
 from jaxdistill.models.registry import Model
 
@@ -34,12 +40,25 @@ CHECKS = (
     checks_machine.devices,
     checks_machine.memory,
 )
+LANGUAGE_CHECKS = (
+    checks_text.tokenizers,
+    checks_text.vocabulary,
+    checks_text.lengths,
+    checks_labels.overlap,
+    checks_language.documents,
+    checks_language.losses,
+    checks_teacher.teacher_head,
+    checks_language.teacher_skill,
+    checks_teacher.sizes,
+    checks_machine.devices,
+    checks_machine.memory,
+)
 
 
 def examine(
     config: Config,
     dataset: Dataset,
-    teacher: Model,
+    teacher: Model | None,
     student: Model | None,
     *,
     teacher_logits: np.ndarray | None = None,
@@ -48,13 +67,15 @@ def examine(
     """Run every check that has something to look at.
 
     Args:
+      teacher: None where a cache stands for it.
       student: None where it can only be made after the teacher's fine-tune.
       teacher_logits: `[N, C]` of the teacher as it will teach, on held-out examples; None before
         its fine-tune, when it has no skill to check.
       teacher_labels: `[N]` (`[N, C]` for multi-label), what the data says about them.
     """
     setup = Setup(config, dataset, teacher, student, teacher_logits, teacher_labels)
-    return [finding for check in CHECKS for finding in check(setup)]
+    checks = LANGUAGE_CHECKS if config.task == "language_model" else CHECKS
+    return [finding for check in checks for finding in check(setup)]
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

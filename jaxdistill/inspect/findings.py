@@ -31,6 +31,7 @@ class Setup:
     """Everything a check may look at.
 
     Attributes:
+      teacher: None where a cache stands for it.
       student: None where it can only be made after the teacher's fine-tune.
       teacher_logits: `[N, C]` of the teacher as it will teach, or None before its fine-tune.
       teacher_labels: what the data says about the same examples.
@@ -38,7 +39,7 @@ class Setup:
 
     config: Config
     dataset: Dataset
-    teacher: Model
+    teacher: Model | None
     student: Model | None
     teacher_logits: np.ndarray | None = None
     teacher_labels: np.ndarray | None = None

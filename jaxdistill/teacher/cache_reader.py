@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxdistill.errors import CheckpointError, DataError
+from jaxdistill.errors import CacheError, DataError
 from jaxdistill.models.outputs import Head
 from jaxdistill.teacher import codecs, manifest
 from jaxdistill.teacher.quality import MEANING
@@ -55,7 +55,7 @@ class Cache:
 
         Raises:
           DataError: an example is not in the cache.
-          CheckpointError: a shard is damaged; it is named.
+          CacheError: a shard is damaged; it is named.
         """
         wanted = np.asarray(examples)
         lengths = self.lengths[self._find(wanted)]
@@ -86,7 +86,7 @@ class Cache:
 
         Raises:
           DataError: an example is not in the cache, or is shorter than the position.
-          CheckpointError: a shard is damaged; it is named.
+          CacheError: a shard is damaged; it is named.
         """
         owners, places = np.asarray(examples), np.asarray(positions)
         shape, owners, places = owners.shape, owners.ravel(), places.ravel()
@@ -115,22 +115,29 @@ class Cache:
                     array[real[here]] = stored[name][row[here]]
         return {name: array.reshape(*shape, *array.shape[1:]) for name, array in fields.items()}
 
+    def decode(self, fields: Mapping[str, ArrayLike]) -> Any:
+        """Return what the losses take of stored fields: see `codecs.decode`; pure, may be jitted.
+
+        For the codec `full` these are logits, of `hidden` hidden states, float32.
+        """
+        return codecs.decode(self.codec, fields)
+
     def head(self) -> Head:
         """Return the teacher's last projection, which the codec `hidden` comes with.
 
         Raises:
-          CheckpointError: the cache has none, or its file is damaged.
+          CacheError: the cache has none, or its file is damaged.
         """
         described = self.manifest["head"]
         if described is None:
-            raise CheckpointError(
+            raise CacheError(
                 f"{self.path}: got the codec {self.codec.name}, expected hidden: "
                 "only that one stores the teacher's head"
             )
         path = self.path / manifest.HEAD
         arrays = {name: np.asarray(array) for name, array in map_tensors(path).items()}
         if (found := manifest.hash_tree(arrays)) != described["sha256"]:
-            raise CheckpointError(
+            raise CacheError(
                 f"{path}: got SHA-256 {found[:16]}, expected {described['sha256'][:16]}: it is "
                 "damaged; write the cache again with the same command"
             )
@@ -146,16 +153,16 @@ class Cache:
         """Check every byte of every shard.
 
         Raises:
-          CheckpointError: names each damaged one.
+          CacheError: names each damaged one.
         """
         faults = []
         for number in range(len(self.manifest["shards"])):
             try:
                 self._tensors(number)
-            except CheckpointError as error:
+            except CacheError as error:
                 faults.append(str(error))
         if faults:
-            raise CheckpointError("; ".join(faults))
+            raise CacheError("; ".join(faults))
 
     def _find(self, examples: np.ndarray) -> np.ndarray:
         place = np.minimum(np.searchsorted(self.examples, examples), max(self.examples.size - 1, 0))
@@ -197,7 +204,7 @@ def open_cache(
       verify: check every byte of all shards now.
 
     Raises:
-      CheckpointError: there is no complete cache, a shard is missing or damaged, or fields differ
+      CacheError: there is no complete cache, a shard is missing or damaged, or fields differ
         from `expect`: all of them are listed.
     """
     folder = Path(path)
@@ -213,7 +220,7 @@ def open_cache(
         index = {name: np.asarray(tensors.get(name, ())) for name in ("examples", "lengths")}
         if manifest.hash_tree(index) != record["index_sha256"]:
             check_file(file, record["bytes"], record["sha256"])
-            raise CheckpointError(f"{file}: its index is not the manifest's; write the cache again")
+            raise CacheError(f"{file}: its index is not the manifest's; write the cache again")
         counts = index["lengths"].astype(np.int64)
         examples.append(index["examples"])
         lengths.append(counts)
@@ -228,7 +235,7 @@ def open_cache(
     twice = np.flatnonzero(found[1:] == found[:-1])
     if twice.size:
         both = [content["shards"][where[order[twice[0] + i]]]["file"] for i in (0, 1)]
-        raise CheckpointError(
+        raise CacheError(
             f"{folder}: example {found[twice[0]]} is in {both[0]} and in {both[1]}: every process "
             "must write its own examples; delete the cache and write it again"
         )

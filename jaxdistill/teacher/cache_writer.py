@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxdistill.errors import CheckpointError, ConfigError, DataError
+from jaxdistill.errors import CacheError, ConfigError, DataError
 from jaxdistill.models.outputs import Head
 from jaxdistill.teacher import codecs, manifest
 from jaxdistill.teacher.encoding import Encoder, flatten_rows
@@ -40,12 +40,13 @@ class CacheWriter:
         and `data`, and whatever else a reader should be able to insist on.
       width: number of classes V (for `hidden`: D). Needed before the first `write` only by
         `write_encoded`.
-      head: the teacher's last projection; needed by the codec `hidden`.
+      head: the teacher's last projection. With one, `write` takes hidden states: the codec `hidden`
+        stores them and the head, others what the head makes of them, a few tokens at a time.
       process_index, process_count: of this writer; by default those of `jax.distributed`.
       shard_bytes: a shard is written when it has this many.
 
     Raises:
-      CheckpointError: the folder holds another cache, or another process writes this part.
+      CacheError: the folder holds another cache, or another process writes this part.
       ConfigError: a codec's parameter is out of range, a head is missing, the identity is no plain
         values, or the folder holds files that are no cache's.
     """
@@ -67,17 +68,18 @@ class CacheWriter:
         count = jax.process_count() if process_count is None else process_count
         if not 0 <= index < count:
             raise ConfigError(f"process_index: got {index}, expected 0 to {count - 1} of {count}")
-        if (head is None) == isinstance(codec, codecs.Hidden):
+        is_hidden = isinstance(codec, codecs.Hidden)
+        if head is None and is_hidden:
             raise ConfigError(
-                f"head: got {'none' if head is None else 'one'} with the codec {codec.name}, "
-                "expected the teacher's last projection with hidden, and none with the others"
+                "head: got none with the codec hidden, expected the teacher's last projection"
             )
         self.codec = codec
         self._folder, self._count, self._shard_bytes = Path(path), count, shard_bytes
         self._encoder = Encoder(codec, head)
-        arrays = {} if head is None else _head_arrays(head)
+        arrays: dict[str, np.ndarray] = {}
         described = None
-        if head is not None:
+        if head is not None and is_hidden:
+            arrays = _head_arrays(head)
             constants = {"softcap": head.softcap, "scale": head.scale}
             described = {"sha256": manifest.hash_tree(arrays), **constants}
         self._header = manifest.header(codec, width, _plain(identity or {}), described, count)
@@ -115,7 +117,7 @@ class CacheWriter:
 
         Args:
           examples: integers `[B]`, at least 0: the examples' numbers in their data.
-          values: logits or log-probabilities (for the codec `hidden`: hidden states) as
+          values: logits or log-probabilities (with a head: hidden states) as
             `[B, V]`, one row per example; `[B, T, V]`, a row per token; or `[N, V]` with
             `lengths`, the tokens of all examples in a row.
           lengths: integers `[B]`: how many tokens each example has.
@@ -129,7 +131,7 @@ class CacheWriter:
         begun = time.perf_counter()
         numbers = _numbers(examples)
         rows = flatten_rows(values, numbers, lengths, where)
-        self._set_width(rows.values.shape[-1])
+        self._set_width(self._encoder.width(rows.values.shape[-1]))
         fields = self._encoder.encode(rows, numbers)
         if self._shards_compared <= len(self._part.shards):
             self._shards_compared = len(self._part.shards) + 1
@@ -284,6 +286,6 @@ def _store_head(path: Path, arrays: Mapping[str, np.ndarray], digest: str) -> No
         try:
             if manifest.hash_tree(map_tensors(path)) == digest:
                 return
-        except CheckpointError:
+        except CacheError:
             log.warning("%s: damaged, it is written anew", path)
     write_tensors(path, arrays)

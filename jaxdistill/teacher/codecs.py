@@ -38,6 +38,7 @@ from jaxdistill.teacher.codec_kinds import (
 from jaxdistill.teacher.sampling import sample
 
 __all__ = [
+    "TARGETS",
     "Codec",
     "Full",
     "Hidden",
@@ -73,6 +74,10 @@ class SampledTargets(NamedTuple):
     ids: jax.Array
     weights: jax.Array
     entropy: jax.Array
+
+
+TARGETS = {"topk": TopKTargets, "sampled": SampledTargets}
+"""What `decode` gives for the codecs that keep a part of the distribution."""
 
 
 def token_keys(seed: int, examples: ArrayLike, positions: ArrayLike) -> jax.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxdistill.errors import DataError
 from jaxdistill.models.outputs import Head
 from jaxdistill.teacher import codecs
-from jaxdistill.teacher.quality import reconstruction_kl
+from jaxdistill.teacher.quality import project, reconstruction_kl
 
 
 class Rows(NamedTuple):
@@ -77,10 +77,21 @@ def flatten_rows(
 
 
 class Encoder:
-    """A codec compiled for few shapes: a batch is padded by a quarter of its size at most."""
+    """A codec compiled for few shapes: a batch is padded by a quarter of its size at most.
+
+    With a head the values are hidden states; unless the codec stores those, their logits exist for
+    a few tokens at a time.
+    """
 
     def __init__(self, codec: codecs.Codec, head: Head | None) -> None:
-        self._codec, self._head = codec, head
+        self._codec = codec
+        self._head = jax.tree.map(jnp.asarray, head)
+
+    def width(self, values: int) -> int:
+        """Return the width of what is encoded, from that of the values."""
+        if self._head is None or isinstance(self._codec, codecs.Hidden):
+            return values
+        return self._head.weights.shape[1]
 
     def encode(self, rows: Rows, examples: np.ndarray) -> dict[str, np.ndarray]:
         """Return the fields of the real tokens.
@@ -97,7 +108,13 @@ class Encoder:
         tokens = np.pad(examples[rows.owner], (0, size - count)) & 0xFFFFFFFF
         places = np.pad(rows.position, (0, size - count)) & 0xFFFFFFFF
         fields, sound = jax.device_get(
-            _encode(self._codec, values, tokens.astype(np.uint32), places.astype(np.uint32))
+            _encode(
+                self._codec,
+                self._head,
+                values,
+                tokens.astype(np.uint32),
+                places.astype(np.uint32),
+            )
         )
         broken = np.flatnonzero(rows.real & ~sound[:count])
         if broken.size:
@@ -131,19 +148,49 @@ def _padded(count: int) -> int:
     return -(-count // step) * step
 
 
-_compare = jax.jit(reconstruction_kl, static_argnums=0)
+_CELLS = 2**25  # logits at a time
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compare(
+    codec: codecs.Codec, fields: Mapping[str, ArrayLike], values: jax.Array, head: Head | None
+) -> jax.Array:
+    if head is not None and not isinstance(codec, codecs.Hidden):
+        values, head = project(head, values), None
+    return reconstruction_kl(codec, fields, values, head)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
-    codec: codecs.Codec, values: ArrayLike, examples: ArrayLike, positions: ArrayLike
+    codec: codecs.Codec,
+    head: Head | None,
+    values: ArrayLike,
+    examples: ArrayLike,
+    positions: ArrayLike,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    keys = None
-    if isinstance(codec, codecs.Sampled):
-        keys = codecs.token_keys(codec.seed, examples, positions)
-    values = jnp.asarray(values)
-    if isinstance(codec, codecs.Hidden):
-        sound = jnp.isfinite(values).all(-1)
-    else:
-        sound = jnp.isfinite(jnp.max(values, -1))
-    return codecs.encode(codec, values, keys), sound
+    is_hidden = isinstance(codec, codecs.Hidden)
+
+    def some(part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[dict[str, jax.Array], Any]:
+        values, examples, positions = part
+        if head is not None and not is_hidden:
+            values = project(head, values)
+        keys = None
+        if isinstance(codec, codecs.Sampled):
+            keys = codecs.token_keys(codec.seed, examples, positions)
+        sound = jnp.isfinite(values).all(-1) if is_hidden else jnp.isfinite(jnp.max(values, -1))
+        return codecs.encode(codec, values, keys), sound
+
+    parts = jax.tree.map(jnp.asarray, (values, examples, positions))
+    count = len(parts[0])
+    if head is None or is_hidden:
+        return some(parts)
+    size = min(count, max(8, _CELLS // head.weights.shape[1]))
+    beyond = -count % size
+    cut = [
+        jnp.pad(leaf, ((0, beyond), *((0, 0),) * (leaf.ndim - 1))).reshape(
+            -1, size, *leaf.shape[1:]
+        )
+        for leaf in parts
+    ]
+    found = jax.lax.map(some, tuple(cut))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)

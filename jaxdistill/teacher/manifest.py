@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill.errors import CheckpointError
+from jaxdistill.errors import CacheError
 from jaxdistill.teacher import codecs
 from jaxdistill.teacher.shards import byte_view, read_json, write_json
 
@@ -69,7 +69,7 @@ def merge(folder: Path, writers: int) -> dict[str, Any] | None:
     Whichever process comes last finds all parts complete; should two, they write the same bytes.
 
     Raises:
-      CheckpointError: the parts do not belong to one cache.
+      CacheError: the parts do not belong to one cache.
     """
     parts = []
     for writer in range(writers):
@@ -83,7 +83,7 @@ def merge(folder: Path, writers: int) -> dict[str, Any] | None:
     for writer, part in enumerate(parts):
         known = {name: part[name] for name in _COMMON if part[name] is not None}
         if found := differences(first, known):
-            raise CheckpointError(
+            raise CacheError(
                 f"{folder}: the writers made different caches: writer {writer}: "
                 f"{'; '.join(found)}; run every process with the same configuration"
             )
@@ -111,15 +111,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a complete cache's manifest.
 
     Raises:
-      CheckpointError: there is no cache, it is not complete, or another version wrote it.
+      CacheError: there is no cache, it is not complete, or another version wrote it.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise CheckpointError(_incomplete(folder))
+        raise CacheError(_incomplete(folder))
     manifest = read_json(path)
     got = (manifest.get("format"), manifest.get("version"))
     if got != (FORMAT, VERSION):
-        raise CheckpointError(
+        raise CacheError(
             f"{path}: got format {got[0]!r} version {got[1]!r}, expected {FORMAT!r} version "
             f"{VERSION}; write the cache again"
         )
@@ -164,7 +164,7 @@ def check_expected(folder: Path, manifest: Mapping[str, Any], expect: Mapping[st
         mapping of its parameters) and `width`.
 
     Raises:
-      CheckpointError: lists every field that does not match.
+      CacheError: lists every field that does not match.
     """
     expect = dict(expect)
     if isinstance(expect.get("codec"), str):
@@ -172,7 +172,7 @@ def check_expected(folder: Path, manifest: Mapping[str, Any], expect: Mapping[st
     described = {**manifest["identity"], "codec": manifest["codec"], "width": manifest["width"]}
     found = differences(described, expect)
     if found:
-        raise CheckpointError(
+        raise CacheError(
             f"{folder}: this cache is of something else, {len(found)} "
             f"field{'s do' if len(found) > 1 else ' does'} not match: {'; '.join(found)}; "
             "write it again, or name the cache that belongs to this run"

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.errors import CheckpointError, ConfigError
+from jaxdistill.errors import CacheError, ConfigError
 from jaxdistill.teacher import manifest
 from jaxdistill.teacher.shards import check_file, map_tensors, read_json, write_json, write_tensors
 
 log = logging.getLogger("jaxdistill")
 
 MEASURES = ("seconds", "seconds_writing", "reconstruction_kl", "tokens_compared")
-_ENTRIES = {"shards", "writers", manifest.MANIFEST, manifest.HEAD}
+_ENTRIES = {"shards", "writers", manifest.MANIFEST, manifest.HEAD, "settings.json", "result.json"}
 
 
 class Part:
@@ -52,13 +52,13 @@ class Part:
           the width of what is there, None where nothing is.
 
         Raises:
-          CheckpointError: the folder holds another cache; every difference is listed.
+          CacheError: the folder holds another cache; every difference is listed.
         """
         note = read_json(self._note_path) if self._note_path.is_file() else None
         if note is not None:
             known = {name: value for name, value in header.items() if value is not None}
             if found := manifest.differences(note, known):
-                raise CheckpointError(
+                raise CacheError(
                     f"{self._folder}: holds another cache: {'; '.join(found)}; "
                     "write to another folder, or delete this one"
                 )
@@ -106,7 +106,7 @@ class Part:
         path = self._folder / record["file"]
         try:
             check_file(path, record["bytes"], record["sha256"])
-        except CheckpointError as error:
+        except CacheError as error:
             log.warning("%s; it is written anew", str(error).split(";")[0])
             return
         self.shards.append(record)
@@ -151,7 +151,7 @@ def _lock(path: Path) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise CheckpointError(
+        raise CacheError(
             f"{path.parent.parent}: another process is writing this part of the cache "
             f"({path.name}); wait for it, or give each its own process_index"
         ) from error

@@ -12,18 +12,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.errors import CheckpointError
+from jaxdistill.errors import CacheError
 
 _NAMES = {
+    "bool": "BOOL",
     "uint8": "U8",
     "int8": "I8",
+    "int16": "I16",
     "uint16": "U16",
     "uint32": "U32",
     "int32": "I32",
     "int64": "I64",
+    "uint64": "U64",
     "float16": "F16",
     "bfloat16": "BF16",
     "float32": "F32",
+    "float64": "F64",
     "float8_e4m3fn": "F8_E4M3",
 }
 _DTYPES = {name: jnp.dtype(dtype) for dtype, name in _NAMES.items()}
@@ -69,7 +73,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file, mapped: bytes are read when they are looked at.
 
     Raises:
-      CheckpointError: it is missing, or its header cannot be read.
+      CacheError: it is missing, or its header cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -90,10 +94,10 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
             piece = np.empty(0, np.uint8) if data is None or start == end else data[start:end]
             tensors[name] = piece.view(dtype).reshape(shape)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: the file is missing; {_REPAIR}") from error
+        raise CacheError(f"{path}: the file is missing; {_REPAIR}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: its header cannot be read ({reason}); {_REPAIR}") from error
+        raise CacheError(f"{path}: its header cannot be read ({reason}); {_REPAIR}") from error
     return tensors
 
 
@@ -101,16 +105,16 @@ def check_file(path: Path, size: int, sha256: str | None = None) -> None:
     """Check a file's size and, where a hash is given, every byte of it.
 
     Raises:
-      CheckpointError: it is missing, truncated or altered.
+      CacheError: it is missing, truncated or altered.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: the file is missing; {_REPAIR}")
+        raise CacheError(f"{path}: the file is missing; {_REPAIR}")
     got = path.stat().st_size
     if got != size:
         how = "truncated" if got < size else "longer than it was"
-        raise CheckpointError(f"{path}: got {got} bytes, expected {size}: it is {how}; {_REPAIR}")
+        raise CacheError(f"{path}: got {got} bytes, expected {size}: it is {how}; {_REPAIR}")
     if sha256 is not None and (found := hash_file(path)) != sha256:
-        raise CheckpointError(
+        raise CacheError(
             f"{path}: got SHA-256 {found[:16]}, expected {sha256[:16]}: "
             f"its bytes have changed since it was written; {_REPAIR}"
         )
@@ -143,14 +147,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-      CheckpointError: it cannot be read or is no object.
+      CacheError: it cannot be read or is no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; delete the cache") from error
+        raise CacheError(f"{path}: cannot be read: {error}; delete the cache") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: got {type(content).__name__}, expected a JSON object")
+        raise CacheError(f"{path}: got {type(content).__name__}, expected a JSON object")
     return content
 
 

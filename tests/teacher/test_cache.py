@@ -10,7 +10,7 @@ import pytest
 import safetensors
 
 import jaxdistill as jd
-from jaxdistill.errors import CheckpointError, ConfigError, DataError
+from jaxdistill.errors import CacheError, ConfigError, DataError
 from jaxdistill.models.outputs import Head
 from jaxdistill.teacher import codecs
 from jaxdistill.teacher.cache_reader import inspect, open_cache
@@ -144,7 +144,7 @@ def test_a_writer_that_fails_goes_on_where_it_was(tmp_path, caplog):
     examples, path = documents(), tmp_path / "cache"
     given = list(batches(examples))
     _fail_after(path, given[:2])
-    with pytest.raises(CheckpointError, match=r"not complete: 0 of 1 writers .* 2 shards"):
+    with pytest.raises(CacheError, match=r"not complete: 0 of 1 writers .* 2 shards"):
         open_cache(path)
     (path / "shards" / "00000-000002.safetensors.tmp").write_bytes(b"torn")
     (path / "shards" / "00000-000009.safetensors").write_bytes(b"never noted")
@@ -187,7 +187,7 @@ def test_every_flipped_bit_is_found_and_named(tmp_path):
         broken = bytearray(whole)
         broken[place] ^= 1 << int(generator.integers(8))
         shard.write_bytes(broken)
-        with pytest.raises(CheckpointError, match=shard.name):
+        with pytest.raises(CacheError, match=shard.name):
             content(path)
     shard.write_bytes(whole)
     assert_holds(path, documents())
@@ -206,7 +206,7 @@ def test_a_damaged_shard_is_named_and_written_again(tmp_path, change, message, c
     path = written(tmp_path / "cache")
     shard = shards(path)[2]
     change(shard, shard.read_bytes())
-    with pytest.raises(CheckpointError, match=f"{shard.name}: .*{message}"):
+    with pytest.raises(CacheError, match=f"{shard.name}: .*{message}"):
         open_cache(path)
     with make(path) as writer:
         assert shard.name in caplog.text
@@ -225,10 +225,10 @@ def test_all_damage_is_listed_at_once(tmp_path):
         whole[start + 8 * 3 + 4 * 3] ^= 1  # behind the index of 3 examples
         shard.write_bytes(whole)
     cache = open_cache(path)  # sizes and indexes are whole
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CacheError) as error:
         cache.verify()
     assert all(shards(path)[number].name in str(error.value) for number in (0, 3))
-    with pytest.raises(CheckpointError, match="00000-000000"):
+    with pytest.raises(CacheError, match="00000-000000"):
         open_cache(path, verify=True)
 
 
@@ -244,7 +244,7 @@ def test_a_cache_of_something_else_is_refused_field_by_field(tmp_path):
         "width": 7,
         "revision": "main",
     }
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CacheError) as error:
         open_cache(path, other)
     message = str(error.value)
     assert "6 fields do not match" in message
@@ -263,11 +263,11 @@ def test_a_cache_of_something_else_is_refused_field_by_field(tmp_path):
 
 def test_another_cache_is_not_written_over(tmp_path):
     path = written(tmp_path / "cache")
-    with pytest.raises(CheckpointError, match=r"holds another cache: identity\.teacher: got 'aaa"):
+    with pytest.raises(CacheError, match=r"holds another cache: identity\.teacher: got 'aaa"):
         make(path, {**IDENTITY, "teacher": "x"})
-    with pytest.raises(CheckpointError, match=r"width: got 5, expected 6"):
+    with pytest.raises(CacheError, match=r"width: got 5, expected 6"):
         make(path, width=6)
-    with pytest.raises(CheckpointError, match=r"codec\.dtype: got 'float32', expected 'float16'"):
+    with pytest.raises(CacheError, match=r"codec\.dtype: got 'float32', expected 'float16'"):
         CacheWriter(path, Full("float16"), IDENTITY, process_index=0, process_count=1)
     assert_holds(path, documents())
     (tmp_path / "other").mkdir()
@@ -282,7 +282,7 @@ def test_two_processes_write_one_cache(tmp_path):
     path, examples = tmp_path / "cache", documents()
     given = list(batches(examples))
     for process in (1, 0):
-        with pytest.raises(CheckpointError, match=r"teacher cache|not complete"):
+        with pytest.raises(CacheError, match=r"teacher cache|not complete"):
             open_cache(path)
         with make(path, process_index=process, process_count=2) as writer:
             for batch in given[process::2]:
@@ -303,7 +303,7 @@ def test_writers_that_disagree_are_refused(tmp_path):
     path = tmp_path / "cache"
     written(path, process_count=2)
     other = make(path, {**IDENTITY, "data": "other"}, process_index=1, process_count=2)
-    with pytest.raises(CheckpointError, match=r"writers made different caches.*identity\.data"):
+    with pytest.raises(CacheError, match=r"writers made different caches.*identity\.data"):
         other.close()
 
 
@@ -312,13 +312,13 @@ def test_two_processes_with_the_same_examples_are_refused(tmp_path):
     for process in (0, 1):
         with make(path, process_index=process, process_count=2) as writer:
             writer.write_encoded(*next(batches(documents())))
-    with pytest.raises(CheckpointError, match=r"is in shards/00000.* and in shards/00001"):
+    with pytest.raises(CacheError, match=r"is in shards/00000.* and in shards/00001"):
         open_cache(path)
 
 
 def test_one_part_has_one_writer_at_a_time(tmp_path):
     with make(tmp_path / "cache"):
-        with pytest.raises(CheckpointError, match="another process is writing"):
+        with pytest.raises(CacheError, match="another process is writing"):
             make(tmp_path / "cache")
         make(tmp_path / "cache", process_index=1, process_count=2).close(complete=False)
 
@@ -359,7 +359,7 @@ def test_bad_examples_are_named(tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no manifest\.json, expected the folder"):
+    with pytest.raises(CacheError, match=r"no manifest\.json, expected the folder"):
         open_cache(tmp_path)
     cache = open_cache(written(tmp_path / "cache"))
     absent = next(number for number in range(100) if number not in documents())
@@ -369,14 +369,14 @@ def test_what_is_not_there_is_named(tmp_path):
     longest = int(cache.lengths.max())
     with pytest.raises(DataError, match=f"got position {longest}, expected 0 to {longest - 1}"):
         cache.tokens([number], [longest])
-    with pytest.raises(CheckpointError, match="got the codec full, expected hidden"):
+    with pytest.raises(CacheError, match="got the codec full, expected hidden"):
         cache.head()
     content = json.loads((cache.path / "manifest.json").read_text())
     (cache.path / "manifest.json").write_text(json.dumps(content | {"version": 9}))
-    with pytest.raises(CheckpointError, match="version 9, expected"):
+    with pytest.raises(CacheError, match="version 9, expected"):
         open_cache(cache.path)
     (cache.path / "manifest.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(CacheError, match=r"manifest\.json: cannot be read"):
         open_cache(cache.path)
 
 
@@ -441,13 +441,13 @@ def test_hidden_states_come_with_their_head(tmp_path):
     assert measured == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=0.02)
     assert measured < 1e-3
     other = Head(head.weights + 1, head.bias, 30.0, 0.5)
-    with pytest.raises(CheckpointError, match=r"head\.sha256"):
+    with pytest.raises(CacheError, match=r"head\.sha256"):
         CacheWriter(path, Hidden(), head=other, process_index=0, process_count=1)
     np.testing.assert_array_equal(open_cache(path).head().weights, head.weights)
     broken = bytearray((path / "head.safetensors").read_bytes())
     broken[-3] ^= 4
     (path / "head.safetensors").write_bytes(broken)
-    with pytest.raises(CheckpointError, match=r"head\.safetensors: got SHA-256"):
+    with pytest.raises(CacheError, match=r"head\.safetensors: got SHA-256"):
         open_cache(path).head()
     with pytest.raises(ConfigError, match="head: got none with the codec hidden"):
         CacheWriter(tmp_path / "other", "hidden", process_index=0, process_count=1)
