@@ -85,10 +85,15 @@ def result_table(result: Mapping[str, Any]) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    for column in result_header(result["metric"], result["teacher"]):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    header = result_header(result["metric"], result["teacher"])
+    # Further metrics take the room of what a line of 80 characters has not.
+    left_out = ("size", "examples/s") if _also(result["teacher"]) else ()
+    kept = [place for place, column in enumerate(header) if column not in left_out]
+    for place in kept:
+        table.add_column(header[place], justify="right" if place else "left")
     for key, title in ROWS.items():
-        table.add_row(title, *result_cells(result["metric"], result[key]))
+        cells = title, *result_cells(result["metric"], result[key])
+        table.add_row(*(cells[place] for place in kept))
     return table
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 SHARES = ("accuracy", "exact_match", "f1")
 """Metrics that are shares of examples, shown in percent and compared in points."""
-LARGE = ("perplexity",)
-"""Metrics of which two decimals tell enough."""
+DECIMALS = {"perplexity": 2, "bits_per_byte": 3}
+"""With how many decimals metrics are shown that are no shares; four where nothing is said."""
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -82,7 +82,7 @@ def format_metric(name: str, value: float) -> str:
 
 def decimals(name: str) -> int:
     """Return with how many decimals a metric is shown that is no share."""
-    return 2 if name in LARGE else 4
+    return DECIMALS.get(name, 4)
 
 
 def format_difference(name: str, difference: float, sign: str = "") -> str:
