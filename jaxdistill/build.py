@@ -10,11 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jaxdistill import losses
+from jaxdistill import language, losses
 from jaxdistill.config import (
     ATTENTION_LOSSES,
+    FUSED_LOSSES,
     HIDDEN_LOSSES,
+    LOGIT_LOSSES,
     SUPERVISED_LOSSES,
     TASK_LOSSES,
     Config,
@@ -30,23 +33,32 @@ from jaxdistill.engine.objective import (
     task_term,
 )
 from jaxdistill.engine.optim import value_schedule
+from jaxdistill.engine.stored_term import StoredLoss, stored_term, stored_tokens_term
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.rules import flatten
 from jaxdistill.models.student import student_from_teacher
+from jaxdistill.teacher import codecs
 
 log = logging.getLogger("jaxdistill")
 
 
+def tokenizer_folder(config: Config) -> Path | None:
+    """Return the folder whose tokenizer reads the text: the teacher's, else the student's."""
+    return _folder(config.teacher.model) or _folder(config.student.model)
+
+
 def load_data(config: Config, cache: Path) -> Dataset:
     """Read, tokenize and split the data of a run; label ids follow the teacher's names."""
+    if config.task == language.TASK:
+        return language.load_data(config, tokenizer_folder(config), cache)
     teacher, student = _folder(config.teacher.model), _folder(config.student.model)
     return prepare(
         config.data,
         task=config.task,
-        tokenizer_folder=teacher or student,
+        tokenizer_folder=tokenizer_folder(config),
         labels=folder_labels(teacher) or folder_labels(student),
         num_labels=None,
         cache_dir=cache if config.data.cache else None,
@@ -56,20 +68,20 @@ def load_data(config: Config, cache: Path) -> Dataset:
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
     """Load or create the teacher as it is before its fine-tune."""
     train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
-    return _model(config.teacher.model, config.teacher.pooling, train, dataset, seed)
+    return _model(config, "teacher", config.teacher.model, train, dataset, seed)
 
 
 def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
     """Load a model that an earlier stage left, to teach or to be measured."""
     train = TrainConfig(dtype=config.teacher.dtype)
-    return _model(str(folder), config.teacher.pooling, train, dataset, 0)
+    return _model(config, "teacher", str(folder), train, dataset, 0)
 
 
 def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
     """Create the student that both arms of the comparison start from, for one seed."""
     student = config.student
     if student.layers is None:
-        return _model(student.model, student.pooling, config.train, dataset, seed)
+        return _model(config, "student", student.model, config.train, dataset, seed)
     origin: Any = config.teacher.model
     if student.initialize_from == "finetuned" and finetuned is not None:
         origin = str(finetuned)
@@ -78,33 +90,67 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
             "use student.initialize_from=finetuned, or give student.model instead of student.layers"
         )
-    teacher = _model(origin, student.pooling, config.train, dataset, seed)
+    teacher = _model(config, "student", origin, config.train, dataset, seed)
     layers = student.layers if isinstance(student.layers, int) else list(student.layers)
     return student_from_teacher(teacher, layers, seed=seed)
 
 
-def supervised_objective(config: Config) -> Objective:
-    """Return the task's own loss alone: what the teacher and the baseline train on."""
+def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
+    """Return the task's own loss alone: what the teacher and the baseline train on.
+
+    Args:
+      mesh: of several devices that share a batch under `jit`, for losses without logits.
+    """
     terms = {
-        name: _term(name, term, 1)
+        name: term.model_copy(update={"weight": 1.0})
         for name, term in config.terms.items()
         if term.loss in SUPERVISED_LOSSES
     }
     if not terms:
-        terms = {
-            "hard": _term("hard", TermConfig.model_validate({"loss": TASK_LOSSES[config.task]}), 1)
-        }
-    return Objective({name: dataclasses.replace(term, weight=1.0) for name, term in terms.items()})
+        terms = {"hard": TermConfig.model_validate({"loss": TASK_LOSSES[config.task]})}
+    if language.fuses(config):
+        return Objective(language.fused_terms(terms, 1, mesh=mesh))
+    return Objective({name: _term(name, term, 1) for name, term in terms.items()})
 
 
-def distillation_objective(config: Config, total_steps: int, projected: set[str]) -> Objective:
-    """Return the configured terms; those in `projected` map widths."""
-    return Objective(
-        {
-            name: _term(name, term, total_steps, projected=name in projected)
-            for name, term in config.terms.items()
-        }
-    )
+def distillation_objective(
+    config: Config,
+    total_steps: int,
+    projected: set[str],
+    codec: codecs.Codec | None = None,
+    *,
+    vocabulary: int | None = None,
+    mesh: Mesh | None = None,
+) -> Objective:
+    """Return the configured terms; those in `projected` map widths.
+
+    Args:
+      codec: of the cache that stands for the teacher, where one does.
+      vocabulary: the real number of classes, where language models pad their heads differently.
+      mesh: of several devices that share a batch under `jit`, for losses without logits.
+    """
+    terms, fused = dict(config.terms), {}
+    if language.fuses(config):
+        if isinstance(codec, codecs.TopK | codecs.Sampled):
+            stored = {name: _stored(term, total_steps, codec) for name, term in terms.items()}
+            shards = 1 if mesh is None else mesh.size
+            whole = stored_tokens_term(stored, vocabulary=vocabulary, shards=shards)
+            fused = {language.FUSED: whole}
+        else:
+            fused = language.fused_terms(terms, total_steps, vocabulary=vocabulary, mesh=mesh)
+        terms = {name: term for name, term in terms.items() if term.loss not in FUSED_LOSSES}
+    others = {
+        name: _term(
+            name,
+            term,
+            total_steps,
+            projected=name in projected,
+            codec=codec,
+            vocabulary=vocabulary,
+        )
+        for name, term in terms.items()
+    }
+    return Objective(fused | others)
 
 
 def make_projections(config: Config, student: Model, teacher: Model, seed: int) -> dict[str, Any]:
@@ -176,8 +222,18 @@ def count_bytes(params: Any) -> int:
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
 
 
-def _term(name: str, term: TermConfig, total_steps: int, *, projected: bool = False) -> Term:
+def _term(
+    name: str,
+    term: TermConfig,
+    total_steps: int,
+    *,
+    projected: bool = False,
+    codec: codecs.Codec | None = None,
+    vocabulary: int | None = None,
+) -> Term:
     function = getattr(losses, term.loss)
+    if vocabulary is not None and term.loss in LOGIT_LOSSES:
+        function = language.among(function, vocabulary)
     weight = value_schedule(term.weight, total_steps)
     if term.loss in SUPERVISED_LOSSES:
         options = {"label_smoothing": term.label_smoothing} if term.label_smoothing else {}
@@ -192,9 +248,23 @@ def _term(name: str, term: TermConfig, total_steps: int, *, projected: bool = Fa
         )
     temperature = value_schedule(term.temperature, total_steps)
     options = {"beta": term.beta} if term.loss == "jsd" else {}
+    if isinstance(codec, codecs.TopK | codecs.Sampled):
+        return stored_term(_stored(term, total_steps, codec), vocabulary=vocabulary)
     if term.loss in ("mse_logits", "total_variation"):
         return logits_term(function, temperature=None, weight=weight)
     return logits_term(function, temperature=temperature, weight=weight, **options)
+
+
+def _stored(term: TermConfig, total_steps: int, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:
+    """Return a term's loss of what the codec keeps; of one on labels the loss itself."""
+    weight = value_schedule(term.weight, total_steps)
+    if term.loss in SUPERVISED_LOSSES:
+        return StoredLoss(getattr(losses, term.loss), (), weight, {})
+    options: dict[str, Any] = {"temperature": codec.temperature}
+    if term.loss == "jsd":
+        options["beta"] = term.beta
+    loss = getattr(losses, f"{codec.name}_{term.loss}")
+    return StoredLoss(loss, codecs.TARGETS[codec.name]._fields, weight, options)
 
 
 def _tap_widths(model: Model, layers: Any) -> list[int]:
@@ -222,18 +292,22 @@ def _folder(model: str | dict[str, Any] | None) -> Path | None:
 
 
 def _model(
+    config: Config,
+    side: str,
     origin: str | dict[str, Any] | None,
-    pooling: str,
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
 ) -> Model:
+    pooling = getattr(config, side).pooling
     options: dict[str, Any] = {
         "seed": seed,
         "dtype": train.dtype,
         "remat": train.remat,
     }
-    if dataset.labels is not None:
+    if config.task == language.TASK:
+        options |= {"head": "lm", "logits": config.losses == "dense"}
+    elif dataset.labels is not None:
         options["labels"] = dataset.labels
     else:
         options["num_labels"] = dataset.num_labels
@@ -244,7 +318,11 @@ def _model(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "
             "e.g. {family: cnn, hidden_sizes: [32, 64]}"
         )
-    model = build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
+    if config.task == language.TASK:
+        model = build_model(language.sized(origin, dataset), pooling=pooling, **options)
+        model = language.with_tokenizer(model, dataset)
+    else:
+        model = build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
     return _with_dropout(model, train.dropout)
 
 
@@ -255,7 +333,8 @@ def _with_dropout(model: Model, rate: float | None) -> Model:
     names = [
         field.name
         for field in dataclasses.fields(model.config)
-        if "dropout" in field.name and isinstance(getattr(model.config, field.name), float)
+        if ("dropout" in field.name or "pdrop" in field.name)
+        and isinstance(getattr(model.config, field.name), float)
     ]
     config = dataclasses.replace(model.config, **dict.fromkeys(names, rate))
     leaves = flatten({"params": model.params, "model_state": model.model_state})

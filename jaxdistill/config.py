@@ -227,8 +227,9 @@ class TeacherConfig(Section):
 class CacheConfig(Section):
     """What a cache keeps of the teacher; in a config, a run writes it and trains from it."""
 
-    codec: Literal["full", "topk", "sampled", "hidden"] = "full"
-    """All logits, the largest with the mass of the rest, an unbiased sample, or hidden states."""
+    codec: Literal["full", "topk", "sampled", "hidden"] | None = None
+    """All logits, the largest with the mass of the rest, an unbiased sample, or hidden states;
+    `sampled` for language models and `full` for others when not given."""
     k: PositiveInt = 64
     """Classes that `topk` keeps."""
     samples: Annotated[int, Field(ge=2)] = 18
@@ -240,23 +241,41 @@ class CacheConfig(Section):
 
 
 class StudentConfig(Section):
-    """The small model: a folder, a mapping, or some of the teacher's layers."""
+    """The small model: a folder, a mapping, or a part of the teacher: layers, width or both."""
 
     model: str | dict[str, Any] | None = None
     layers: tuple[Annotated[int, Field(ge=0)], ...] | PositiveInt | None = None
     """Teacher layers to start from: their indices, or how many (evenly spaced)."""
+    hidden_size: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    mlp_size: PositiveInt | None = None
+    """Of a decoder: the width, heads and feed-forward channels that carry most of the teacher."""
+    calibration_batches: PositiveInt = 16
+    """Training batches on which that is measured."""
     initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
     """Which teacher the layers come from: before or after its fine-tune."""
     pooling: Literal["default", "first", "mean"] = "default"
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a student narrower than its teacher; empty for one that is not."""
+        named = {name: getattr(self, name) for name in ("hidden_size", "heads", "mlp_size")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def from_teacher(self) -> bool:
+        """Whether the student starts as a part of the teacher."""
+        return self.layers is not None or bool(self.sizes)
+
     @model_validator(mode="after")
     def _one_origin(self) -> StudentConfig:
-        if self.model is not None and self.layers is not None:
+        if self.model is not None and self.from_teacher:
+            name = "layers" if self.layers is not None else next(iter(self.sizes))
             raise ValueError(
-                "layers: got both student.model and student.layers, expected one of them; "
-                "drop student.model to start from the teacher's layers"
+                f"{name}: got both student.model and student.{name}, expected one of them; "
+                "drop student.model to start from the teacher"
             )
-        if self.model is None and self.layers is None:
+        if self.model is None and not self.from_teacher:
             raise ValueError(
                 "got neither student.model nor student.layers, expected one of them; "
                 "e.g. student.layers=[0,2,4]"

@@ -1,4 +1,4 @@
-"""The stages of a run: finetune -> baseline -> distill -> evaluate -> export -> report."""
+"""The stages of a run: finetune -> cache -> baseline -> distill -> evaluate -> export -> report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import build
-from jaxdistill.config import Config
+from jaxdistill import build, caching
+from jaxdistill.config import CacheConfig, Config
 from jaxdistill.engine import parallel, preemption
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
@@ -22,15 +22,17 @@ from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import measure_speed
 from jaxdistill.inspect.metrics import agreement
 from jaxdistill.inspect.report import write_report
+from jaxdistill.inspect.scoring import PER_TOKEN_AND_BYTE
 from jaxdistill.inspect.uncertainty import difference_error
 from jaxdistill.inspect.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
+from jaxdistill.teacher import manifest
 from jaxdistill.training import Trainer, make_evaluator, make_trainer, run_seed
 from jaxdistill.workspace import Workspace, run_stage, write_json
 
 log = logging.getLogger("jaxdistill")
 
-STAGES = ("finetune", "baseline", "distill", "evaluate", "export", "report")
+STAGES = ("finetune", "cache", "baseline", "distill", "evaluate", "export", "report")
 
 
 def run(
@@ -55,6 +57,8 @@ def run(
     last = STAGES[-1] if until is None else until
     if last not in STAGES:
         raise ConfigError(f"stage: got {last!r}, expected one of {list(STAGES)}")
+    if last == "cache" and config.cache is None:
+        config = config.model_copy(update={"cache": CacheConfig()})
     workdir.mkdir(parents=True, exist_ok=True)
     if config.parallel.compilation_cache:
         _keep_compiled_programs(workdir.parent / ".compilation_cache")
@@ -81,7 +85,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
-        save_model(folder / "model", trained)
+        save_model(folder / "model", trained, tokenizer_from=dataset.tokenizer)
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
@@ -89,6 +93,31 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         settings["teacher"].pop(name)
     workspace.check_before("finetune")
     return run_stage(workspace, "finetune", settings, work)
+
+
+def _cache(workspace: Workspace) -> dict[str, Any]:
+    """Write the teacher's outputs where the configuration asks for it, and check those it reads."""
+    config, path = workspace.config, workspace.cache_path
+    if path is None:
+        return {}
+    result = {}
+    if config.cache is not None:
+
+        def work(folder: Path) -> dict[str, Any]:
+            found = caching.write(
+                config, workspace.dataset, workspace.teacher, path, workspace.identity()
+            )
+            say(f"cache  {path}\n{caching.describe(found)}")
+            return found
+
+        if not (path / manifest.MANIFEST).is_file():
+            (workspace.workdir / "cache" / "result.json").unlink(missing_ok=True)
+        settings = workspace.settings("teacher", "finetune", "cache")
+        workspace.check_before("cache")
+        result = run_stage(workspace, "cache", settings, work)
+    # Now, and not after the baseline.
+    assert workspace.cache is not None
+    return result
 
 
 def _students(workspace: Workspace, name: str) -> dict[str, Any]:
@@ -112,10 +141,10 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     workspace.dataset,
                     student,
                     stage=name,
-                    teacher=workspace.teacher if distils else None,
+                    teacher=(workspace.cache or workspace.teacher) if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
-            save_model(own / "model", trained)
+            save_model(own / "model", trained, tokenizer_from=workspace.dataset.tokenizer)
             accounts.append(_account(config, result, seed))
             write_json(done, accounts[-1])
         return {"metric": config.ranking_metric, "seeds": accounts}
@@ -124,7 +153,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
     if distils or config.student.initialize_from == "finetuned":
         parts.append("finetune")
     if distils:
-        parts.append("objective")
+        parts += ["objective", "cache", "on_policy"]
     workspace.check_before(name)
     return run_stage(workspace, name, workspace.settings(*parts), work)
 
@@ -144,14 +173,13 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
     def work(folder: Path) -> dict[str, Any]:
         mesh = parallel.make_mesh(config.parallel.data)
 
-        def predict(model: Model) -> tuple[np.ndarray, float]:
+        def predict(model: Model) -> tuple[np.ndarray, dict[str, float]]:
             evaluate = make_evaluator(config, model, mesh)
-            logits, values = evaluate(model.params, model.model_state, split)
-            return logits, values[config.ranking_metric]
+            return evaluate(model.params, model.model_state, split)
 
-        teacher_logits, teacher_value = predict(workspace.teacher)
-        rows = {"teacher": _measured(workspace, workspace.teacher, [teacher_value], [1.0])}
-        predictions: dict[str, Any] = {"labels": split.labels, "teacher_logits": teacher_logits}
+        teacher_logits, teacher_values = predict(workspace.teacher)
+        rows = {"teacher": _measured(workspace, workspace.teacher, [teacher_values], [1.0])}
+        predictions: dict[str, Any] = {"labels": split.truth, "teacher_logits": teacher_logits}
         for arm, stage, short in (
             ("student_alone", "baseline", "alone"),
             ("student_distilled", "distill", "distilled"),
@@ -159,9 +187,8 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
             models = [_trained(workspace, stage, seed) for seed in config.seeds]
             measured = [predict(model) for model in models]
             agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in measured]
-            rows[arm] = _measured(
-                workspace, models[0], [value for _, value in measured], agreements
-            )
+            values = [values for _, values in measured]
+            rows[arm] = _measured(workspace, models[0], values, agreements)
             predictions[f"{short}_logits"] = np.stack([logits for logits, _ in measured])
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
         result = {
@@ -175,14 +202,16 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
                 config.task,
                 predictions["alone_logits"],
                 predictions["distilled_logits"],
-                split.labels,
+                split.truth,
                 config.ranking_metric,
             ),
             "environment": environment(),
         }
         return {**result, "verdict": verdict(result)}
 
-    settings = workspace.settings("student", "train", "seeds", "teacher", "finetune", "objective")
+    settings = workspace.settings(
+        "student", "train", "seeds", "teacher", "finetune", "objective", "cache", "on_policy"
+    )
     settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
     write_json(workspace.workdir / "result.json", result)
@@ -214,6 +243,7 @@ def _report(workspace: Workspace) -> dict[str, Any]:
 
 _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
     "finetune": _finetune,
+    "cache": _cache,
     "baseline": _baseline,
     "distill": _distill,
     "evaluate": _evaluate,
@@ -230,11 +260,18 @@ def _trained(workspace: Workspace, stage: str, seed: int) -> Model:
 
 
 def _measured(
-    workspace: Workspace, model: Model, values: list[float], agreements: list[float]
+    workspace: Workspace, model: Model, values: list[dict[str, float]], agreements: list[float]
 ) -> dict[str, Any]:
-    speed = measure_speed(model, workspace.dataset, workspace.config)
+    config = workspace.config
+    speed = measure_speed(model, workspace.dataset, config)
+    # What a language model's perplexity means depends on its tokenizer; bits per byte do not.
+    others = PER_TOKEN_AND_BYTE if config.task == "language_model" else ()
+    also = {
+        name: [value[name] for value in values] for name in others if name != config.ranking_metric
+    }
     return {
-        "values": values,
+        "values": [value[config.ranking_metric] for value in values],
+        **({"also": also} if also else {}),
         "parameters": build.count_parameters(model.params),
         "bytes": build.count_bytes(model.params),
         "latency_ms": speed.latency_ms,
@@ -259,6 +296,8 @@ def _account(config: Config, result: LoopResult, seed: int) -> dict[str, Any]:
 
 
 def _tokenizer_folder(workspace: Workspace) -> Path | None:
+    if workspace.dataset.tokenizer is not None:
+        return workspace.dataset.tokenizer
     for origin in (workspace.config.teacher.model, workspace.config.student.model):
         if isinstance(origin, str) and (Path(origin) / "tokenizer_config.json").is_file():
             return Path(origin)

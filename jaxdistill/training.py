@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import build
+from jaxdistill import build, language, on_policy
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data import vocabulary
 from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
@@ -23,16 +23,17 @@ from jaxdistill.data.split import Split, take_examples
 from jaxdistill.engine import parallel, preemption
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
-from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.optim import learning_rate_schedule, make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_eval_step, make_train_step
 from jaxdistill.engine.telemetry import Telemetry, say
 from jaxdistill.errors import ConfigError, Preempted
+from jaxdistill.inspect import scoring
 from jaxdistill.inspect.metrics import compute_metrics
 from jaxdistill.models import layout
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import precomputed
+from jaxdistill.teacher.cache_reader import Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,16 +106,20 @@ def make_trainer(
     model: Model,
     *,
     stage: str,
-    teacher: Model | None = None,
+    teacher: Model | Cache | None = None,
 ) -> Trainer:
-    """Build a stage's step, evaluation and state; with a teacher it distils."""
+    """Build a stage's step, evaluation and state; with a teacher, live or cached, it distils."""
     dataset = _fewer(dataset, train_config, config.data.split_seed)
-    used = vocabulary.used_ids(dataset) if train_config.used_vocabulary else None
+    targets = None
+    if isinstance(teacher, Cache):
+        targets = precomputed.from_cache(teacher, dataset.train)
+    speaks = config.task == language.TASK  # Every token may be next: none can be left out.
+    used = vocabulary.used_ids(dataset) if train_config.used_vocabulary and not speaks else None
     own = Layout(used, apart=unrolls(train_config))
     if used is not None:
         dataset = vocabulary.renumber(dataset, used)
     model = own.lay_out(model)
-    teacher = None if teacher is None else own.lay_out(teacher)
+    teacher = own.lay_out(teacher) if isinstance(teacher, Model) else None
     pmapped = config.parallel.strategy == "pmap"
     mesh = parallel.make_mesh(config.parallel.data)
     devices = list(mesh.devices.flat)
@@ -123,17 +128,28 @@ def make_trainer(
         1, math.ceil(train_config.epochs * source.steps_per_epoch)
     )
     projections: dict[str, Any] = {}
-    logits: np.ndarray | None = None
-    if teacher is None:
-        objective = build.supervised_objective(config)
-        teacher_apply, teacher_params = None, None
-    else:
+    teacher_apply, teacher_params = None, None
+    if teacher is not None:
         projections = build.make_projections(config, model, teacher, seed=0)
-        objective = build.distillation_objective(config, total_steps, set(projections))
+        targets = _precomputed_logits(config, teacher, dataset, mesh)
         teacher_apply, teacher_params = build.with_state(teacher)
-        logits = _precomputed_logits(config, teacher, dataset, mesh)
-        if logits is not None:
-            teacher_apply, teacher_params = precomputed.apply, None
+    if targets is not None:
+        teacher_apply, teacher_params = precomputed.make_apply(targets.codec), targets.head
+    if teacher_apply is None:
+        objective = build.supervised_objective(config, None if pmapped else mesh)
+    else:
+        codec = None if targets is None else targets.codec
+        spoken = None if targets is None else targets.classes
+        objective = build.distillation_objective(
+            config,
+            total_steps,
+            set(projections),
+            codec,
+            vocabulary=language.real_vocabulary(dataset, spoken, model, teacher)
+            if speaks
+            else None,
+            mesh=None if pmapped else mesh,
+        )
     example = {"student": model.params, "projections": projections}
     optimizer = make_optimizer(train_config, example, total_steps)
     step = make_train_step(
@@ -144,6 +160,8 @@ def make_trainer(
         accumulate=train_config.accumulate,
         ema=train_config.ema,
     )
+    if teacher_apply is not None:
+        step = on_policy.with_own_texts(step, config, dataset, model, total_steps)
 
     def make_state(model: Model, seed: int) -> TrainState:
         maps = {} if teacher is None else build.make_projections(config, model, teacher, seed)
@@ -159,7 +177,7 @@ def make_trainer(
 
     def make_source(seed: int) -> BatchSource:
         batches = _source(config, train_config, dataset, seed, shards=len(devices))
-        return batches if logits is None else precomputed.with_targets(batches, logits)
+        return batches if targets is None else precomputed.with_targets(batches, targets)
 
     evaluate = make_evaluator(config, model, mesh)
     every = train_config.evaluate_every or source.steps_per_epoch
@@ -252,11 +270,15 @@ def make_evaluator(
 ) -> Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]:
     """Return `evaluate(params, model_state, split) -> (logits [N, C], metrics)`, in split order.
 
+    Of a language model it returns scores instead of logits, see `scoring.make_score_step`.
+
     Raises (when called):
       Preempted: the process was asked to stop.
     """
-    objective: Objective = build.supervised_objective(config)
-    step = jax.jit(make_eval_step(model.apply, objective))
+    if config.task == language.TASK:
+        step = jax.jit(scoring.make_score_step(model.apply))
+    else:
+        step = jax.jit(make_eval_step(model.apply, build.supervised_objective(config)))
     size = mesh.shape[parallel.DATA]
 
     def evaluate(params, model_state, split):
@@ -282,7 +304,7 @@ def make_evaluator(
         names = _metric_names(config)
         loss = jax.device_get(means)
         total = sum(float(mean.total) for mean in loss) / sum(float(mean.weight) for mean in loss)
-        return whole, {**compute_metrics(config.task, whole, split.labels, names), "loss": total}
+        return whole, {**compute_metrics(config.task, whole, split.truth, names), "loss": total}
 
     return evaluate
 
@@ -297,9 +319,11 @@ def _fewer(dataset: Dataset, train_config: TrainConfig, seed: int) -> Dataset:
 
 def _precomputed_logits(
     config: Config, teacher: Model, dataset: Dataset, mesh: Any
-) -> np.ndarray | None:
+) -> precomputed.Targets | None:
     """Run the teacher over the training split once, unless the configuration needs it live."""
     wanted, reason = config.teacher.precompute, precomputed.obstacle(config)
+    if reason is None and config.task == language.TASK:
+        reason = "a language model says too much to be kept in memory (a cache is for that)"
     if wanted is False:
         return None
     if reason is not None:
@@ -315,7 +339,7 @@ def _precomputed_logits(
         f"distill  the teacher ran once over {len(dataset.train):,} examples "
         f"({time.monotonic() - start:.1f} s); its logits are reused"
     )
-    return logits
+    return precomputed.in_memory(logits)
 
 
 def _metric_names(config: Config) -> tuple[str, ...]:
@@ -323,6 +347,7 @@ def _metric_names(config: Config) -> tuple[str, ...]:
         "classification": ("accuracy",),
         "multilabel": ("exact_match", "f1"),
         "regression": ("spearman", "pearson"),
+        "language_model": scoring.METRICS,
     }[config.task]
     return tuple(dict.fromkeys((config.ranking_metric, *usual)))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxdistill import build
+from jaxdistill import build, caching
 from jaxdistill.config import Config
 from jaxdistill.config_file import differences, dump, fingerprint
 from jaxdistill.data.dataset import Dataset
@@ -19,6 +19,8 @@ from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import doctor
 from jaxdistill.models.registry import Model
+from jaxdistill.teacher.cache_reader import Cache
+from jaxdistill.teacher.manifest import MANIFEST
 from jaxdistill.training import make_evaluator
 
 
@@ -29,13 +31,14 @@ class Workspace:
         self.config, self.workdir, self.force = config, workdir, force
         self._dataset: Dataset | None = None
         self._teacher: Model | None = None
+        self._cache: Cache | None = None
         self._examined: bool | None = None
         self._told: set[doctor.Finding] = set()
 
     @property
     def dataset(self) -> Dataset:
         if self._dataset is None:
-            self._dataset = build.load_data(self.config, self.workdir / "cache")
+            self._dataset = build.load_data(self.config, self.workdir / "data")
         return self._dataset
 
     @property
@@ -55,6 +58,24 @@ class Workspace:
                 self._teacher = build.load_finetuned(self.finetuned, self.config, self.dataset)
         return self._teacher
 
+    @property
+    def cache_path(self) -> Path | None:
+        """The folder of the cache that training reads, or None where the teacher is live."""
+        if self.config.teacher.cache is not None:
+            return Path(self.config.teacher.cache)
+        return None if self.config.cache is None else self.workdir / "cache"
+
+    def identity(self) -> dict[str, Any]:
+        """What a cache of this run's teacher and data is of."""
+        return caching.identity(self.config, self.dataset, self.finetuned)
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache that training reads, checked against this run, or None."""
+        if self._cache is None and self.cache_path is not None:
+            self._cache = caching.read(self.config, self.dataset, self.cache_path, self.identity())
+        return self._cache
+
     def student(self, seed: int) -> Model:
         return build.make_student(self.config, self.dataset, self.finetuned, seed)
 
@@ -66,8 +87,11 @@ class Workspace:
     def examine(self) -> list[doctor.Finding]:
         """Let the doctor look at data and models as they are now."""
         config, dataset, seed = self.config, self.dataset, self.config.seeds[0]
-        logits, student = None, None
-        if self.teacher_is_ready:
+        logits, student, teacher = None, None, None
+        if self.cache_path is not None and (self.cache_path / MANIFEST).is_file():
+            # Training from a cache needs no teacher, whose weights may be somewhere else.
+            student = self.student(seed)
+        elif self.teacher_is_ready:
             teacher = self.teacher
             evaluate = make_evaluator(config, teacher, parallel.make_mesh(config.parallel.data))
             logits, _ = evaluate(teacher.params, teacher.model_state, dataset.validation)
@@ -82,7 +106,7 @@ class Workspace:
             teacher,
             student,
             teacher_logits=logits,
-            teacher_labels=None if logits is None else dataset.validation.labels,
+            teacher_labels=None if logits is None else dataset.validation.truth,
         )
 
     def check_before(self, stage: str) -> None:
@@ -110,6 +134,8 @@ class Workspace:
         whole["parallel"].pop("compilation_cache")
         for name in ("cache", "prefetch", "test"):
             whole["data"].pop(name)
+        if "cache" not in names:
+            whole["teacher"].pop("cache")
         return {name: whole[name] for name in ("task", "metric", "data", "parallel", *names)}
 
 

@@ -1,12 +1,14 @@
-"""Teacher logits over the training examples, computed once and dealt out with every batch.
+"""What a frozen teacher has said of the training examples, dealt out with every batch.
 
-A frozen teacher says the same of an example in every epoch and for every seed. Where the objective
-reads its logits only, and examples are not altered on the way, one pass replaces all of them.
+It says the same of an example in every epoch and for every seed. Where the objective reads its last
+outputs only, and examples are not altered on the way, one pass replaces all others; what it gave is
+kept in memory, or in a cache on disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,37 @@ import numpy as np
 from jaxdistill.config import ATTENTION_LOSSES, HIDDEN_LOSSES, Config
 from jaxdistill.data.batches import Batch, BatchSource
 from jaxdistill.data.plan import Draw
-from jaxdistill.models.outputs import Outputs
+from jaxdistill.data.split import Split
+from jaxdistill.errors import CacheError
+from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.teacher import codecs
+from jaxdistill.teacher.cache_reader import Cache
+from jaxdistill.teacher.identity import example_keys
 
-FIELD = "teacher_logits"
+PREFIX = "teacher_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What the teacher said, by example.
+
+    Attributes:
+      codec: how it is stored.
+      read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
+        rows `[N, T, ...]`.
+      width: number of classes (for the codec `hidden`: D).
+      head: the teacher's last projection, for the codec `hidden`.
+    """
+
+    codec: codecs.Codec
+    read: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    width: int
+    head: Head | None = None
+
+    @property
+    def classes(self) -> int:
+        """Classes that the teacher speaks of."""
+        return self.width if self.head is None else self.head.weights.shape[1]
 
 
 def obstacle(config: Config) -> str | None:
@@ -29,21 +59,65 @@ def obstacle(config: Config) -> str | None:
     return None
 
 
-def with_targets(source: BatchSource, logits: np.ndarray) -> BatchSource:
-    """Add `teacher_logits` `[B, C]` to every batch.
+def in_memory(logits: np.ndarray) -> Targets:
+    """Return targets from logits float32 `[N, C]`, in the order of the split."""
+    return Targets(codecs.Full(), lambda index: {"logits": logits[index]}, logits.shape[-1])
 
-    Args:
-      source: batches of the examples that `logits` are of.
-      logits: float32 `[N, C]`, in the order of the split.
+
+def from_cache(cache: Cache, split: Split) -> Targets:
+    """Return targets that are read from disk as they are needed.
+
+    Raises:
+      CacheError: the cache lacks examples of the split.
     """
+    keys = example_keys(split)
+    missing = int((~np.isin(keys, cache.examples)).sum())
+    if missing:
+        raise CacheError(
+            f"{cache.path}: data: got outputs for {cache.examples.size:,} examples of the data "
+            f"{cache.manifest['identity'].get('data')}, expected all of {split.fingerprint}: "
+            f"{missing:,} of its {len(split):,} examples are not there; write the cache over the "
+            "data that is trained on"
+        )
+
+    def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        if split.segments is not None:
+            return cache.rows(keys[index], split.labels.shape[1])
+        return {name: field[:, 0] for name, field in cache.rows(keys[index], 1).items()}
+
+    head = cache.head() if isinstance(cache.codec, codecs.Hidden) else None
+    return Targets(cache.codec, read, cache.width, head)
+
+
+def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
+    """Add what the teacher said to every batch, a row for each label."""
 
     def assemble(epoch: int, position: int, draw: Draw) -> Batch:
+        fields = targets.read(draw.index)
         batch = source.assemble(epoch, position, draw)
-        return {**batch, FIELD: logits[draw.index]}
+        return {**batch, **{PREFIX + name: field for name, field in fields.items()}}
 
     return dataclasses.replace(source, assemble=assemble)
 
 
-def apply(params: Any, batch: Any, **_: Any) -> Outputs:
-    """Be the teacher that has already spoken: read its logits from the batch."""
-    return Outputs(logits=batch[FIELD])
+def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
+    """Return the teacher that has already spoken: it reads its outputs from the batch.
+
+    Its outputs are logits, hidden states with the head that it is given as parameters, or features
+    named as the targets of the codec.
+    """
+
+    def apply(params: Any, batch: Mapping[str, Any], **_: Any) -> Outputs:
+        stored = {
+            name.removeprefix(PREFIX): field
+            for name, field in batch.items()
+            if name.startswith(PREFIX)
+        }
+        decoded = codecs.decode(codec, stored)
+        if isinstance(codec, codecs.Full):
+            return Outputs(logits=decoded)
+        if isinstance(codec, codecs.Hidden):
+            return Outputs(hidden=decoded, head_parameters=params)
+        return Outputs(features=decoded._asdict())
+
+    return apply

@@ -1,0 +1,239 @@
+"""A run's teacher put on disk and taken from there: what must match, how it is written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import build, language
+from jaxdistill.config import CACHED_LOSSES, LOGIT_LOSSES, CacheConfig, Config, ScheduleConfig
+from jaxdistill.data.batches import eval_batches
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.split import take_examples
+from jaxdistill.engine import parallel, preemption
+from jaxdistill.engine.telemetry import say
+from jaxdistill.errors import ConfigError, Preempted
+from jaxdistill.models.outputs import Head
+from jaxdistill.models.registry import Model
+from jaxdistill.teacher import codecs, precomputed
+from jaxdistill.teacher.cache_reader import Cache, inspect, open_cache
+from jaxdistill.teacher.cache_writer import CacheWriter
+from jaxdistill.teacher.identity import example_keys, teacher_hash, tokenizer_hash
+
+
+def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[str, Any]:
+    """Return what decides a teacher's outputs, as plain values by name.
+
+    Args:
+      finetuned: folder of the teacher as it teaches; None where it is taken as it is.
+
+    Returns:
+      `teacher` is None where its weights are not at hand.
+    """
+    folder = dataset.tokenizer or build.tokenizer_folder(config)
+    reads_text = dataset.modality == "text" and folder is not None
+    return {
+        "teacher": teacher_hash(finetuned or config.teacher.model or {}, config.seeds[0]),
+        "tokenizer": tokenizer_hash(folder) if reads_text else None,
+        "data": dataset.train.fingerprint,
+        "labels": None if dataset.labels is None else list(dataset.labels),
+        "pooling": config.teacher.pooling,
+        "dtype": config.teacher.dtype,
+    }
+
+
+def choose_codec(config: Config) -> codecs.Codec:
+    """Return the configured codec, at the temperature of the objective.
+
+    Raises:
+      ConfigError: the objective needs more of the teacher than the codec keeps.
+    """
+    wanted = config.cache or CacheConfig()
+    name = wanted.codec or ("sampled" if config.task == language.TASK else "full")
+    options: dict[str, Any] = {}
+    if name in ("full", "hidden") and wanted.dtype is not None:
+        options["dtype"] = wanted.dtype
+    if name == "topk":
+        options["k"] = wanted.k
+    if name == "sampled":
+        options |= {"samples": wanted.samples, "seed": wanted.seed}
+    if name in CACHED_LOSSES:
+        options["temperature"] = _temperature(config, name)
+    codec = codecs.make_codec(name, **options)
+    check_objective(config, codec)
+    return codec
+
+
+def check_objective(config: Config, codec: codecs.Codec) -> None:
+    """Check that every term can be computed from what the codec keeps.
+
+    Raises:
+      ConfigError: names the first one that cannot.
+    """
+    if reason := precomputed.obstacle(config):
+        raise ConfigError(
+            f"teacher.cache: {reason}, which no cache holds; drop it, or train without a cache"
+        )
+    speaks = config.task == language.TASK
+    if isinstance(codec, codecs.Full if speaks else codecs.Hidden):
+        others = [name for name in ("full", "topk", "sampled", "hidden") if name != codec.name]
+        raise ConfigError(
+            f"cache.codec: got {codec.name!r} for {config.task}, expected one of "
+            f"{', '.join(others)}: full is for few classes, hidden for language models"
+        )
+    if isinstance(codec, codecs.Hidden) and config.losses == "dense":
+        raise ConfigError("losses: got 'dense' with the codec hidden, expected 'fused'")
+    if isinstance(codec, codecs.Full | codecs.Hidden):
+        return
+    for name, term in config.terms.items():
+        known = CACHED_LOSSES[codec.name]
+        if term.loss in LOGIT_LOSSES and term.loss not in known:
+            raise ConfigError(
+                f"objective.{name}.loss: got {term.loss!r} with the codec {codec.name}, expected "
+                f"one of {', '.join(known)}; or write the cache with cache.codec=full"
+            )
+    if (wanted := _temperature(config, codec.name)) != codec.temperature:
+        raise ConfigError(
+            f"teacher.cache: got a cache at temperature {codec.temperature}, expected {wanted} as "
+            f"the objective has; {codec.name} holds one temperature: write it again, or set that"
+        )
+
+
+def write(
+    config: Config, dataset: Dataset, teacher: Model, path: Path, of: dict[str, Any]
+) -> dict[str, Any]:
+    """Let the teacher speak of every training example once, and keep it; return an inspection.
+
+    What an earlier, killed run left whole is kept. Every process writes its own share.
+
+    Args:
+      of: the identity of the teacher and the data.
+
+    Raises:
+      CacheError: the folder holds another cache.
+      Preempted: the process was asked to stop; what was computed is on disk.
+    """
+    split = dataset.train
+    keys = example_keys(split)
+    _, first = np.unique(keys, return_index=True)
+    own = np.sort(first)[jax.process_index() :: jax.process_count()]
+    mesh = parallel.make_mesh(config.parallel.data, local=True)
+    speak, params, head = _speaker(teacher, dataset)
+    params = jax.device_put(params, parallel.replicated(mesh))
+    with CacheWriter(path, choose_codec(config), of, head=head) as writer:
+        left = own[~writer.has(keys[own])]
+        if left.size < own.size:
+            say(f"cache  {own.size - left.size:,} of {own.size:,} examples are there already")
+        written = time.monotonic()
+        for index, batch in _batches(config, dataset, left, mesh.size):
+            if preemption.requested():
+                raise Preempted("stopped while writing the cache; run the same command to go on")
+            real = index >= 0
+            said = np.asarray(speak(params, parallel.place_batch(batch, mesh)))[real]
+            tokens = None if head is None else batch["attention_mask"][real] > 0
+            writer.write(keys[index[real]], said, where=tokens)
+            if time.monotonic() - written > config.checkpoint.every_seconds:
+                writer.flush()
+                written = time.monotonic()
+    return inspect(path)
+
+
+def _speaker(teacher: Model, dataset: Dataset) -> tuple[Callable[..., Any], Any, Head | None]:
+    """Return what gives logits `[B, C]`, or of a language model hidden states and its head."""
+    apply, params = build.with_state(teacher)
+    if dataset.vocabulary is None:
+        return jax.jit(lambda params, batch: apply(params, batch).logits), params, None
+
+    @jax.jit
+    def last_head(params: Any) -> Head:
+        ids = jnp.zeros((1, 2), jnp.int32)
+        batch = {"input_ids": ids, "attention_mask": jnp.ones_like(ids)}
+        return apply(params, batch).head()
+
+    head = last_head(params)
+    # What pads a head is no token: none of its mass belongs into a cache.
+    bias = None if head.bias is None else head.bias[: dataset.vocabulary]
+    head = dataclasses.replace(head, weights=head.weights[:, : dataset.vocabulary], bias=bias)
+    return jax.jit(lambda params, batch: apply(params, batch).hidden), params, head
+
+
+def _batches(config: Config, dataset: Dataset, rows: np.ndarray, shards: int) -> Any:
+    """Yield which example each row is of, -1 where it only fills, and the batch."""
+    if not rows.size:
+        return
+    source = eval_batches(
+        take_examples(dataset.train, rows),
+        batch_size=config.data.eval_batch_size,
+        config=config.data,
+        shards=shards,
+    )
+    for step in range(len(source)):
+        index = source.info(step).index
+        yield np.where(index >= 0, rows[index], -1), source[step]
+
+
+def read(config: Config, dataset: Dataset, path: Path, of: dict[str, Any]) -> Cache:
+    """Open a cache after checking that it is of this run's teacher, tokenizer and data.
+
+    Raises:
+      CacheError: it is incomplete or damaged, or fields do not match: all of them are listed.
+      ConfigError: the objective needs more of the teacher than it holds.
+    """
+    # A cache of more data than is trained on will do: its examples are looked up one by one.
+    expected = {name: value for name, value in of.items() if name != "data"}
+    if of["teacher"] is None:
+        expected.pop("teacher")
+        say(f"cache  the teacher's weights are not at hand to compare with those of {path}")
+    cache = open_cache(path, expected)
+    check_objective(config, cache.codec)
+    precomputed.from_cache(cache, dataset.train)
+    return cache
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Lay an inspection out as lines of text."""
+    codec = " ".join(f"{name}={value}" for name, value in found["codec"].items() if name != "name")
+    kl, rate = found["reconstruction_kl"], found["tokens_per_second"]
+    per_token = found["bytes_per_token"]
+    lines = {
+        "codec": f"{found['codec']['name']} {codec}",
+        "holds": f"{found['examples']:,} examples, {found['tokens']:,} tokens, "
+        f"{found['width']:,} wide, in {found['shards']:,} shards",
+        "size": f"{found['bytes']:,} bytes"
+        + ("" if per_token is None else f", {per_token:.1f} bytes per token"),
+        "reconstruction": "not measured"
+        if kl is None
+        else f"{kl:.3g} nats over {found['tokens_compared']:,} tokens, "
+        f"{found['reconstruction_kl_meaning']}",
+        "throughput": "not measured" if rate is None else f"{rate:,.0f} tokens per second",
+        **{f"of {name}": value for name, value in found["identity"].items() if value is not None},
+    }
+    return "\n".join(f"{name:15} {value}" for name, value in lines.items())
+
+
+def _temperature(config: Config, codec: str) -> float:
+    """Return the one temperature of the terms that compare logits."""
+    terms = {name: term for name, term in config.terms.items() if term.loss in LOGIT_LOSSES}
+    found = {
+        name: 1.0 if term.loss == "total_variation" else term.temperature
+        for name, term in terms.items()
+    }
+    for name, value in found.items():
+        if isinstance(value, ScheduleConfig):
+            raise ConfigError(
+                f"objective.{name}.temperature: got a schedule with the codec {codec}, expected a "
+                "number: the cache holds one temperature; use cache.codec=full for others"
+            )
+    if len(set(found.values())) > 1:
+        raise ConfigError(
+            f"objective: got terms at the temperatures {found} with the codec {codec}, expected "
+            "one: the cache holds one temperature; use cache.codec=full for others"
+        )
+    return float(next(iter(found.values()), 1.0))
