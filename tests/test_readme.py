@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -26,3 +27,15 @@ def test_library_use_runs_under_jit_and_pmap(capsys):
     assert names["state"].step == 2
     assert second < first
     assert "loss" in capsys.readouterr().out
+
+
+def test_a_forest_is_the_teacher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    with jax.numpy_rank_promotion("allow"):
+        exec(BLOCKS[0], names)
+        exec(BLOCKS[2], names)
+    assert names["state"].step == 14
+    taught = names["cache"].decode(names["cache"].read([5])[0])
+    expected = names["forest"].predict_proba(names["x"][5:6])
+    np.testing.assert_allclose(jax.nn.softmax(taught), expected, atol=1e-4)
