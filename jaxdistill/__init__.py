@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         logits_term,
         task_term,
     )
+    from jaxdistill.engine.on_policy import make_on_policy_step
     from jaxdistill.engine.parallel import (
         compile_step,
         make_mesh,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from jaxdistill.engine.reduce import Mean
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.models.continuation import make_continue
+    from jaxdistill.models.generate import generate
     from jaxdistill.models.outputs import Outputs
     from jaxdistill.models.registry import Model, build_model, load_model, save_model
     from jaxdistill.teacher.cache_reader import open_cache
@@ -42,11 +45,14 @@ __all__ = [
     "build_model",
     "compile_step",
     "features_term",
+    "generate",
     "load_model",
     "logits_term",
     "losses",
+    "make_continue",
     "make_eval_step",
     "make_mesh",
+    "make_on_policy_step",
     "make_train_step",
     "open_cache",
     "place_batch",
@@ -59,6 +65,7 @@ __all__ = [
 
 _HOMES = {
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
+    "engine.on_policy": ("make_on_policy_step",),
     "engine.parallel": (
         "compile_step",
         "make_mesh",
@@ -70,6 +77,8 @@ _HOMES = {
     "engine.reduce": ("Mean",),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
+    "models.continuation": ("make_continue",),
+    "models.generate": ("generate",),
     "models.outputs": ("Outputs",),
     "models.registry": ("Model", "build_model", "load_model", "save_model"),
     "teacher.cache_reader": ("open_cache",),
