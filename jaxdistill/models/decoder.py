@@ -222,13 +222,22 @@ class DecoderLayer(nnx.Module):
         """Map `[B, T, D]` to `[B, T, D]`; also returns what `mix` emits."""
         rngs = split_rng(rng, 3)
         mixed, emitted = self.attention(self.attention_norm(hidden), rotation, mix, rngs[0])
-        if self.attention_post_norm is not None:
-            mixed = self.attention_post_norm(mixed)
-        hidden = hidden + dropout(mixed, self.rate, rngs[1])
-        x = self.mlp_norm(hidden)
+        hidden = self.join(hidden, mixed, self.attention_post_norm, rngs[1])
+        outer = self.down(self.inner(self.mlp_norm(hidden)))
+        return self.join(hidden, outer, self.mlp_post_norm, rngs[2]), emitted
+
+    def inner(self, x: jax.Array) -> jax.Array:
+        """Return what the last projection of the feed-forward network reads, `[B, T, I]`."""
         act = activation(self.act)
-        inner = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
-        outer = self.down(inner)
-        if self.mlp_post_norm is not None:
-            outer = self.mlp_post_norm(outer)
-        return hidden + dropout(outer, self.rate, rngs[2]), emitted
+        return act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+
+    def join(
+        self,
+        hidden: jax.Array,
+        block: jax.Array,
+        post_norm: LayerNorm | RMSNorm | None,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Add a block's output to the residual stream."""
+        block = block if post_norm is None else post_norm(block)
+        return hidden + dropout(block, self.rate, rng)
