@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from jaxdistill.config import (
     TermConfig,
     TrainConfig,
 )
+from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.engine.objective import (
     Objective,
@@ -37,8 +39,10 @@ from jaxdistill.engine.stored_term import StoredLoss, stored_term, stored_tokens
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
+from jaxdistill.models.importance import measure_importance
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.rules import flatten
+from jaxdistill.models.slicing import narrow_student
 from jaxdistill.models.student import student_from_teacher
 from jaxdistill.teacher import codecs
 
@@ -80,7 +84,7 @@ def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
 def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
     """Create the student that both arms of the comparison start from, for one seed."""
     student = config.student
-    if student.layers is None:
+    if not student.from_teacher:
         return _model(config, "student", student.model, config.train, dataset, seed)
     origin: Any = config.teacher.model
     if student.initialize_from == "finetuned" and finetuned is not None:
@@ -91,6 +95,18 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             "use student.initialize_from=finetuned, or give student.model instead of student.layers"
         )
     teacher = _model(config, "student", origin, config.train, dataset, seed)
+    if student.sizes:
+        # The same for every seed, as the layers are.
+        source = train_batches(
+            dataset.train,
+            batch_size=config.train.batch_size,
+            seed=config.data.split_seed,
+            config=config.data,
+        )
+        batches = itertools.islice(source, student.calibration_batches)
+        teacher = narrow_student(teacher, measure_importance(teacher, batches), **student.sizes)
+    if student.layers is None:
+        return teacher
     layers = student.layers if isinstance(student.layers, int) else list(student.layers)
     return student_from_teacher(teacher, layers, seed=seed)
 

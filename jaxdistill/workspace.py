@@ -98,7 +98,7 @@ class Workspace:
             student = self.student(seed)
         else:
             teacher = build.load_teacher(config, dataset, training=True, seed=seed)
-            if config.student.layers is None or isinstance(config.teacher.model, str):
+            if not config.student.from_teacher or isinstance(config.teacher.model, str):
                 student = build.make_student(config, dataset, None, seed)
         return doctor.examine(
             config,
