@@ -74,6 +74,33 @@ def finetune(
 
 
 @app.command()
+def cache(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONFIG]", help="As for `run`; not needed with --inspect."),
+    ] = None,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+    inspect: Annotated[
+        Path | None,
+        typer.Option("--inspect", metavar="PATH", help="Say what a cache holds and costs instead."),
+    ] = None,
+) -> None:
+    """Keep the teacher's outputs over the training data on disk, for teacher.cache=PATH."""
+    if inspect is not None:
+        from jaxdistill.caching import describe
+        from jaxdistill.teacher.cache_reader import inspect as look_into
+
+        print(describe(look_into(inspect)))
+    elif config is None:
+        raise ConfigError("cache: got neither CONFIG nor --inspect PATH, expected one of them")
+    else:
+        _run_until("cache", config, overrides, workdir, print_config, force)
+
+
+@app.command()
 def distill(
     config: Source,
     overrides: Overrides = None,
