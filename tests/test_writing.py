@@ -1,0 +1,174 @@
+"""Texts of a teacher, written to a file that is read as data; those of a student, in its run."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxdistill import build, pipeline, writing
+from jaxdistill.config import OnPolicyConfig
+from jaxdistill.config_file import check
+from jaxdistill.data.bpe import trained_tokenizer
+from jaxdistill.data.corpus import tokenize_documents
+from jaxdistill.data.documents import Documents, read_documents
+from jaxdistill.data.tokens import load_tokenizer
+from jaxdistill.errors import ConfigError, DataError
+from jaxdistill.models.generate import generate
+from jaxdistill.models.registry import build_model, load_model, save_model
+
+LENGTH = 16
+GPT2 = {
+    "family": "gpt2",
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "vocab_size": 290,
+    "n_positions": LENGTH,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with texts, and one with a teacher whose head is padded beyond its tokenizer."""
+    root = tmp_path_factory.mktemp("made")
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abcdef"), count)) for count in range(12, 40)]
+    (root / "data").mkdir()
+    for number, text in enumerate(texts):
+        (root / "data" / f"{number:02d}.txt").write_text(text)
+    tokenizer = trained_tokenizer(texts, vocabulary=260, folder=root)
+    save_model(root / "teacher", build_model(GPT2, seed=1), tokenizer_from=tokenizer)
+    return root
+
+
+def config(made, **sections: Any):
+    return check(
+        {
+            "task": "language_model",
+            "seeds": [0],
+            "data": {"train": str(made / "data"), "max_length": LENGTH, "eval_batch_size": 8},
+            "teacher": {"model": str(made / "teacher")},
+            "student": {"layers": 1},
+            "finetune": None,
+            "train": {"steps": 6, "batch_size": 4, "evaluate_every": 6, "dropout": 0.0},
+            "telemetry": {"progress": "none", "log_every": 1},
+            "parallel": {"data": 1, "compilation_cache": False},
+            "generate": {"prompt_tokens": 4, "examples": 7, "batch_size": 4, "temperature": 0},
+            **sections,
+        }
+    )
+
+
+def test_texts_are_continued_and_read_back(made, tmp_path):
+    plan = config(made)
+    output = tmp_path / "texts.jsonl"
+    result = writing.write(plan, tmp_path / "work", output)
+    assert result["texts"] == result["new_texts"] == 7
+    lines = [json.loads(line)["text"] for line in output.read_text().splitlines()]
+    assert len(lines) == 7
+    dataset = build.load_data(plan, tmp_path / "work" / "data")
+    tokenizer = load_tokenizer(dataset.tokenizer)
+    teacher = load_model(made / "teacher")
+    documents = read_documents(plan.data)["train"]
+    corpus = tokenize_documents(documents, folder=dataset.tokenizer, cache_dir=None)
+    prompts, _ = writing.beginnings(corpus, tokenizer, LENGTH, 4)
+    ids, mask = np.zeros((2, 7, 4), np.int32)
+    for row, prompt in enumerate(prompts[:7]):
+        ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, 1
+    written = generate(
+        teacher, ids, mask, max_new_tokens=12, temperature=0, eos_id=0, vocabulary=260, multiple=4
+    )
+    for row, prompt in enumerate(prompts[:7]):
+        whole = [*prompt, *np.asarray(written.tokens)[row, : int(written.lengths[row])]]
+        assert lines[row] == tokenizer.decode(whole, skip_special_tokens=True)
+    data = {"train": str(output), "validation": str(output), "max_length": LENGTH}
+    assert build.load_data(config(made, data=data), tmp_path / "again").notes["train.rows"] == 7
+    assert writing.write(plan, tmp_path / "work", output)["new_texts"] == 0
+    with pytest.raises(ConfigError, match=r"temperature: 0\.0 -> 1\.0"):
+        writing.write(
+            config(made, generate={**plan.generate.model_dump(), "temperature": 1.0}),
+            tmp_path / "work",
+            output,
+        )
+
+
+def test_long_texts_are_begun_in_every_row(made, tmp_path):
+    folder = made / "teacher"
+    tokenizer = load_tokenizer(folder)
+    texts = Documents(["a b c d e f " * 6, "a"], chats=False, source="texts")
+    corpus = tokenize_documents(texts, folder=folder, cache_dir=None)
+    prompts, keep = writing.beginnings(corpus, tokenizer, 10, 3)
+    first, second = np.split(corpus.ids, corpus.offsets[1:-1])
+    assert len(prompts) == -(-(len(first) - 1) // 10) + 1
+    for index, prompt in enumerate(prompts[:-1]):
+        expected = first[:-1][10 * index : 10 * index + 3]
+        np.testing.assert_array_equal(prompt, expected)
+    np.testing.assert_array_equal(prompts[-1], second[:-1][:3])
+    assert keep(len(prompts) - 1, tokenizer("b c")["input_ids"]) == {"text": "ab c"}
+
+
+def test_questions_are_what_stands_before_the_first_answer(made):
+    tokenizer = load_tokenizer(made / "teacher")
+    tokenizer.chat_template = TEMPLATE
+    ask, answer = {"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}
+    long = {"role": "user", "content": "a b c d e f " * 9}
+    chats = [[ask, answer, ask, answer], [ask], [long, answer], [answer, ask]]
+    documents = Documents(chats, chats=True, source="chats")
+    prompts, keep = writing.questions(documents, tokenizer, 30)
+    assert len(prompts) == 2
+    for prompt in prompts:
+        assert tokenizer.decode(prompt) == "<user>a b\n<assistant>"
+    said = {"role": "assistant", "content": "d e"}
+    assert keep(0, tokenizer("d e")["input_ids"]) == {"messages": [ask, said]}
+    with pytest.raises(DataError, match="got 2, but every one of 4 questions in chats has more"):
+        writing.questions(documents, tokenizer, 2)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"task": "classification"}, "generate: got task 'classification'"),
+        ({"generate": {"prompt_tokens": LENGTH}}, "generate.prompt_tokens: got 16, expected fewer"),
+    ],
+)
+def test_what_cannot_be_written_is_named(made, tmp_path, sections, message):
+    with pytest.raises(ConfigError, match=message):
+        writing.write(config(made, **sections), tmp_path, tmp_path / "texts.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_run_lets_the_student_write_a_share_of_the_batches(made, tmp_path, strategy):
+    share = {"share": {"start": 0.0, "end": 1.0, "over": 4}, "prompt_tokens": 4}
+    plan = config(
+        made,
+        on_policy=share,
+        # The doctor refuses a teacher that knows nothing.
+        finetune={"steps": 60, "batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 60},
+        objective={"it": {"loss": "reverse_kl"}, "hard": {"loss": "cross_entropy"}},
+        parallel={"data": 2, "strategy": strategy, "compilation_cache": False},
+    )
+    pipeline.run(plan, tmp_path / "work", until="distill")
+    lines = (tmp_path / "work" / "distill" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "on_policy" in row]
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    assert rows[0]["on_policy"] == 0
+    assert rows[-1]["on_policy"] == rows[-2]["on_policy"] == 1
+    for row in rows:
+        assert row["it"] > 0
+        assert (row["hard"] == 0) == (row["on_policy"] == 1)
+    alone = (tmp_path / "work" / "baseline" / "seed-0" / "metrics.jsonl").read_text()
+    assert "on_policy" not in alone
+    with pytest.raises(ConfigError, match=r"on_policy\.share"):
+        pipeline.run(
+            plan.model_copy(update={"on_policy": OnPolicyConfig(share=0.5, prompt_tokens=4)}),
+            tmp_path / "work",
+            until="distill",
+        )
