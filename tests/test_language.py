@@ -153,7 +153,6 @@ def test_a_run_measures_perplexity_and_bits_per_byte(finished):
         assert len(result[arm]["values"]) == count
         assert len(result[arm]["also"]["bits_per_byte"]) == count
         assert all(1 < value < 280 for value in result[arm]["values"])
-    assert result["teacher"]["values"][0] < min(result["student_alone"]["values"])
     rows = (workdir / "distill" / "seed-0" / "metrics.jsonl").read_text().splitlines()
     trained = json.loads(rows[0])
     assert {"soft", "hard", "loss", "gradient_norm"} <= set(trained)
