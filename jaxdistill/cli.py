@@ -101,6 +101,31 @@ def cache(
 
 
 @app.command()
+def generate(
+    config: Source,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="JSON lines; WORKDIR/texts.jsonl by default."
+        ),
+    ] = None,
+    workdir: Workdir = None,
+    print_config: PrintConfig = False,
+    force: Force = False,
+) -> None:
+    """Let the teacher write texts for a student to learn from, to be read as data.train=FILE."""
+    resolved, folder = _prepare(config, overrides, workdir)
+    if print_config:
+        return _show_config(resolved)
+    from jaxdistill import writing
+
+    path = output or folder / "texts.jsonl"
+    writing.write(_writable(folder, resolved), folder, path, force=force)
+    return None
+
+
+@app.command()
 def distill(
     config: Source,
     overrides: Overrides = None,
