@@ -332,10 +332,11 @@ class OnPolicyConfig(SamplingConfig):
     @field_validator("share")
     @classmethod
     def _is_a_share(cls, value: float | ScheduleConfig) -> float | ScheduleConfig:
-        ends = (value.start, value.end) if isinstance(value, ScheduleConfig) else ()
-        if not all(0 <= end <= 1 for end in ends):
+        if isinstance(value, ScheduleConfig) and not all(
+            0 <= end <= 1 for end in (value.start, value.end)
+        ):
             raise ValueError(
-                f"got {ends[0]} to {ends[1]}, expected both between 0 (the data only) and 1 "
+                f"got {value.start} to {value.end}, expected both between 0 (the data only) and 1 "
                 "(the student's texts only)"
             )
         return value
