@@ -78,6 +78,7 @@ def attend_causally(
     mask: jax.Array | None,
     *,
     scale: float,
+    bias: jax.Array | None = None,
     softcap: float | None = None,
     rate: float = 0.0,
     rng: jax.Array | None = None,
@@ -92,6 +93,7 @@ def attend_causally(
       mask: boolean, broadcast to `[B, 1, T, S]`; None: causal, `T` equal to `S`. A query that may
         attend to nothing averages all values.
       scale: factor on the products of query and key.
+      bias: `[1 or B, H, T, S]`, added to them.
       softcap: `softcap * tanh(scores / softcap)` before the mask (Gemma Team 2024, section 2).
       rate: dropout on the probabilities, off where `rng` is None.
       emit: return the probabilities, too.
@@ -102,7 +104,7 @@ def attend_causally(
     """
     if softcap is None and not emit and (rng is None or rate == 0.0):
         mixed = jax.nn.dot_product_attention(
-            query, key, value, mask=mask, scale=scale, is_causal=mask is None
+            query, key, value, bias, mask, scale=scale, is_causal=mask is None
         )
         return mixed, None
     # By hand: jax.nn.dot_product_attention has no softcap and no dropout, and keeps its
@@ -115,6 +117,8 @@ def attend_causally(
     grouped = query.reshape(batch, length, groups, heads // groups, width)
     scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
     scores = scores * scale
+    if bias is not None:
+        scores = scores + bias.reshape(-1, groups, heads // groups, *bias.shape[2:])
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, MASKED)

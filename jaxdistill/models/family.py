@@ -87,6 +87,7 @@ class Family:
       renames: old endings of tensor names -> new.
       field_aliases: other accepted names of config fields -> the field.
       output: path of the last projection, `{output}/kernel` and `{output}/bias`.
+      settle: `(config, stored tensors) -> config`, for what a config leaves to the tensors.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Family:
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
+    settle: Callable[[Any, Mapping[str, Any]], Any] = lambda config, stored: config
 
     def head_named(self, head: str | None) -> str | None:
         """Return that head; `default` means the family's first."""

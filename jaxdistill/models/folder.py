@@ -5,21 +5,21 @@ Weights are read from safetensors only: a pickle can run code and is never opene
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from jaxdistill.errors import ModelError
+from jaxdistill.models.safetensors_file import Pending, TensorFile, write_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,7 +30,7 @@ _SHOWN = 8
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in an open safetensors file, not yet read."""
+    """A tensor in a safetensors file, not yet read."""
 
     file: Any
     name: str
@@ -40,6 +40,13 @@ class Stored:
     def read(self) -> np.ndarray:
         """Read the tensor."""
         return self.file.get_tensor(self.name)
+
+    def equals(self, other: Stored) -> bool:
+        """Return whether another tensor holds the same values, without reading either at once."""
+        if (self.shape, self.dtype) != (other.shape, other.dtype):
+            return np.array_equal(self.read(), other.read())
+        ours, theirs = self.file.pieces(self.name), other.file.pieces(other.name)
+        return all(np.array_equal(one, two) for one, two in zip(ours, theirs, strict=True))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,40 +68,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-@contextlib.contextmanager
-def open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
-    """Open the safetensors of a folder, one file or shards, by tensor name.
+def open_tensors(folder: Path) -> dict[str, Stored]:
+    """Find the tensors of a folder's safetensors, one file or shards, by name; none is read yet.
 
     Raises:
       ModelError: no safetensors, only a pickle, or a missing or damaged file.
     """
-    with contextlib.ExitStack() as stack:
-        if (folder / WEIGHTS).is_file():
-            yield _open_file(stack, folder / WEIGHTS)
-        elif (folder / INDEX).is_file():
-            yield _open_shards(stack, folder)
-        else:
-            raise ModelError(_no_weights(folder))
+    if (folder / WEIGHTS).is_file():
+        return _open_file(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _open_shards(folder)
+    raise ModelError(_no_weights(folder))
 
 
-def _open_file(stack: contextlib.ExitStack, path: Path) -> dict[str, Stored]:
+def _open_file(path: Path) -> dict[str, Stored]:
     if not path.is_file():
         raise ModelError(f"{path}: got no file, expected the shard that {INDEX} names")
     try:
-        file = stack.enter_context(safetensors.safe_open(path, "np"))
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(path, "np"):  # checks the header and the size
+            file = TensorFile(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(
             f"{path}: got {path.stat().st_size} bytes that are no whole safetensors file "
             f"({error}); copy it again"
         ) from None
     return {
-        name: Stored(file, name, tuple(part.get_shape()), part.get_dtype())
-        for name, part in parts.items()
+        name: Stored(file, name, entry.shape, entry.dtype) for name, entry in file.entries.items()
     }
 
 
-def _open_shards(stack: contextlib.ExitStack, folder: Path) -> dict[str, Stored]:
+def _open_shards(folder: Path) -> dict[str, Stored]:
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise ModelError(f"{folder / INDEX}: got no 'weight_map', expected tensor name -> file")
@@ -102,7 +105,7 @@ def _open_shards(stack: contextlib.ExitStack, folder: Path) -> dict[str, Stored]
     for shard in sorted(set(places.values())):
         if Path(shard).name != shard:
             raise ModelError(f"{folder / INDEX}: got shard {shard!r}, expected a bare file name")
-        files[shard] = _open_file(stack, folder / shard)
+        files[shard] = _open_file(folder / shard)
     lost = sorted(name for name, shard in places.items() if name not in files[shard])
     if lost:
         raise ModelError(f"{folder / INDEX}: {len(lost)} tensors not in their shard: {some(lost)}")
@@ -130,7 +133,7 @@ def some(names: Sequence[str]) -> str:
 def write_folder(
     folder: Path,
     config: Mapping[str, Any],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Pending],
     companions: Sequence[Path],
     *,
     shard_bytes: int = SHARD_BYTES,
@@ -165,8 +168,9 @@ def write_folder(
         _keep_others(old, folder)
 
 
-def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int) -> None:
-    shards: list[dict[str, np.ndarray]] = [{}]
+def _write_tensors(folder: Path, tensors: Mapping[str, Pending], shard_bytes: int) -> None:
+    """Write one file, or shards and their index as transformers does, a tensor at a time."""
+    shards: list[dict[str, Pending]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         if shards[-1] and size + tensor.nbytes > shard_bytes:
@@ -176,15 +180,18 @@ def _write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes:
         size += tensor.nbytes
     metadata = {"format": "pt"}
     if len(shards) == 1:
-        safetensors.numpy.save_file(shards[0], folder / WEIGHTS, metadata)
+        write_file(folder / WEIGHTS, shards[0], metadata)
         return
     places = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        safetensors.numpy.save_file(shard, folder / file, metadata)
+        write_file(folder / file, shard, metadata)
         places |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    totals = {
+        "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        "total_size": sum(tensor.nbytes for tensor in tensors.values()),
+    }
+    index = {"metadata": totals, "weight_map": dict(sorted(places.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 

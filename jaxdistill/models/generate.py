@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.models.cached import Cache, read_prompts, read_token
 from jaxdistill.models.decoder import Shape
+from jaxdistill.models.encoder_decoder import TwoStacks
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.language import DecoderModel
 from jaxdistill.models.sampling import next_token
@@ -156,7 +157,7 @@ def decoder_of(model: Model) -> tuple[Shape, Options]:
 
 
 def check_sampling(
-    shape: Shape,
+    shape: Shape | TwoStacks,
     temperature: float,
     top_k: int | None,
     top_p: float | None,

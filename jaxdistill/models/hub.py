@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Family, Model, Options
 from jaxdistill.models.folder import Stored, some
 from jaxdistill.models.rules import Rule, flatten
+from jaxdistill.models.safetensors_file import Pending, aligned, all_finite
 
 log = logging.getLogger("jaxdistill")
 
@@ -77,7 +78,7 @@ def import_tensors(
     where: str,
     fresh: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read a checkpoint's tensors as our arrays.
+    """Read a checkpoint's tensors as our arrays, holding no more than one of them beside these.
 
     Args:
       shapes: `params/...` and `model_state/...` path -> shape and dtype wanted.
@@ -112,10 +113,12 @@ def import_tensors(
         if rule.group in absent:
             continue
         path = f"{rule.collection}/{rule.ours}"
-        array = np.empty(shapes[path].shape, shapes[path].dtype)
+        array = aligned(shapes[path].shape, shapes[path].dtype)
+        finite = True
         for index, name in parts[rule]:
             array[index] = rule.to_ours(stored[names[name]].read())
-        if not np.isfinite(array).all():
+            finite &= all_finite(array[index])
+        if not finite:
             faults.append(rule.theirs)
         arrays[path] = array
     if faults:
@@ -153,7 +156,7 @@ def _faults(
             continue
         target = family.aliases.get(name)
         if target is not None and target in names and target in wanted:
-            if not np.array_equal(stored[old].read(), stored[names[target]].read()):
+            if not stored[old].equals(stored[names[target]]):
                 unequal.append(f"{old} is not equal to {names[target]}")
         elif target is None:
             unexpected.append(f"{old} {list(stored[old].shape)}")
@@ -166,10 +169,8 @@ def _faults(
     return [f"{len(found)} {kind}: {some(found)}" for kind, found in kinds.items() if found]
 
 
-def export_tensors(
-    family: Family, model: Model, shapes: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Lay out a model's parameters and statistics under Hugging Face names.
+def export_tensors(family: Family, model: Model, shapes: Mapping[str, Any]) -> dict[str, Pending]:
+    """Lay out a model's parameters and statistics under Hugging Face names, each when written.
 
     Args:
       shapes: `params/...` and `model_state/...` path -> shape that the model's config asks for.
@@ -179,8 +180,7 @@ def export_tensors(
     """
     assert model.options is not None
     flat = flatten({"params": model.params, "model_state": model.model_state or {}})
-    tensors: dict[str, np.ndarray] = {}
-    joined: dict[str, list[np.ndarray]] = {}
+    places: dict[str, list[tuple[Rule, tuple[int, ...]]]] = {}
     for rule in family.rules(model.config, model.options):
         path = f"{rule.collection}/{rule.ours}"
         if path not in flat:
@@ -188,15 +188,25 @@ def export_tensors(
         if flat[path].shape != shapes[path].shape:
             got, expected = (list(array.shape) for array in (flat[path], shapes[path]))
             raise ModelError(f"{path}: got shape {got}, expected {expected} by the model's config")
-        array = np.asarray(jax.device_get(flat[path]))
-        if np.issubdtype(array.dtype, np.integer):
-            array = array.astype(np.int64)
-        for index, name in rule.names(array.shape):
+        for index, name in rule.names(flat[path].shape):
             bare = name.removeprefix(f"{family.prefix}.") if model.options.head is None else name
-            tensors[bare] = rule.to_theirs(array[index])
-            if rule.part is not None:  # the parts of a tensor come in their order
-                joined.setdefault(bare, []).append(tensors[bare])
-    return tensors | {name: np.concatenate(parts, axis=-1) for name, parts in joined.items()}
+            places.setdefault(bare, []).append((rule, index))
+
+    def make(found: list[tuple[Rule, tuple[int, ...]]]) -> np.ndarray:
+        # On CPU a view of what jax holds; the parts of a tensor come in their order.
+        parts = [
+            rule.to_theirs(np.asarray(flat[f"{rule.collection}/{rule.ours}"])[index])
+            for rule, index in found
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    tensors = {}
+    for name, found in places.items():
+        leaf = flat[f"{found[0][0].collection}/{found[0][0].ours}"]
+        dtype = np.dtype(np.int64 if np.issubdtype(leaf.dtype, np.integer) else leaf.dtype)
+        shape = found[0][0].their_shape(leaf.shape)
+        tensors[name] = Pending(shape, dtype, functools.partial(make, found))
+    return tensors
 
 
 def export_config(family: Family, model: Model) -> dict[str, Any]:

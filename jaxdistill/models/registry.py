@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.family import (
     Apply,
@@ -62,6 +64,7 @@ _MODULES = {
     "qwen3": "llama",
     "gemma2": "gemma",
     "gemma3_text": "gemma",
+    "t5": "t5",
     "mlp": "small",
     "cnn": "small",
     "jaxdistill-mlp": "small",
@@ -189,22 +192,23 @@ def load_model(
         logits=logits,
     )
     check_options(family, options)
-    with open_tensors(folder) as stored:
-        held = _groups_held(family, config, options, stored)
-        order: list[int] | None = None
-        if head == "classification":
-            count = None if fresh_head else held.get("head") or None
-            names, total, order = agree(folder, raw, labels, num_labels, count)
-            options = dataclasses.replace(options, num_labels=total)
-        else:
-            names = None
-            options = dataclasses.replace(options, pooler="pooler" in held)
-        _, shapes, statistics, _ = abstract(family, config, options)
-        wanted = flatten({"params": shapes, "model_state": statistics})
-        fresh = ["head"] if fresh_head else []
-        leaves, new = import_tensors(
-            family, config, options, stored, wanted, where=str(folder), fresh=fresh
-        )
+    stored = open_tensors(folder)
+    config = family.settle(config, stored)
+    held = _groups_held(family, config, options, stored)
+    order: list[int] | None = None
+    if head == "classification":
+        count = None if fresh_head else held.get("head") or None
+        names, total, order = agree(folder, raw, labels, num_labels, count)
+        options = dataclasses.replace(options, num_labels=total)
+    else:
+        names = None
+        options = dataclasses.replace(options, pooler="pooler" in held)
+    _, shapes, statistics, _ = abstract(family, config, options)
+    wanted = flatten({"params": shapes, "model_state": statistics})
+    fresh = ["head"] if fresh_head else []
+    leaves, new = import_tensors(
+        family, config, options, stored, wanted, where=str(folder), fresh=fresh
+    )
     initialized = tuple(path.removeprefix("params/") for path in new)
     if new:
         log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(initialized))
@@ -213,11 +217,13 @@ def load_model(
         for part in ("kernel", "bias"):
             path = f"params/{family.output}/{part}"
             leaves[path] = leaves[path][..., order]
+    # Taken over without a copy on CPU, where jnp.asarray makes one; elsewhere freed one by one.
+    placed = {path: jax.device_put(leaves.pop(path)) for path in list(leaves)}
     return assemble(
         family,
         config,
         options,
-        leaves | drawn,
+        placed | drawn,
         labels=names,
         source=folder,
         initialized=initialized,
