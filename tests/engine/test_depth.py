@@ -1,0 +1,93 @@
+"""The program of a step does not grow with depth; recomputed layers save memory, change nothing."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdistill import losses
+from jaxdistill.engine.objective import Objective, logits_term, task_term
+from jaxdistill.engine.state import TrainState
+from jaxdistill.engine.step import make_train_step
+from jaxdistill.models.registry import build_model
+
+SIZES = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2}
+SPECS = {
+    "bert": {"family": "bert", "intermediate_size": 32, **SIZES},
+    "gpt2": {"family": "gpt2", **SIZES},
+    "llama": {"family": "llama", "intermediate_size": 32, **SIZES},
+    "gemma3_text": {
+        "family": "gemma3_text",
+        "intermediate_size": 32,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        **SIZES,
+    },
+    "t5": {"family": "t5", "d_kv": 8, "d_ff": 32, **SIZES},
+}
+
+
+def lowered_step(name, layers, **options):
+    """Lower a distillation step whose teacher and student have that many layers."""
+    head: dict[str, Any] = {"num_labels": 3} if name == "bert" else {}
+    spec = {**SPECS[name], "num_hidden_layers": layers}
+    student, teacher = (build_model(spec, **head, **options) for _ in range(2))
+    labels = (4,) if name == "bert" else (4, 8)
+    batch = {
+        "input_ids": jnp.ones((4, 8), jnp.int32),
+        "attention_mask": jnp.ones((4, 8), jnp.int32),
+        "labels": jnp.ones(labels, jnp.int32),
+        "weight": jnp.ones((4,), jnp.float32),
+    }
+    terms = {
+        "task": task_term(losses.cross_entropy),
+        "match": logits_term(losses.forward_kl, temperature=2.0),
+    }
+    optimizer = optax.adamw(1e-3)
+    step = make_train_step(student.apply, optimizer, Objective(terms), teacher=teacher.apply)
+    state = jax.eval_shape(lambda: TrainState.create(student.params, optimizer))
+    return jax.jit(step).lower(state, teacher.params, batch)
+
+
+def program_size(name, layers, **options):
+    """Count the operations of the lowered step."""
+    return lowered_step(name, layers, **options).as_text().count(" = ")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_program_of_a_step_does_not_grow_with_depth(name):
+    assert program_size(name, 32) < 1.3 * program_size(name, 4)
+
+
+def test_without_a_scan_it_does_grow():
+    sizes = [program_size("gpt2", layers, unroll=layers) for layers in (4, 16)]
+    assert sizes[1] > 1.3 * sizes[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_recomputing_layers_saves_memory_and_changes_no_gradient(name):
+    sizes = SPECS[name] | {"num_hidden_layers": 6}
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 64)), jnp.int32)
+    batch = {"input_ids": ids, "labels": ids}
+
+    def measured(remat):
+        model = build_model(sizes, remat=remat)
+
+        def loss(params):
+            outputs = model.apply(params, batch, rng=jax.random.key(1), train=True)
+            assert outputs.logits is not None
+            return losses.cross_entropy(outputs.logits, batch["labels"]).mean()
+
+        compiled = jax.jit(jax.grad(loss)).lower(model.params).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return compiled(model.params), memory.temp_size_in_bytes
+
+    (plain, more), (again, less) = measured(False), measured(True)
+    assert less < 0.6 * more
+    for expected, got in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * float(scale))
