@@ -135,7 +135,7 @@ def logits_of(plan: Plan, part: Operands, first: ArrayIndex) -> Logits:
         teacher = _logits(plan.teacher, part.teacher, dtype)[:, :width]
         missing = width - teacher.shape[1]
         if missing:
-            teacher = jnp.pad(teacher, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+            teacher = jnp.pad(teacher, ((0, 0), (0, missing)))  # beyond the vocabulary
         if padded:
             teacher = jnp.where(columns < plan.vocabulary, teacher, -jnp.inf)
     is_label = None if part.labels is None else columns == part.labels[:, None]
@@ -187,11 +187,15 @@ def _row(plan: Plan, part: Operands, logits: Logits, found: Statistics, term: in
     student, teacher, is_label = logits
     group = plan.groups[term]
     temperature = part.temperatures[group]
-    p = None
+    p = label = None
     if teacher is not None and found.teacher is not None:
         p = distribution(teacher, found.teacher, temperature, group)
     q = distribution(student, found.student, temperature, group)
-    return Row(q, p, is_label, part.betas[term])
+    if is_label is not None:
+        # One logit per row: a maximum over a mask fuses with what reads the row, a gather does not.
+        logit = jnp.max(jnp.where(is_label, student, -jnp.inf), 1, keepdims=True)
+        label = distribution(logit, found.student, temperature, group)
+    return Row(q, p, is_label, label, part.betas[term])
 
 
 def totals_of(plan: Plan, part: Operands, found: Statistics) -> Totals:

@@ -23,12 +23,15 @@ class Row(NamedTuple):
       q: the student's distribution, `[N, V]` each.
       p: the teacher's; None without a teacher.
       is_label: bool `[N, V]`; None without labels.
+      label: the student's distribution at the label, `[N, 1]` each, its support False where the
+        label is not in this block; None without labels.
       beta: scalar; the teacher's share of the mixture in JSD.
     """
 
     q: Distribution
     p: Distribution | None
     is_label: jax.Array | None
+    label: Distribution | None
     beta: jax.Array
 
 
@@ -36,7 +39,8 @@ class Rule(NamedTuple):
     """One divergence: `value = sum_c summands[0]` and `d value / d (logit / T)` from all the sums.
 
     Attributes:
-      summands: of a block, arrays `[N, V]` to be summed over all classes.
+      summands: of a block, arrays `[N, V]` (or `[N, 1]`, sums of the block) to be summed over all
+        classes.
       slope: of a block and the sums `[N, 1]` of all its summands, `[N, V]`.
       power: of the temperature that multiplies the value.
     """
@@ -76,9 +80,9 @@ def distribution(
     total = jnp.where(normalizer.totals[index] == 0, 1.0, normalizer.totals[index])
     floor = math.log(jnp.finfo(rest.dtype).tiny)
     log_probabilities = jnp.where(support, rest - jnp.log(total), floor)
-    return Distribution(
-        log_probabilities, jnp.where(support, jnp.exp(log_probabilities), 0.0), support
-    )
+    # The same exponentials as were summed: a compiler that keeps them need not take them again.
+    exponentials = jnp.where(support, jnp.exp(rest), 0.0)
+    return Distribution(log_probabilities, exponentials * (1.0 / total), support)
 
 
 def _teacher(row: Row) -> Distribution:
@@ -86,18 +90,15 @@ def _teacher(row: Row) -> Distribution:
     return row.p
 
 
-def _labels(row: Row) -> jax.Array:
-    assert row.is_label is not None
-    return row.is_label & row.q.support
-
-
 def _cross_entropy_summands(row: Row) -> tuple[jax.Array, ...]:
-    reached = _labels(row)
-    return -jnp.where(reached, row.q.log_probabilities, 0.0), _number(reached, row)
+    assert row.label is not None
+    reached = row.label.support
+    return -jnp.where(reached, row.label.log_probabilities, 0.0), _number(reached, row)
 
 
 def _cross_entropy_slope(row: Row, sums: tuple[jax.Array, ...]) -> jax.Array:
-    return row.q.probabilities * sums[1] - _number(_labels(row), row)
+    assert row.is_label is not None
+    return row.q.probabilities * sums[1] - _number(row.is_label & row.q.support, row)
 
 
 def _forward_kl_summands(row: Row) -> tuple[jax.Array, ...]:

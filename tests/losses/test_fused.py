@@ -10,11 +10,12 @@ from support.fused_cases import (
     assert_close,
     case,
     distance,
+    mix_of,
     run,
     run_float64,
 )
 
-from jaxdistill.losses import Projection, fused_loss
+from jaxdistill.losses import Projection, fused, fused_loss
 
 MODES = {"normal": {"chunk": 4}, "low memory": {"chunk": 4, "low_memory": True}}
 
@@ -56,17 +57,32 @@ def test_padding_of_the_vocabulary_does_not_exist(columns, mode):
     assert not np.asarray(bias)[50:].any()
 
 
-def test_low_memory_mode_in_blocks_that_do_not_divide_the_vocabulary():
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_everything_at_once(dtype, tolerance, mode):
+    settings = {"softcap": 5.0, "scale": 0.5, "transposed": (True, False)}
+    inputs = case(tokens=14, columns=(64, 56), dtype=dtype, seed=6, **settings)
+    inputs["where"][4:8] = 0  # a whole chunk; the last reaches back over two tokens
+    for temperature in TEMPERATURES:
+        expected = run_float64("all", inputs, temperature, vocabulary=50)
+        found = run(fused_loss, "all", inputs, temperature, vocabulary=50, **MODES[mode])
+        assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("mix", SINGLE)
+def test_bfloat16_of_every_divergence(mix):
+    inputs = case(dtype=jnp.bfloat16, seed=7)
+    for temperature in TEMPERATURES:
+        expected = run_float64(mix, inputs, temperature)
+        assert_close(run(fused_loss, mix, inputs, temperature, chunk=4), expected, 2e-2)
+
+
+def test_low_memory_mode_in_blocks_that_do_not_divide_the_vocabulary(monkeypatch):
     # Blocks are of at least 128 columns: 300 are two and one that reaches back.
     inputs = case(tokens=37, widths=(600, 5), columns=(300, 310), seed=3)
     expected = run_float64("all", inputs, 2.0, vocabulary=290)
-    from jaxdistill.losses import fused
-
-    block, fused._BLOCK_BYTES = fused._BLOCK_BYTES, 1
-    try:
-        found = run(fused_loss, "all", inputs, 2.0, vocabulary=290, low_memory=True, chunk=16)
-    finally:
-        fused._BLOCK_BYTES = block
+    monkeypatch.setattr(fused, "_BLOCK_BYTES", 1)
+    found = run(fused_loss, "all", inputs, 2.0, vocabulary=290, low_memory=True, chunk=16)
     assert_close(found, expected, 1e-5)
 
 
@@ -109,8 +125,6 @@ def test_leading_axes_masks_of_bool_and_values_without_gradient():
 
     def folded(side):
         return Projection(**{**vars(side), "hidden": side.hidden.reshape(3, 4, -1)})
-
-    from support.fused_cases import mix_of
 
     found = fused_loss(
         folded(inputs["student"]),
