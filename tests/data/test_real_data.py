@@ -1,5 +1,7 @@
 """The public data sets as they lie on disk, quirks included."""
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from jaxdistill.data.batches import eval_batches, train_batches
 from jaxdistill.data.bucketing import bucket_of, choose_buckets
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.data.formats import format_of, read_file
+from jaxdistill.data.language import prepare_language
 
 
 @pytest.fixture(scope="session")
@@ -134,3 +137,23 @@ def test_fashion_brings_its_test_split(data_folder):
     assert data.train.images is not None
     assert abs(float(data.train.images.mean())) < 0.05
     assert abs(float(data.train.images.std()) - 1) < 0.05
+
+
+def test_tinyshakespeare_has_as_many_gpt2_tokens_as_others_count(data_folder, tmp_path):
+    gpt2 = data_folder / "gpt2_bpe"
+    (tmp_path / "vocab.json").write_bytes(gzip.decompress((gpt2 / "vocab.json.gz").read_bytes()))
+    (tmp_path / "merges.txt").write_bytes((gpt2 / "merges.txt").read_bytes())
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 1024}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = data_folder / "tinyshakespeare" / "input.txt.gz"
+    config = DataConfig(train=str(text), tokenizer=str(tmp_path), validation_fraction=0.1)
+    found = prepare_language(config, tokenizer_folder=None, positions={}, folder=tmp_path / "work")
+    assert found.vocabulary == 50257
+    # nanoGPT's data/shakespeare/readme.md: 301,966 and 36,059 tokens, cut at the same characters
+    # but not at the end of a line; here the end of each text is predicted, too.
+    tokens = [int(split.truth[:, 0].sum()) - 1 for split in (found.train, found.validation)]
+    assert abs(tokens[0] - 301_966) < 30
+    assert abs(sum(tokens) - 338_025) <= 2
+    size = sum(int(split.truth[:, 1].sum()) for split in (found.train, found.validation))
+    assert size == len(gzip.decompress(text.read_bytes()))
+    assert found.train.lengths.sum() >= 0.98 * found.train.labels.size
