@@ -233,6 +233,7 @@ def test_packed_rows_equal_separate_rows():
         start += len(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_equal_those_of_transformers(kind, tmp_path):
     import torch
