@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdistill import build, pipeline, writing
+from jaxdistill import build, cli, pipeline, writing
 from jaxdistill.config import OnPolicyConfig
 from jaxdistill.config_file import check
 from jaxdistill.data.bpe import trained_tokenizer
@@ -172,3 +172,22 @@ def test_a_run_lets_the_student_write_a_share_of_the_batches(made, tmp_path, str
             tmp_path / "work",
             until="distill",
         )
+
+
+def test_the_command_names_its_file(made, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(writing, "write", lambda *found, force: calls.append((*found, force)))
+    path, workdir = tmp_path / "plan.yaml", tmp_path / "work"
+    path.write_text(json.dumps(config(made).model_dump(mode="json")))
+    output = tmp_path / "texts.jsonl"
+    assert cli.call(["generate", str(path), "--workdir", str(workdir)]) == 0
+    more = ["generate.seed=3", "--output", str(output), "--force"]
+    assert cli.call(["generate", str(path), "--workdir", str(workdir), *more]) == 0
+    assert [call[1:] for call in calls] == [
+        (workdir, workdir / "texts.jsonl", False),
+        (workdir, output, True),
+    ]
+    assert [call[0].generate.seed for call in calls] == [0, 3]
+    monkeypatch.undo()
+    assert cli.call(["generate", str(path), "task=classification", "--workdir", str(workdir)]) == 2
+    assert "got task 'classification'" in capsys.readouterr().err
