@@ -143,7 +143,9 @@ def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: 
     if silent:
         _log.warning("%s: %d chats without an assistant's turn are left out", source, silent)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Corpus(*map(np.concatenate, (ids, learned, sizes)), offsets, silent)
+    return Corpus(
+        np.concatenate(ids), np.concatenate(learned), np.concatenate(sizes), offsets, silent
+    )
 
 
 def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> Any:

@@ -219,7 +219,7 @@ def _documents(table: Table, config: DataConfig) -> Documents:
                 f"{table.at(row)}: got {column}={str(value)[:40]!r}, expected "
                 f"{'a list of messages' if chats else 'text'}"
             )
-        if not value or not (chats or value.strip()):
+        if not value or (isinstance(value, str) and not value.strip()):
             continue
         if chats:
             _check_chat(value, table.at(row))

@@ -121,9 +121,14 @@ def test_batches_depend_on_seed_and_step_alone_in_every_epoch():
     assert (epochs[1] != epochs[2]).any()
     assert (one[0]["input_ids"] != other[0]["input_ids"]).any()
     assert one.shapes == ((4, 16),)
-    fill = one[int(np.argmax([one.info(step).examples < 4 for step in range(steps)]))]
-    if (fill["weight"] == 0).any():
-        assert not fill["loss_mask"][fill["weight"] == 0].any()
+
+
+def test_rows_that_only_fill_a_batch_are_not_learned():
+    split = row_split(make_corpus([40] * 3), 16, pad_id=0)
+    (batch,) = eval_batches(split, batch_size=len(split) + 2, config=config())
+    assert batch["weight"].tolist() == [1.0] * len(split) + [0.0] * 2
+    assert batch["loss_mask"][:-2].any(axis=1).all()
+    assert not batch["loss_mask"][-2:].any()
 
 
 def test_some_rows_are_taken_with_all_that_belongs_to_them():
