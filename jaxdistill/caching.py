@@ -38,10 +38,11 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[s
       `teacher` is None where its weights are not at hand.
     """
     folder = dataset.tokenizer or build.tokenizer_folder(config)
-    reads_text = dataset.modality == "text" and folder is not None
     return {
         "teacher": teacher_hash(finetuned or config.teacher.model or {}, config.seeds[0]),
-        "tokenizer": tokenizer_hash(folder) if reads_text else None,
+        "tokenizer": None
+        if folder is None or dataset.modality != "text"
+        else tokenizer_hash(folder),
         "data": dataset.train.fingerprint,
         "labels": None if dataset.labels is None else list(dataset.labels),
         "pooling": config.teacher.pooling,
@@ -220,20 +221,19 @@ def describe(found: dict[str, Any]) -> str:
 
 def _temperature(config: Config, codec: str) -> float:
     """Return the one temperature of the terms that compare logits."""
-    terms = {name: term for name, term in config.terms.items() if term.loss in LOGIT_LOSSES}
-    found = {
-        name: 1.0 if term.loss == "total_variation" else term.temperature
-        for name, term in terms.items()
-    }
-    for name, value in found.items():
-        if isinstance(value, ScheduleConfig):
+    fix = (
+        f"{codec} holds one temperature; use cache.codec=full, or hidden for a language model, "
+        "for others"
+    )
+    found: dict[str, float] = {}
+    for name, term in config.terms.items():
+        if term.loss not in LOGIT_LOSSES:
+            continue
+        if isinstance(term.temperature, ScheduleConfig):
             raise ConfigError(
-                f"objective.{name}.temperature: got a schedule with the codec {codec}, expected a "
-                "number: the cache holds one temperature; use cache.codec=full for others"
+                f"objective.{name}.temperature: got a schedule, expected a number: {fix}"
             )
+        found[name] = 1.0 if term.loss == "total_variation" else term.temperature
     if len(set(found.values())) > 1:
-        raise ConfigError(
-            f"objective: got terms at the temperatures {found} with the codec {codec}, expected "
-            "one: the cache holds one temperature; use cache.codec=full for others"
-        )
-    return float(next(iter(found.values()), 1.0))
+        raise ConfigError(f"objective: got terms at the temperatures {found}, expected one: {fix}")
+    return next(iter(found.values()), 1.0)

@@ -60,14 +60,13 @@ def chunked_loss(
             f"hidden: got shape {hidden.shape} with weights {where.shape} per token, expected "
             "[B, T, D] and [B, T]"
         )
-    dtype = compute_dtype(hidden)
+    dtype = jnp.dtype(compute_dtype(hidden))
     rows, length, _ = hidden.shape
     shards = shards if rows % shards == 0 else 1
     axis = 0 if student.transposed else 1
     classes = student.weights.shape[axis] if vocabulary is None else vocabulary
-    if columns is None:
-        columns = max(1, _CHUNK_BYTES // (rows * classes * (3 * dtype.itemsize + 2)))
-    steps = -(-length // min(columns, length))
+    most = max(1, _CHUNK_BYTES // (rows * classes * (3 * dtype.itemsize + 2)))
+    steps = -(-length // min(most if columns is None else columns, length))
     columns = -(-length // steps)
     factors = {name: jnp.asarray(weight, dtype) for name, (_, weight) in terms.items()}
     where = lax.stop_gradient(where.astype(dtype))

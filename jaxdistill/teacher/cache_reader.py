@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -115,7 +116,7 @@ class Cache:
                     array[real[here]] = stored[name][row[here]]
         return {name: array.reshape(*shape, *array.shape[1:]) for name, array in fields.items()}
 
-    def decode(self, fields: Mapping[str, ArrayLike]) -> Any:
+    def decode(self, fields: Mapping[str, np.ndarray | jax.Array]) -> Any:
         """Return what the losses take of stored fields: see `codecs.decode`; pure, may be jitted.
 
         For the codec `full` these are logits, of `hidden` hidden states, float32.
