@@ -290,8 +290,11 @@ def _run_until(
     if print_config:
         return _show_config(config)
     from jaxdistill.engine.memory import keep_freed_memory
+    from jaxdistill.engine.threads import spare_threads_for_virtual_devices
 
-    obstacle = keep_freed_memory()  # Only before jax is imported.
+    # Both only before jax is imported.
+    spare_threads_for_virtual_devices()
+    obstacle = keep_freed_memory()
     from jaxdistill import pipeline
     from jaxdistill.engine.telemetry import say
 
