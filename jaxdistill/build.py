@@ -14,16 +14,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxdistill import language, losses
-from jaxdistill.config import (
+from jaxdistill.config import Config, TrainConfig
+from jaxdistill.config_terms import (
     ATTENTION_LOSSES,
     FUSED_LOSSES,
     HIDDEN_LOSSES,
     LOGIT_LOSSES,
     SUPERVISED_LOSSES,
     TASK_LOSSES,
-    Config,
     TermConfig,
-    TrainConfig,
 )
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare

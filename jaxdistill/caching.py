@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import build, language
-from jaxdistill.config import CACHED_LOSSES, LOGIT_LOSSES, CacheConfig, Config, ScheduleConfig
+from jaxdistill.config import CacheConfig, Config
+from jaxdistill.config_terms import CACHED_LOSSES, LOGIT_LOSSES, ScheduleConfig
 from jaxdistill.data.batches import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill.config import FUSED_LOSSES, Config, TermConfig
+from jaxdistill.config import Config
+from jaxdistill.config_terms import FUSED_LOSSES, TermConfig
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.language import prepare_language
 from jaxdistill.data.tokens import load_tokenizer

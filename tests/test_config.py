@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from jaxdistill import config as schema
+from jaxdistill import config_terms
 from jaxdistill.config_file import (
     apply_override,
     check,
@@ -222,7 +223,7 @@ def test_overrides(tmp_path):
     assert config.train.learning_rate == 1e-4
     assert config.train.epochs == 2
     assert config.train.schedule == "cosine"
-    assert config.objective["soft"].weight == schema.ScheduleConfig(start=1, end=0.5)
+    assert config.objective["soft"].weight == config_terms.ScheduleConfig(start=1, end=0.5)
     assert config.objective["hint"].layers == {0: 1}
     assert config.data.label == "my label"
     assert config.finetune is None
@@ -328,13 +329,13 @@ def test_differences():
 def test_optimizers_are_those_that_exist():
     from jaxdistill.engine.optim import OPTIMIZERS
 
-    assert set(get_args(schema.Optimizer)) == set(OPTIMIZERS)
+    assert set(get_args(config_terms.Optimizer)) == set(OPTIMIZERS)
 
 
 def test_losses_are_those_that_exist():
     from jaxdistill import losses
 
-    groups = (schema.SUPERVISED_LOSSES, schema.LOGIT_LOSSES, schema.HIDDEN_LOSSES)
-    names = [name for group in (*groups, schema.ATTENTION_LOSSES) for name in group]
-    assert sorted(names) == sorted(get_args(schema.LossName))
+    groups = (config_terms.SUPERVISED_LOSSES, config_terms.LOGIT_LOSSES, config_terms.HIDDEN_LOSSES)
+    names = [name for group in (*groups, config_terms.ATTENTION_LOSSES) for name in group]
+    assert sorted(names) == sorted(get_args(config_terms.LossName))
     assert all(callable(getattr(losses, name)) for name in names)

@@ -21,6 +21,7 @@ TOP = ("jaxdistill.inspect", "jaxdistill.pipeline", "jaxdistill.cli")
 CORE = tuple(f"engine/{name}.py" for name in ("reduce", "objective", "state", "step"))
 ABOVE_CORE = (
     "jaxdistill.models", "jaxdistill.teacher", "jaxdistill.data", "jaxdistill.config",
+    "jaxdistill.config_terms",
     "jaxdistill.engine", *TOP,
 )  # fmt: skip
 CORE_MODULES = tuple(f"jaxdistill.{name[:-3].replace('/', '.')}" for name in CORE)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import build, cli, pipeline, writing
-from jaxdistill.config import OnPolicyConfig
 from jaxdistill.config_file import check
+from jaxdistill.config_terms import OnPolicyConfig
 from jaxdistill.data.bpe import trained_tokenizer
 from jaxdistill.data.corpus import tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents

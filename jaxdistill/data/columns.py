@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdistill.config import DataConfig, Task
+from jaxdistill.config import DataConfig
+from jaxdistill.config_terms import Task
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
 

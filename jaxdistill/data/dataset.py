@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdistill.config import DataConfig, Task
+from jaxdistill.config import DataConfig
+from jaxdistill.config_terms import Task
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.labels import encode_labels, is_generic, label_space

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config import Task
+from jaxdistill.config_terms import Task
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.config import Optimizer, ScheduleConfig, TrainConfig
+from jaxdistill.config import TrainConfig
+from jaxdistill.config_terms import Optimizer, ScheduleConfig
 from jaxdistill.errors import ConfigError, did_you_mean
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

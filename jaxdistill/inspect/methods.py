@@ -72,7 +72,7 @@ def _families() -> list[Method]:
 
 def _losses() -> list[Method]:
     from jaxdistill import losses
-    from jaxdistill.config import LossName
+    from jaxdistill.config_terms import LossName
 
     functions = {name: getattr(losses, name) for name in get_args(LossName)}
     return [Method("loss", name, first_sentence(f), papers(f)) for name, f in functions.items()]
@@ -81,7 +81,8 @@ def _losses() -> list[Method]:
 def _schedules() -> list[Method]:
     import optax
 
-    from jaxdistill.config import ScheduleConfig, TrainConfig
+    from jaxdistill.config import TrainConfig
+    from jaxdistill.config_terms import ScheduleConfig
 
     functions = {
         "constant": optax.constant_schedule,

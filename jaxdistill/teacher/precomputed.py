@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config import ATTENTION_LOSSES, HIDDEN_LOSSES, Config
+from jaxdistill.config import Config
+from jaxdistill.config_terms import ATTENTION_LOSSES, HIDDEN_LOSSES
 from jaxdistill.data.batches import Batch, BatchSource
 from jaxdistill.data.plan import Draw
 from jaxdistill.data.split import Split

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill.config import ScheduleConfig, TrainConfig
+from jaxdistill.config import TrainConfig
+from jaxdistill.config_terms import ScheduleConfig
 from jaxdistill.engine.optim import (
     layer_factors,
     learning_rate_schedule,

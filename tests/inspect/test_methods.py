@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from jaxdistill import config
+from jaxdistill import config_terms
 from jaxdistill.engine.optim import OPTIMIZERS
 from jaxdistill.inspect import methods
 from jaxdistill.models.registry import families
@@ -15,7 +15,7 @@ def test_everything_is_listed_with_one_line():
         names.setdefault(method.kind, set()).add(method.name)
         assert method.summary
         assert "\n" not in method.summary
-    assert names["loss"] == set(get_args(config.LossName))
+    assert names["loss"] == set(get_args(config_terms.LossName))
     assert names["optimizer"] == set(OPTIMIZERS)
     assert names["schedule"] == {"constant", "linear", "cosine"}
     assert {name.split(",")[0] for name in names["model family"]} == set(families())
