@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("recipe", choices=("stdlib_lm", "tinyshakespeare"))
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("overrides", nargs="*", help="values of the configuration, key=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     workdir = arguments.workdir or Path("runs") / arguments.recipe
     overrides = list(arguments.overrides)
     if arguments.recipe == "tinyshakespeare":
