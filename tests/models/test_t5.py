@@ -93,7 +93,7 @@ def test_buckets_equal_those_of_transformers(count, longest, bidirectional):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_equal_those_of_transformers(kind, side, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     theirs = reference(tmp_path, kind)
     model = load_model(tmp_path)
@@ -133,7 +133,7 @@ def test_outputs_equal_those_of_transformers(kind, side, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_a_loss_equal_those_of_transformers(kind, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     theirs = reference(tmp_path, kind)
     model = load_model(tmp_path)
@@ -165,7 +165,7 @@ def test_gradients_of_a_loss_equal_those_of_transformers(kind, tmp_path):
 
 @pytest.mark.parametrize(("kind", "head"), [("v1.0", "lm"), ("v1.1", "lm"), ("v1.1", None)])
 def test_round_trip(kind, head, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
     import transformers
 
     reference(tmp_path / "a", kind, head=head)
@@ -236,7 +236,7 @@ def test_packed_rows_equal_separate_rows():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_equal_those_of_transformers(kind, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     # transformers caches as many layers as the encoder has; a small word table, so that with a
     # tied head the likeliest token is not always the last one again.
