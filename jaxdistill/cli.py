@@ -118,6 +118,7 @@ def generate(
     resolved, folder = _prepare(config, overrides, workdir)
     if print_config:
         return _show_config(resolved)
+    _settle_host()
     from jaxdistill import writing
 
     path = output or folder / "texts.jsonl"
@@ -184,6 +185,7 @@ def doctor(
     resolved, folder = _prepare(config, overrides, workdir)
     if print_config:
         return _show_config(resolved)
+    _settle_host()
     from rich.console import Console
 
     from jaxdistill import pipeline
@@ -289,21 +291,26 @@ def _run_until(
     config, folder = _prepare(source, overrides, workdir)
     if print_config:
         return _show_config(config)
-    from jaxdistill.engine.memory import keep_freed_memory
-    from jaxdistill.engine.threads import spare_threads_for_virtual_devices
-
-    # Both only before jax is imported.
-    spare_threads_for_virtual_devices()
-    obstacle = keep_freed_memory()
+    _settle_host()
     from jaxdistill import pipeline
-    from jaxdistill.engine.telemetry import say
 
-    if obstacle is not None:
-        say(f"run  every step on CPU maps its memory anew: {obstacle}")
     result = pipeline.run(_writable(folder, config), folder, until=stage, force=force)
     if stage in (None, "evaluate", "export", "report"):
         _show_result(result)
     return None
+
+
+def _settle_host() -> None:
+    """Set what XLA reads of the process: only before jax is imported."""
+    from jaxdistill.engine.memory import keep_freed_memory
+    from jaxdistill.engine.threads import spare_threads_for_virtual_devices
+
+    spare_threads_for_virtual_devices()
+    obstacle = keep_freed_memory()
+    if obstacle is not None:
+        from jaxdistill.engine.telemetry import say
+
+        say(f"run  every step on CPU maps its memory anew: {obstacle}")
 
 
 def _show_result(result: dict[str, Any]) -> None:
