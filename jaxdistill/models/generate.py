@@ -41,6 +41,50 @@ class Generated:
     log_probabilities: jax.Array
     lengths: jax.Array
 
+    @classmethod
+    def nothing(cls, rows: int, room: int, pad: jax.Array) -> Generated:
+        """Return what stands there before the first token, with space for `room` of them."""
+        return cls(
+            jnp.full((rows, room), pad),
+            jnp.zeros((rows, room), jnp.float32),
+            jnp.zeros((rows,), jnp.int32),
+        )
+
+    def add(
+        self,
+        step: jax.Array,
+        token: jax.Array,
+        logits: jax.Array,
+        done: jax.Array,
+        *,
+        ends: jax.Array,
+        pad: jax.Array,
+    ) -> tuple[Generated, jax.Array]:
+        """Write tokens `[B]` to rows that are not `done` `[B]`; also return which are done now.
+
+        Args:
+          step: tokens written so far.
+          logits: `[B, V]` that the tokens were chosen by.
+          ends: `[E]` tokens that end a row.
+          pad: what is written to rows that were done.
+        """
+        scores = jax.nn.log_softmax(logits, axis=-1)
+        own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
+        added = Generated(
+            self.tokens.at[:, step].set(jnp.where(done, pad, token)),
+            self.log_probabilities.at[:, step].set(jnp.where(done, 0.0, own)),
+            self.lengths + ~done,
+        )
+        return added, done | (token[:, None] == ends[None]).any(-1)
+
+    def up_to(self, count: int) -> Generated:
+        """Return the first `count` columns."""
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[:, :count],
+            log_probabilities=self.log_probabilities[:, :count],
+        )
+
 
 class _Writing(NamedTuple):
     step: jax.Array  # tokens written so far
@@ -96,16 +140,9 @@ def generate(
       ModelError: a model that is no decoder with a head, or has too few positions.
     """
     shape, options = decoder_of(model)
-    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
-        if value < 1:
-            raise ConfigError(f"{name}: got {value}, expected at least 1")
     check_sampling(shape, temperature, top_k, top_p, vocabulary)
+    check_writing(max_new_tokens, multiple, temperature, rng)
     greedy = temperature == 0
-    if not greedy and rng is None:
-        raise ConfigError(
-            f"rng: got None at temperature {temperature}, expected a key such as "
-            "jax.random.key(0); or set temperature=0"
-        )
     ids, lengths = _left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
     check_positions(shape, int(lengths.max()), max_new_tokens)
     prompts = (ids, lengths) if sharding is None else jax.device_put((ids, lengths), sharding)
@@ -120,18 +157,15 @@ def generate(
         pad=np.int32(pad_id),
         shape=shape,
         options=options,
-        room=_round_up(max_new_tokens, multiple),
+        room=round_up(max_new_tokens, multiple),
         top_k=None if greedy else top_k,
         vocabulary=vocabulary,
     )
-    return dataclasses.replace(
-        written,
-        tokens=written.tokens[:, :max_new_tokens],
-        log_probabilities=written.log_probabilities[:, :max_new_tokens],
-    )
+    return written.up_to(max_new_tokens)
 
 
-def _round_up(length: int, multiple: int) -> int:
+def round_up(length: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below `length`."""
     return -(-length // multiple) * multiple
 
 
@@ -177,6 +211,49 @@ def check_sampling(
         )
 
 
+def check_writing(
+    max_new_tokens: int, multiple: int, temperature: float, rng: jax.Array | None
+) -> None:
+    """Raise ConfigError where there is nothing to write, or no key to draw with."""
+    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
+        if value < 1:
+            raise ConfigError(f"{name}: got {value}, expected at least 1")
+    if temperature != 0 and rng is None:
+        raise ConfigError(
+            f"rng: got None at temperature {temperature}, expected a key such as "
+            "jax.random.key(0); or set temperature=0"
+        )
+
+
+def checked_ids(
+    name: str, token_ids: ArrayLike, token_mask: ArrayLike | None, vocabulary: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids `[B, T]` and which of them are real, boolean.
+
+    Raises:
+      DataError: they are misshapen, a row has none, or one is not of the vocabulary.
+    """
+    ids = np.asarray(token_ids)
+    mask = np.ones(ids.shape, bool) if token_mask is None else np.asarray(token_mask) > 0
+    if ids.ndim != 2 or not ids.size or mask.shape != ids.shape:
+        raise DataError(
+            f"{name}: got ids of shape {ids.shape} with a mask of shape {mask.shape}, expected "
+            "[B, T] for both, neither of them 0"
+        )
+    if not mask.any(1).all():
+        raise DataError(
+            f"{name}: row {int(mask.any(1).argmin())} has no token, expected at least one; start "
+            "it with the tokenizer's first token"
+        )
+    wrong = mask & ((ids < 0) | (ids >= vocabulary))
+    if wrong.any():
+        raise DataError(
+            f"{name}: got id {ids[wrong][0]}, expected 0 to {vocabulary - 1}, the model's "
+            "vocabulary; use the tokenizer of the model"
+        )
+    return ids, mask
+
+
 def check_positions(shape: Shape, prompt: int, max_new_tokens: int) -> None:
     """Raise ModelError where a prompt and what follows do not fit the table of positions."""
     needed = prompt + max_new_tokens - 1  # the last token is never read
@@ -192,26 +269,9 @@ def _left_padded(
     prompts_ids: ArrayLike, prompt_mask: ArrayLike | None, vocabulary: int, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the prompts `[B, P]` with their padding, zeros, on the left, and lengths `[B]`."""
-    ids = np.asarray(prompts_ids)
-    mask = np.ones(ids.shape, bool) if prompt_mask is None else np.asarray(prompt_mask) > 0
-    if ids.ndim != 2 or not ids.size or mask.shape != ids.shape:
-        raise DataError(
-            f"prompts: got ids of shape {ids.shape} with a mask of shape {mask.shape}, expected "
-            "[B, P] for both, neither of them 0"
-        )
+    ids, mask = checked_ids("prompts", prompts_ids, prompt_mask, vocabulary)
     lengths = mask.sum(1).astype(np.int32)
-    if not lengths.all():
-        raise DataError(
-            f"prompts: row {int(lengths.argmin())} has no token, expected at least one; start it "
-            "with the tokenizer's first token"
-        )
-    wrong = mask & ((ids < 0) | (ids >= vocabulary))
-    if wrong.any():
-        raise DataError(
-            f"prompts: got id {ids[wrong][0]}, expected 0 to {vocabulary - 1}, the model's "
-            "vocabulary; use the tokenizer of the model"
-        )
-    padded = np.zeros((len(ids), _round_up(int(lengths.max()), multiple)), np.int32)
+    padded = np.zeros((len(ids), round_up(int(lengths.max()), multiple)), np.int32)
     for i, length in enumerate(lengths):
         padded[i, padded.shape[1] - length :] = ids[i, mask[i]]
     return padded, lengths
@@ -257,14 +317,7 @@ def write(
             real = jnp.arange(logits.shape[1])[None] < vocabulary
             logits = jnp.where(real, logits, -jnp.inf)
         token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
-        scores = jax.nn.log_softmax(logits, axis=-1)
-        own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
-        written = Generated(
-            old.tokens.at[:, step].set(jnp.where(before, pad, token)),
-            old.log_probabilities.at[:, step].set(jnp.where(before, 0.0, own)),
-            old.lengths + ~before,
-        )
-        done = before | (token[:, None] == ends[None]).any(-1)
+        written, done = old.add(step, token, logits, before, ends=ends, pad=pad)
         return _Writing(step + 1, token, done, cache, written)
 
     def unfinished(state: _Writing) -> jax.Array:
@@ -278,11 +331,7 @@ def write(
         )
         return choose(logits, state.step, state.done, cache, state.written)
 
-    nothing = Generated(
-        jnp.full((rows, room), pad),
-        jnp.zeros((rows, room), jnp.float32),
-        jnp.zeros((rows,), jnp.int32),
-    )
+    nothing = Generated.nothing(rows, room, pad)
     logits, cache = read_prompts(module, ids, lengths, room - 1)
     first = choose(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
     return lax.while_loop(unfinished, advance, first).written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,11 +13,18 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxdistill.errors import ConfigError, DataError, ModelError
+from jaxdistill.errors import ModelError
 from jaxdistill.models.attention import attend_causally
 from jaxdistill.models.encoder_decoder import Memory, StackLayer, TwoStacks
 from jaxdistill.models.family import Model, Options
-from jaxdistill.models.generate import Generated, check_sampling, end_tokens
+from jaxdistill.models.generate import (
+    Generated,
+    check_sampling,
+    check_writing,
+    checked_ids,
+    end_tokens,
+    round_up,
+)
 from jaxdistill.models.heads import logits_of
 from jaxdistill.models.layers import run_layers
 from jaxdistill.models.sampling import next_token
@@ -71,21 +77,15 @@ def generate_from_source(
             f"model: got family {model.family!r} with head {head!r}, expected an encoder-decoder "
             "with its 'lm' head, such as t5; for a decoder use generate"
         )
-    for name, value in (("max_new_tokens", max_new_tokens), ("multiple", multiple)):
-        if value < 1:
-            raise ConfigError(f"{name}: got {value}, expected at least 1")
     check_sampling(shape, temperature, top_k, top_p, None)
+    check_writing(max_new_tokens, multiple, temperature, rng)
     greedy = temperature == 0
-    if not greedy and rng is None:
-        raise ConfigError(
-            f"rng: got None at temperature {temperature}, expected a key such as "
-            "jax.random.key(0); or set temperature=0"
-        )
-    ids, mask = _checked(source_ids, source_mask, shape.vocabulary, multiple)
+    ids, mask = checked_ids("sources", source_ids, source_mask, shape.vocabulary)
+    behind = ((0, 0), (0, -ids.shape[1] % multiple))
     written = _write(
         model.params,
-        ids,
-        mask,
+        np.pad(np.where(mask, ids, 0), behind).astype(np.int32),
+        np.pad(mask, behind).astype(np.int32),
         np.int32(max_new_tokens),
         None if greedy else rng,
         temperature=None if greedy else np.float32(temperature),
@@ -94,40 +94,10 @@ def generate_from_source(
         pad=np.int32(pad_id),
         shape=shape,
         options=options,
-        room=-(-max_new_tokens // multiple) * multiple,
+        room=round_up(max_new_tokens, multiple),
         top_k=None if greedy else top_k,
     )
-    return dataclasses.replace(
-        written,
-        tokens=written.tokens[:, :max_new_tokens],
-        log_probabilities=written.log_probabilities[:, :max_new_tokens],
-    )
-
-
-def _checked(
-    source_ids: ArrayLike, source_mask: ArrayLike | None, vocabulary: int, multiple: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return sources and their mask, `[B, S]` int32, padded on the right to a full multiple."""
-    ids = np.asarray(source_ids)
-    mask = np.ones(ids.shape, bool) if source_mask is None else np.asarray(source_mask) > 0
-    if ids.ndim != 2 or not ids.size or mask.shape != ids.shape:
-        raise DataError(
-            f"sources: got ids of shape {ids.shape} with a mask of shape {mask.shape}, expected "
-            "[B, S] for both, neither of them 0"
-        )
-    if not mask.any(1).all():
-        row = int(mask.any(1).argmin())
-        raise DataError(f"sources: row {row} has no token, expected at least one")
-    wrong = mask & ((ids < 0) | (ids >= vocabulary))
-    if wrong.any():
-        raise DataError(
-            f"sources: got id {ids[wrong][0]}, expected 0 to {vocabulary - 1}, the model's "
-            "vocabulary; use the tokenizer of the model"
-        )
-    behind = ((0, 0), (0, -ids.shape[1] % multiple))
-    return np.pad(np.where(mask, ids, 0), behind).astype(np.int32), np.pad(mask, behind).astype(
-        np.int32
-    )
+    return written.up_to(max_new_tokens)
 
 
 @functools.lru_cache(maxsize=32)
@@ -165,21 +135,10 @@ def _write(
         logits, cache = _read_token(module, state.token, step, state.cache, memory, mask > 0)
         key = None if rng is None else jax.random.fold_in(rng, step)
         token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
-        scores = jax.nn.log_softmax(logits, axis=-1)
-        own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
-        written = Generated(
-            old.tokens.at[:, step].set(jnp.where(state.done, pad, token)),
-            old.log_probabilities.at[:, step].set(jnp.where(state.done, 0.0, own)),
-            old.lengths + ~state.done,
-        )
-        done = state.done | (token[:, None] == ends[None]).any(-1)
+        written, done = old.add(step, token, logits, state.done, ends=ends, pad=pad)
         return _Writing(step + 1, token[:, None], done, cache, written)
 
-    nothing = Generated(
-        jnp.full((rows, room), pad),
-        jnp.zeros((rows, room), jnp.float32),
-        jnp.zeros((rows,), jnp.int32),
-    )
+    nothing = Generated.nothing(rows, room, pad)
     space = (shape.decoder_depth, rows, room, shape.heads, shape.head_width)
     cache = (jnp.zeros(space, encoded.dtype), jnp.zeros(space, encoded.dtype))
     first = jnp.full((rows, 1), shape.start_id, jnp.int32)
