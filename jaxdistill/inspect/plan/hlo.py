@@ -1,0 +1,333 @@
+"""Reads a compiled program's text: computations, instructions, loops and how often they run."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator
+
+_BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s2": 0.25, "u2": 0.25, "s8": 1, "u8": 1, "s16": 2, "u16": 2,
+    "s32": 4, "u32": 4, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8,
+    "c128": 16, "token": 0, "opaque": 0,
+}  # fmt: skip
+_ARRAY = re.compile(r"([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\](\{[^}]*\})?")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_NAMES = re.compile(r"%([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array: its dtype, its sizes, and whether it lies outside of the chip's main memory."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    on_chip: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for dim in self.dims:
+            count *= dim
+        return count
+
+    @property
+    def bytes(self) -> float:
+        """Bytes, without the padding of tiles."""
+        return self.size * (1 if self.dtype.startswith("f8") else _BYTES.get(self.dtype, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name, opcode: as printed.
+      arrays: its results, those of a tuple flattened.
+      operands: names.
+      text: everything behind the operands.
+      literal: what stands between the parentheses.
+      root: whether it is the computation's result.
+    """
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    text: str
+    literal: str
+    root: bool
+
+    def attribute(self, name: str) -> str | None:
+        """Return `name=value` of the text, up to the next comma or blank."""
+        found = re.search(rf"\b{name}=([^,\s]+)", self.text)
+        return found.group(1) if found else None
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """Return the whole numbers of `name={1,2}`."""
+        found = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.text)
+        return tuple(int(n) for n in found.group(1).split(",") if n) if found else ()
+
+    def called(self, name: str) -> str | None:
+        """Return the computation that `name=%computation` names."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.text)
+        return found.group(1) if found else None
+
+
+class Computation(dict[str, Instruction]):
+    """Instructions by name, in order."""
+
+    @functools.cached_property
+    def root(self) -> Instruction:
+        """The instruction whose result is the computation's."""
+        return next(line for line in reversed(self.values()) if line.root)
+
+    @functools.cached_property
+    def parameters(self) -> dict[int, Instruction]:
+        """Parameters by number."""
+        return {int(i.literal): i for i in self.values() if i.opcode == "parameter"}
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """Instructions by the name of what they read."""
+        found = collections.defaultdict(list)
+        for line in self.values():
+            for operand in dict.fromkeys(line.operands):
+                found[operand].append(line)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program of one device.
+
+    Attributes:
+      computations: by name.
+      entry: name of the one that runs.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+
+
+def parse(text: str) -> Program:
+    """Parse what `compiled.as_text()` returns."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if current is None:
+            header = _HEADER.match(line)
+            if header:
+                current = computations[header.group(2)] = Computation()
+                entry = header.group(2) if header.group(1) else entry
+        elif line.startswith("}"):
+            current = None
+        elif " = " in line:
+            instruction = _instruction(line)
+            current[instruction.name] = instruction
+    return Program(computations, entry)
+
+
+def _instruction(line: str) -> Instruction:
+    line = re.sub(r"/\*.*?\*/", "", line).strip()
+    root = line.startswith("ROOT ")
+    name, _, rest = line.removeprefix("ROOT ").partition(" = ")
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    start = rest.index("(")
+    end = _closing(rest, start)
+    literal = rest[start + 1 : end]
+    return Instruction(
+        name.lstrip("%"),
+        rest[:start],
+        arrays_of(shape),
+        tuple(_NAMES.findall(literal)),
+        rest[end + 1 :],
+        literal,
+        root,
+    )
+
+
+def arrays_of(shape: str) -> tuple[Array, ...]:
+    """Return the arrays of a printed shape, `f32[8,2]{1,0}` or a tuple of such."""
+    return tuple(
+        Array(
+            dtype,
+            tuple(int(d.lstrip("<=")) for d in dims.split(",") if d),
+            bool(re.search(r"S\([1-9]", layout or "")),
+        )
+        for dtype, dims, layout in _ARRAY.findall(shape)
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if depth == 0:
+            return index
+    return len(text) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """An instruction, the computation that it is in, and how often a step runs it.
+
+    Attributes:
+      fused: whether it is inside a fusion, so that what it reads and writes stays on the chip.
+      bounded: whether that number is known; a loop that ends by its data counts once.
+    """
+
+    line: Instruction
+    inside: Computation
+    times: float
+    fused: bool
+    bounded: bool
+
+
+def walk(program: Program, *, trips: Callable[[Instruction], int | None] | None = None) -> Iterator:
+    """Yield a `Visit` of everything that a step runs: bodies of loops with their trip counts.
+
+    Of a conditional's branches each is counted once.
+
+    Args:
+      trips: of a loop whose number of turns the program does not say; None counts one.
+    """
+
+    def visit(name: str, times: float, fused: bool, bounded: bool) -> Iterator[Visit]:
+        inside = program.computations[name]
+        for line in inside.values():
+            yield Visit(line, inside, times, fused, bounded)
+            if line.opcode == "while":
+                count = trip_count(program, inside, line)
+                if count is None and trips is not None:
+                    count = trips(line)
+                known = bounded and count is not None
+                body = line.called("body")
+                if body in program.computations:
+                    yield from visit(body, times * (1 if count is None else count), fused, known)
+                continue
+            for attribute in _CALLS.get(line.opcode, ()):
+                target = line.called(attribute)
+                if target in program.computations:
+                    inner = fused or line.opcode == "fusion"
+                    yield from visit(target, times, inner, bounded)
+            if line.opcode == "conditional":
+                for target in _branches(line):
+                    yield from visit(target, times, fused, bounded)
+
+    yield from visit(program.entry, 1, False, True)
+
+
+_CALLS = {
+    "fusion": ("calls",),
+    "call": ("to_apply",),
+    "async-start": ("calls", "called_computation"),
+    "custom-call": ("called_computations",),
+}
+
+
+def _branches(line: Instruction) -> list[str]:
+    listed = re.search(r"branch_computations=\{([^}]*)\}", line.text)
+    if listed:
+        return _NAMES.findall(listed.group(1))
+    both = (line.called("true_computation"), line.called("false_computation"))
+    return [name for name in both if name]
+
+
+def trip_count(program: Program, inside: Computation, loop: Instruction) -> int | None:
+    """Return how often a `while` runs, or None where its data decide.
+
+    The compiler's own count where it is printed, else from a counter that is compared with a
+    constant and raised by a constant.
+    """
+    told = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
+    if told:
+        return int(told.group(1))
+    condition = program.computations.get(loop.called("condition") or "")
+    body = program.computations.get(loop.called("body") or "")
+    if condition is None or body is None:
+        return None
+    start = inside.get(loop.operands[0])
+
+    def initial(index: int) -> int | None:
+        if start is None or start.opcode != "tuple":
+            return None
+        return _constant(inside, start.operands[index])
+
+    test = condition.root
+    inner = condition
+    names = test.operands
+    if test.opcode == "fusion":
+        inner = program.computations[test.called("calls") or ""]
+        places = {p.name: test.operands[number] for number, p in inner.parameters.items()}
+        test = inner.root
+        names = tuple(places.get(name, name) for name in test.operands)
+    if test.opcode != "compare" or len(names) != 2:
+        return None
+    sides = []
+    for name in names:
+        value = _constant(inner, name) if name in inner else None
+        value = _constant(condition, name) if value is None and name in condition else value
+        index = _element(condition, name)
+        sides.append((value, index))
+    (_, counter), (limit, index) = sides
+    if counter is None:
+        return None
+    if limit is None and index is not None:
+        limit = initial(index)
+    first, raised = initial(counter), _raised(program, body, counter)
+    if limit is None or first is None or not raised:
+        return None
+    span = limit - first + (test.attribute("direction") == "LE")
+    return max(-(-span // raised), 0) if test.attribute("direction") in ("LT", "LE") else None
+
+
+_SAME = ("copy", "bitcast", "convert", "copy-done", "reshape")
+
+
+def _through(inside: Computation, name: str) -> Instruction | None:
+    """Follow copies and casts to what they were made of."""
+    line = inside.get(name)
+    while line is not None and line.opcode in _SAME:
+        line = inside.get(line.operands[0])
+        if line is not None and line.opcode == "copy-start":
+            line = inside.get(line.operands[0])
+    return line
+
+
+def _constant(inside: Computation, name: str) -> int | None:
+    line = _through(inside, name)
+    if line is None or line.opcode != "constant":
+        return None
+    found = re.fullmatch(r"-?\d+", line.literal)
+    return int(line.literal) if found else None
+
+
+def _element(inside: Computation, name: str) -> int | None:
+    line = _through(inside, name)
+    if line is None or line.opcode != "get-tuple-element":
+        return None
+    found = line.attribute("index")
+    return int(found) if found else None
+
+
+def _raised(program: Program, body: Computation, counter: int) -> int | None:
+    """Return by how much a turn of the body raises that element of its tuple."""
+    root = body.root
+    if root.opcode != "tuple":
+        return 1  # A body that hands its whole tuple on has its counter raised elsewhere.
+    line = _through(body, root.operands[counter])
+    inside = body
+    if line is not None and line.opcode == "fusion":
+        inside = program.computations[line.called("calls") or ""]
+        line = inside.root
+    if line is None or line.opcode != "add":
+        return None
+    found = [_constant(inside, name) for name in line.operands]
+    found += [_constant(body, name) for name in line.operands if name in body]
+    steps = [value for value in found if value is not None]
+    return steps[0] if steps else 1
