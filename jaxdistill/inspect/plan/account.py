@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -81,12 +84,31 @@ class Account:
         }
 
 
-def account(program: Program, mesh: Mesh, topology: Topology) -> Account:
-    """Compile a program and say what it costs.
+def accounts(programs: Sequence[Program], mesh: Mesh, topology: Topology) -> list[Account]:
+    """Compile programs, two at a time where there are two cores, and say what they cost.
 
     Raises:
       jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
+    lowered = [program.lower() for program in programs]
+    with ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
+        compiled = list(pool.map(_compile, lowered))
+    pairs = zip(programs, compiled, strict=True)
+    return [_account(program, found, mesh, topology) for program, found in pairs]
+
+
+def _compile(lowered: Any) -> Any:
+    """Return the executable, or the bytes that it would need where they are too many."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = _USED.search(str(error))
+        if used is None:
+            raise
+        return int(float(used.group(1)) * _UNITS[used.group(2)])
+
+
+def _account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) -> Account:
     chip = topology.chip
     known: dict[str, Any] = {
         "name": program.name,
@@ -97,17 +119,10 @@ def account(program: Program, mesh: Mesh, topology: Topology) -> Account:
         "useful_flops": program.useful_flops,
         "run_flops": program.run_flops,
     }
-    lowered = program.lower()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if used is None:
-            raise
-        peak = int(float(used.group(1)) * _UNITS[used.group(2)])
-        rest = max(peak - sum(program.held.values()), 0)
+    if isinstance(compiled, int):
+        rest = max(compiled - sum(program.held.values()), 0)
         memory = {**program.held, "temporaries": rest, "program": 0}
-        return Account(fits=False, peak_bytes=peak, memory=memory, **known)
+        return Account(fits=False, peak_bytes=compiled, memory=memory, **known)
     found = compiled.memory_analysis()
     memory = {
         **program.held,

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Collective:
       kind: `all-gather`, `reduce-scatter`, …
       axes: of the mesh that it crosses, joined by `+`; `?` where groups follow none.
       bytes: that each device receives over its links in a step.
+      message_bytes: of the whole arrays that a device takes part in gathering, summing or sharing.
       count: how many a step has.
       seconds: floor of their time; None where the bandwidth is not known.
     """
@@ -35,6 +36,7 @@ class Collective:
     kind: str
     axes: str
     bytes: float
+    message_bytes: float
     count: float
     seconds: float | None
 
@@ -54,7 +56,7 @@ def collectives(
       chip: of each device.
       shape: of the topology, chips along each dimension.
     """
-    found: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    found: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0] * 4)
     for visit in visits:
         kind = _kind(visit)
         if kind is None:
@@ -63,14 +65,16 @@ def collectives(
         if len(group) < 2:
             continue
         entry = found[kind, axes_of(group, mesh)]
-        received = visit.times * _received(visit, kind, len(group))
-        entry[0] += received
-        entry[1] += visit.times
+        own = visit.times * _brought(visit)
+        received = own * _SHARES[kind](len(group))
         bandwidth = bandwidth_of(group, kind, mesh, chip, shape)
-        entry[2] += received / bandwidth if bandwidth else math.nan
+        whole = own * len(group) if kind == "all-gather" else own
+        seconds = received / bandwidth if bandwidth else math.nan
+        for index, value in enumerate((received, whole, visit.times, seconds)):
+            entry[index] += value
     listed = [
-        Collective(kind, axes, size, count, None if math.isnan(seconds) else seconds)
-        for (kind, axes), (size, count, seconds) in found.items()
+        Collective(kind, axes, size, whole, count, None if math.isnan(seconds) else seconds)
+        for (kind, axes), (size, whole, count, seconds) in found.items()
     ]
     return sorted(listed, key=lambda one: -one.bytes)
 
@@ -100,21 +104,19 @@ def _kind(visit: Visit) -> str | None:
     return kind
 
 
-def _received(visit: Visit, kind: str, devices: int) -> float:
-    own = [
-        array.bytes
-        for name in visit.line.operands
-        if name in visit.inside
-        for array in visit.inside[name].arrays
-    ]
-    size = sum(own)
-    return {
-        "all-gather": size * (devices - 1),
-        "all-reduce": 2 * size * (devices - 1) / devices,
-        "reduce-scatter": size * (devices - 1) / devices,
-        "all-to-all": size * (devices - 1) / devices,
-        "collective-permute": size,
-    }[kind]
+_SHARES: Mapping[str, Callable[[int], float]] = {
+    "all-gather": lambda devices: devices - 1,
+    "all-reduce": lambda devices: 2 * (devices - 1) / devices,
+    "reduce-scatter": lambda devices: (devices - 1) / devices,
+    "all-to-all": lambda devices: (devices - 1) / devices,
+    "collective-permute": lambda devices: 1,
+}
+
+
+def _brought(visit: Visit) -> float:
+    """Return the bytes that a device brings to a message."""
+    operands = [visit.inside[name] for name in visit.line.operands if name in visit.inside]
+    return sum(array.bytes for operand in operands for array in operand.arrays)
 
 
 def first_group(line: Instruction, kind: str, devices: int) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 from jaxdistill.config import Config
 from jaxdistill.engine.mesh import AXES, make_mesh, mesh_sizes, shown
 from jaxdistill.errors import ConfigError, did_you_mean
-from jaxdistill.inspect.plan.account import Account, account
+from jaxdistill.inspect.plan.account import Account, accounts
 from jaxdistill.inspect.plan.programs import Program, make_program
 from jaxdistill.inspect.plan.search import Candidate, changed, rank, smallest_change
 from jaxdistill.inspect.plan.topology import Topology, open_topology, settle
@@ -147,23 +147,20 @@ def plan(
     apart = machine.chip.name == "cpu"
     prepared = [make_program(config, made, name, apart=apart) for name in names]
     beside = _dense_program(config, made, names[0], apart) if dense else None
-    accounts = []
-    for program in prepared:
-        log.info("plan: compiling %s for %s on %s", program.name, shown(sizes), machine.name)
-        accounts.append(account(program, made, machine))
-    dense_account = None
-    if beside is not None:
-        log.info("plan: compiling %s with dense losses beside it", beside.name)
-        dense_account = account(beside, made, machine)
+    every = prepared if beside is None else [*prepared, beside]
+    told = " and ".join([*names, *([] if beside is None else [f"{names[0]} with dense losses"])])
+    log.info("plan: compiling %s for %s on %s", told, shown(sizes), machine.name)
+    found = accounts(every, made, machine)
+    main, dense_account = found[: len(names)], None if beside is None else found[-1]
     change, tried = None, []
-    if suggest and accounts[0].fits is False:
+    if suggest and main[0].fits is False:
         change, tried = smallest_change(config, machine, names[0])
     ranked, refused = rank(config, machine, names[0]) if search else ([], [])
     return Plan(
         config=config.name,
         topology=machine,
         mesh=sizes,
-        programs=tuple(accounts),
+        programs=tuple(main),
         dense=dense_account,
         change=change,
         tried=tuple(tried),

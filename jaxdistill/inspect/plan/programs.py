@@ -10,17 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxdistill import caching
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.engine import sharding
-from jaxdistill.engine.mesh import SEQUENCE, TENSOR, batch_parts, check_heads, check_length, check_rows
+from jaxdistill.engine.mesh import (
+    SEQUENCE,
+    TENSOR,
+    batch_parts,
+    check_heads,
+    check_length,
+    check_rows,
+)
 from jaxdistill.engine.on_policy import make_on_policy_step
 from jaxdistill.engine.optim import value_schedule
 from jaxdistill.engine.step import TrainStep
 from jaxdistill.errors import ConfigError
-from jaxdistill.inspect.plan import shapes
+from jaxdistill.inspect.plan import loss, shapes
 from jaxdistill.inspect.plan.flops import forward_flops, step_flops
 from jaxdistill.joint import Teaching, live_teaching, make_joint
 from jaxdistill.models import generate
@@ -28,7 +35,7 @@ from jaxdistill.models.continuation import make_continue
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import codecs, precomputed
 
-PROGRAMS = ("joint", "cached", "finetune", "generate")
+PROGRAMS = ("joint", "cached", "finetune", "generate", "loss")
 _STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
 
 
@@ -75,6 +82,8 @@ def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) 
         raise ConfigError(f"plan: got program {name!r}, expected one of {list(PROGRAMS)}")
     if name == "generate":
         return _generation(config, mesh)
+    if name == "loss":
+        return _loss(config, mesh)
     if name == "finetune":
         if config.finetune is None:
             raise ConfigError("finetune: got null, so that there is no fine-tune to plan")
@@ -240,6 +249,45 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         "batch": bytes_held((ids, lengths)),
     }
     return Program("generate", lower, held, rows * room, "tokens", None, None, room)
+
+
+def _loss(config: Config, mesh: Mesh) -> Program:
+    """The loss alone, on one device's tokens."""
+    if config.task != "language_model":
+        raise ConfigError(f"loss: got task {config.task!r}, expected 'language_model'")
+    student, teacher = shapes.student_of(config), shapes.teacher_of(config)
+    batch = shapes.batch_of(config, config.train, student)
+    _check(mesh, student, batch, "student", 1)
+    vocabulary = shapes.check_vocabulary(config, student, teacher)
+    if vocabulary is not None:
+        raise ConfigError("loss: got heads of two sizes, expected one to plan the loss alone")
+    sizes = loss.Sizes(
+        student.config.shape.width,
+        teacher.config.shape.width,
+        student.config.vocab_size,
+        jnp.dtype(config.train.dtype),
+    )
+    tokens = math.prod(batch["input_ids"].shape) // batch_parts(mesh)
+    given = loss.shapes(tokens, sizes, SingleDeviceSharding(mesh.devices.flat[0]))
+    function = functools.partial(
+        loss.fused if config.losses == "fused" else loss.dense, terms=loss.terms_of(config.terms)
+    )
+    held = {
+        "parameters": bytes_held(given[1]),
+        "optimizer": 0,
+        "teacher": bytes_held(given[3]),
+        "batch": bytes_held((given[0], given[2], given[4])),
+    }
+    useful = loss.useful_flops(tokens, sizes) * mesh.size
+    return Program(
+        "loss",
+        lambda: loss.lowered(function, given),
+        held,
+        tokens * mesh.size,
+        "tokens",
+        useful,
+        useful,
+    )
 
 
 def _flops(

@@ -12,7 +12,7 @@ from jaxdistill.config import Config
 from jaxdistill.config_file import apply_override, check
 from jaxdistill.engine.mesh import divisors, make_mesh
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.inspect.plan.account import Account, account
+from jaxdistill.inspect.plan.account import Account, accounts
 from jaxdistill.inspect.plan.programs import make_program
 from jaxdistill.inspect.plan.topology import Topology
 
@@ -55,7 +55,7 @@ def measure(
     config = changed(config, overrides) if overrides else config
     mesh = make_mesh(**config.parallel.sizes, devices=topology.devices)
     program = make_program(config, mesh, name, apart=topology.chip.name == "cpu")
-    return Candidate(overrides, account(program, mesh, topology))
+    return Candidate(overrides, accounts([program], mesh, topology)[0])
 
 
 def smallest_change(
