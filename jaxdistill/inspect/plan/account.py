@@ -32,8 +32,9 @@ class Account:
       fits: whether it compiles within the memory; None where the memory's size is not known.
       peak_bytes: of memory in use at once; where it does not fit, as the compiler estimates it.
       hbm_bytes: that a program may use, or None.
-      memory: bytes of `parameters`, `optimizer`, `teacher`, `batch`, `temporaries` (activations,
-        gradients and workspace) and `program`.
+      memory: bytes of `parameters`, `optimizer`, `teacher`, `batch`, `activations`
+        (what one loop over layers stacks up for another), `temporaries` (gradients, workspace, and
+        activations that are not stacked) and `program`.
       flops, moved_bytes: of a step, bodies of loops as often as they run; None where not compiled.
       bounded: whether all loops' numbers of turns are known.
       messages: over the interconnect.
@@ -121,20 +122,21 @@ def _account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) ->
     }
     if isinstance(compiled, int):
         rest = max(compiled - sum(program.held.values()), 0)
-        memory = {**program.held, "temporaries": rest, "program": 0}
+        memory = {**program.held, "activations": 0, "temporaries": rest, "program": 0}
         return Account(fits=False, peak_bytes=compiled, memory=memory, **known)
     found = compiled.memory_analysis()
+    parsed = hlo.parse(compiled.as_text())
+    kept = min(int(hlo.kept_between_loops(parsed)), found.temp_size_in_bytes)
     memory = {
         **program.held,
-        "temporaries": found.temp_size_in_bytes,
+        "activations": kept,
+        "temporaries": found.temp_size_in_bytes - kept,
         "program": found.generated_code_size_in_bytes,
     }
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
-    peak = found.argument_size_in_bytes + max(outputs, 0) + memory["temporaries"]
+    peak = found.argument_size_in_bytes + max(outputs, 0) + found.temp_size_in_bytes
     peak += memory["program"]
-    visits = list(
-        hlo.walk(parsed := hlo.parse(compiled.as_text()), trips=lambda loop: program.turns)
-    )
+    visits = list(hlo.walk(parsed, trips=lambda loop: program.turns))
     work = measure(parsed, visits)
     messages = collectives(visits, mesh, chip, topology.shape)
     seconds = {}

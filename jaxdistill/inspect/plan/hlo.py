@@ -331,3 +331,47 @@ def _raised(program: Program, body: Computation, counter: int) -> int | None:
     found += [_constant(body, name) for name in line.operands if name in body]
     steps = [value for value in found if value is not None]
     return steps[0] if steps else 1
+
+
+def kept_between_loops(program: Program) -> float:
+    """Return the bytes that one loop stacks up for another: activations for the backward pass."""
+    most = 0.0
+    for inside in program.computations.values():
+        stacked: dict[tuple[str, int], Array] = {}
+        read: set[tuple[str, int]] = set()
+        for line in inside.values():
+            if line.opcode != "while":
+                continue
+            start, body = (
+                inside.get(line.operands[0]),
+                program.computations.get(line.called("body") or ""),
+            )
+            if start is None or start.opcode != "tuple" or body is None:
+                continue
+            same = _handed_on(body)
+            count = trip_count(program, inside, line)
+            for index, array in enumerate(line.arrays[: len(start.operands)]):
+                if index not in same:
+                    if count and array.dims[:1] == (count,):
+                        stacked[line.name, index] = array
+                    continue
+                source = _through(inside, start.operands[index])
+                if source is not None and source.opcode == "get-tuple-element":
+                    read.add((source.operands[0], int(source.attribute("index") or 0)))
+        most = max(most, sum(array.bytes for key, array in stacked.items() if key in read))
+    return most
+
+
+def _handed_on(body: Computation) -> set[int]:
+    """Return the elements of a loop's tuple that its body does not change."""
+    root = body.root
+    if root.opcode != "tuple":
+        return set()
+    return {
+        index
+        for index, name in enumerate(root.operands)
+        if (line := body.get(name)) is not None
+        and line.opcode == "get-tuple-element"
+        and body[line.operands[0]].opcode == "parameter"
+        and line.attribute("index") == str(index)
+    }

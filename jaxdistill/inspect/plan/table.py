@@ -14,7 +14,8 @@ _PARTS = {
     "optimizer": "optimizer state",
     "teacher": "teacher",
     "batch": "batch",
-    "temporaries": "activations, gradients, workspace",
+    "activations": "activations kept by loops",
+    "temporaries": "gradients and workspace",
     "program": "program",
 }
 
@@ -52,7 +53,7 @@ def _account(one: Account, dense: Account | None, price: float | None) -> Iterat
     head = "GiB per chip"
     yield f"  {head:36}{'':>9}" + ("" if dense is None else f"{'with dense losses':>20}")
     for part, words in _PARTS.items():
-        if part == "program" and not one.memory[part]:
+        if part in ("activations", "program") and not one.memory[part]:
             continue
         beside = "" if dense is None else f"{dense.memory[part] / GIB:20.3f}"
         yield f"  {words:36}{one.memory[part] / GIB:9.3f}{beside}"
