@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxdistill.engine.mesh import make_mesh
 
-from jaxdistill.inspect.plan import hlo, work
+from jaxdistill.engine.mesh import make_mesh
+from jaxdistill.inspect.plan import hlo, loops, work
 from jaxdistill.inspect.plan.chips import CPU, TPUS
 from jaxdistill.inspect.plan.collectives import axes_of, collectives, first_group, network_seconds
 
@@ -73,7 +73,7 @@ def test_a_loop_that_its_data_end_counts_once_and_says_so():
     program = hlo.parse(compiled(halve, shape(8, 8)).as_text())
     found = work.measure(program)
     assert (found.flops, found.bounded) == (2 * 8**3, False)
-    told = work.measure(program, list(hlo.walk(program, trips=lambda loop: 7)))
+    told = work.measure(program, list(loops.walk(program, trips=lambda loop: 7)))
     assert told.flops == 7 * 2 * 8**3
 
 
@@ -113,7 +113,7 @@ def mesh():
 def messages(function, mesh, spec, *arguments, out=None):
     run = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=out or spec, check_vma=False)
     program = hlo.parse(compiled(run, *arguments).as_text())
-    found = collectives(list(hlo.walk(program)), mesh, CPU, (8,))
+    found = collectives(list(loops.walk(program)), mesh, CPU, (8,))
     return {(one.kind, one.axes): (one.bytes, one.count) for one in found}
 
 
@@ -202,7 +202,7 @@ ENTRY %main (a: bf16[2,8], b: f32[8,8]) -> f32[2,8] {
 
 def test_messages_of_a_program_for_tpus(mesh):
     program = hlo.parse(TPU)
-    found = collectives(list(hlo.walk(program)), mesh, CPU, (8,))
+    found = collectives(list(loops.walk(program)), mesh, CPU, (8,))
     assert {(one.kind, one.bytes, one.count) for one in found} == {
         ("all-gather", 3 * 2 * 8 * 2, 1),
         ("reduce-scatter", 8 * 8 * 4 * 3 / 4, 1),
@@ -223,6 +223,6 @@ def test_time_of_a_message_knows_rings_from_lines(side, links):
     group = ",".join(str(i) for i in range(side))
     text = TPU.replace("{{0,1,2,3},{4,5,6,7}}", f"{{{{{group}}}}}")
     chip = TPUS["v5e"]
-    found = collectives(list(hlo.walk(hlo.parse(text))), mesh, chip, (side, side))
+    found = collectives(list(loops.walk(hlo.parse(text))), mesh, chip, (side, side))
     received = sum(one.bytes for one in found)
     assert network_seconds(found) == pytest.approx(received / (links * 50e9))

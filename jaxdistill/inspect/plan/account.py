@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill.inspect.plan import hlo
+from jaxdistill.inspect.plan import hlo, loops
 from jaxdistill.inspect.plan.chips import GIB
 from jaxdistill.inspect.plan.collectives import Collective, collectives, network_seconds
 from jaxdistill.inspect.plan.programs import Program
@@ -85,17 +85,23 @@ class Account:
         }
 
 
-def accounts(programs: Sequence[Program], mesh: Mesh, topology: Topology) -> list[Account]:
+def accounts(programs: Sequence[tuple[Program, Mesh]], topology: Topology) -> list[Account]:
     """Compile programs, two at a time where there are two cores, and say what they cost.
+
+    Args:
+      programs: each with the mesh that it was made for.
+      topology: of all meshes.
 
     Raises:
       jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
-    lowered = [program.lower() for program in programs]
+    lowered = [program.lower() for program, _ in programs]
     with ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
         compiled = list(pool.map(_compile, lowered))
-    pairs = zip(programs, compiled, strict=True)
-    return [_account(program, found, mesh, topology) for program, found in pairs]
+    return [
+        _account(program, found, mesh, topology)
+        for (program, mesh), found in zip(programs, compiled, strict=True)
+    ]
 
 
 def _compile(lowered: Any) -> Any:
@@ -126,7 +132,7 @@ def _account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) ->
         return Account(fits=False, peak_bytes=compiled, memory=memory, **known)
     found = compiled.memory_analysis()
     parsed = hlo.parse(compiled.as_text())
-    kept = min(int(hlo.kept_between_loops(parsed)), found.temp_size_in_bytes)
+    kept = min(int(loops.kept_between_loops(parsed)), found.temp_size_in_bytes)
     memory = {
         **program.held,
         "activations": kept,
@@ -136,7 +142,7 @@ def _account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) ->
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     peak = found.argument_size_in_bytes + max(outputs, 0) + found.temp_size_in_bytes
     peak += memory["program"]
-    visits = list(hlo.walk(parsed, trips=lambda loop: program.turns))
+    visits = list(loops.walk(parsed, trips=lambda loop: program.turns))
     work = measure(parsed, visits)
     messages = collectives(visits, mesh, chip, topology.shape)
     seconds = {}

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill.inspect.plan.chips import Chip
-from jaxdistill.inspect.plan.hlo import Instruction, Visit
+from jaxdistill.inspect.plan.hlo import Instruction
+from jaxdistill.inspect.plan.loops import Visit
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _STARTS = {f"{kind}-start": kind for kind in KINDS} | {"ragged-all-to-all": "all-to-all"}
@@ -51,7 +52,7 @@ def collectives(
     (Chan et al. 2007, Collective communication: theory, practice, and experience).
 
     Args:
-      visits: of `hlo.walk`.
+      visits: of `loops.walk`.
       mesh: that the program was compiled for.
       chip: of each device.
       shape: of the topology, chips along each dimension.

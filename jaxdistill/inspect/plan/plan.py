@@ -16,7 +16,7 @@ from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.inspect.plan.account import Account, accounts
 from jaxdistill.inspect.plan.programs import Program, make_program
 from jaxdistill.inspect.plan.search import Candidate, changed, rank, smallest_change
-from jaxdistill.inspect.plan.topology import Topology, open_topology, settle
+from jaxdistill.inspect.plan.topology import Topology, open_topology
 
 log = logging.getLogger("jaxdistill")
 
@@ -115,8 +115,8 @@ def plan(
 ) -> Plan:
     """Compile the programs of a run for a topology, from shapes alone, and say what they cost.
 
-    Neither weights nor data need to exist, nor the devices, but for GPUs. Where no device has been
-    used yet, this sets what jax reads of the environment: for `cpu:8` the number of devices.
+    Neither weights nor data need to exist, nor the devices, but for GPUs. `cpu:8` needs as many
+    virtual devices, see `topology.settle`.
 
     Args:
       config: checked, or a file's or recipe's name, or nested values.
@@ -133,7 +133,6 @@ def plan(
         before anything is compiled.
     """
     start = time.monotonic()
-    settle(topology)
     config = _config(config)
     machine = open_topology(topology)
     if mesh is not None:
@@ -150,7 +149,7 @@ def plan(
     every = prepared if beside is None else [*prepared, beside]
     told = " and ".join([*names, *([] if beside is None else [f"{names[0]} with dense losses"])])
     log.info("plan: compiling %s for %s on %s", told, shown(sizes), machine.name)
-    found = accounts(every, made, machine)
+    found = accounts([(program, made) for program in every], machine)
     main, dense_account = found[: len(names)], None if beside is None else found[-1]
     change, tried = None, []
     if suggest and main[0].fits is False:

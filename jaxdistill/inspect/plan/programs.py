@@ -126,9 +126,10 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     params = bytes_held(state.params) + bytes_held(state.model_state)
     useful, run = _flops(plain, live if name == "joint" else None, batch, train, config)
     ids = batch.get("input_ids")
+    compiled: Any = joint.compiled()  # as jit returns it
     return Program(
         name,
-        lambda: joint.compiled().lower(state, taught, given),
+        lambda: compiled.lower(state, taught, given),
         {
             "parameters": params,
             "optimizer": bytes_held(state) - params,
@@ -223,9 +224,18 @@ def _generation(config: Config, mesh: Mesh) -> Program:
     greedy = wanted.temperature == 0
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
 
+    write = functools.partial(
+        generate.write,
+        shape=decoder,
+        options=options,
+        room=room,
+        top_k=None if greedy else wanted.top_k,
+        vocabulary=None,
+    )
+
     def lower() -> Any:
         with sharding.on_mesh(mesh):
-            return generate.write.lower(
+            return jax.jit(write).lower(
                 params,
                 ids,
                 lengths,
@@ -235,11 +245,6 @@ def _generation(config: Config, mesh: Mesh) -> Program:
                 top_p=None if greedy or wanted.top_p is None else factor,
                 ends=jax.ShapeDtypeStruct((1,), jnp.int32),
                 pad=number,
-                shape=decoder,
-                options=options,
-                room=room,
-                top_k=None if greedy else wanted.top_k,
-                vocabulary=None,
             )
 
     held = {

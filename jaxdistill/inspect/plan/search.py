@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from jaxdistill.config import Config
 from jaxdistill.config_file import apply_override, check
-from jaxdistill.engine.mesh import divisors, make_mesh
+from jaxdistill.engine.mesh import divisors, mesh_of
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.plan.account import Account, accounts
-from jaxdistill.inspect.plan.programs import make_program
+from jaxdistill.inspect.plan.chips import GIB
+from jaxdistill.inspect.plan.programs import Program, make_program
 from jaxdistill.inspect.plan.topology import Topology
 
 log = logging.getLogger("jaxdistill")
@@ -44,18 +46,24 @@ def changed(config: Config, overrides: tuple[str, ...]) -> Config:
     return check(values)
 
 
-def measure(
-    config: Config, topology: Topology, name: str, overrides: tuple[str, ...] = ()
-) -> Candidate:
-    """Compile a program of a changed config.
+def prepare(
+    config: Config, topology: Topology, name: str, overrides: tuple[str, ...]
+) -> tuple[Program, Mesh]:
+    """Make a program of a changed config, and the mesh that it is for.
 
     Raises:
-      ConfigError: it cannot be laid over the devices.
+      ConfigError: it cannot be laid over the devices, or what is kept alone is too much.
     """
-    config = changed(config, overrides) if overrides else config
-    mesh = make_mesh(**config.parallel.sizes, devices=topology.devices)
+    config = changed(config, overrides)
+    mesh = mesh_of(config.parallel.sizes, topology.devices)
     program = make_program(config, mesh, name, apart=topology.chip.name == "cpu")
-    return Candidate(overrides, accounts([program], mesh, topology)[0])
+    held, most = sum(program.held.values()), topology.chip.hbm_bytes
+    if most is not None and held > most:
+        raise ConfigError(
+            f"parameters, optimizer state and teacher alone take {held / GIB:.2f} GiB of "
+            f"{most / GIB:.2f}"
+        )
+    return program, mesh
 
 
 def smallest_change(
@@ -67,15 +75,16 @@ def smallest_change(
       The change, or None, and everything that was compiled.
     """
     tried: list[Candidate] = []
-    for overrides in changes(config, topology, name):
+    for overrides in dict.fromkeys(filter(None, changes(config, topology, name))):
         try:
-            found = measure(config, topology, _program_after(name, overrides), overrides)
+            made = prepare(config, topology, _program_after(name, overrides), overrides)
         except (ConfigError, ModelError) as error:
             log.info("plan: %s cannot be: %s", " ".join(overrides), error)
             continue
-        tried.append(found)
-        if found.account.fits:
-            return found, tried
+        log.info("plan: trying %s", " ".join(overrides))
+        tried.append(Candidate(overrides, accounts([made], topology)[0]))
+        if tried[-1].account.fits:
+            return tried[-1], tried
     return None, tried
 
 
@@ -86,54 +95,51 @@ def _program_after(name: str, overrides: tuple[str, ...]) -> str:
 def changes(config: Config, topology: Topology, name: str) -> Iterator[tuple[str, ...]]:
     """Yield changes, the smallest first.
 
-    Results stay the same with fused losses, another mesh, recomputed layers and microbatches; the
-    time of a step grows from one to the next. A cache takes a pass of the teacher before, and a
-    smaller batch is another training.
+    Results stay the same with fused losses, another mesh, recomputed layers and microbatches, one
+    after the other and then together. A cache takes a pass of the teacher before, and a smaller
+    batch is another training.
     """
     stage = "finetune" if name == "finetune" else "train"
     train = getattr(config, stage)
-    steps: list[tuple[str, ...]] = []
+    free: list[tuple[str, ...]] = []
     if config.task == "language_model" and config.losses == "dense":
-        steps.append(("losses=fused",))
+        free.append(("losses=fused",))
     if config.teacher.dtype == "float32" and name == "joint":
-        steps.append(("teacher.dtype=bfloat16",))
-    whole = len(topology.devices)
-    sizes = config.parallel.sizes
-    for fsdp in [n for n in divisors(whole) if n > max(sizes["fsdp"], 1)]:
-        if whole % (fsdp * sizes["sequence"] * sizes["tensor"]) == 0 and fsdp in _tried(whole):
-            steps.append(("parallel.data=-1", f"parallel.fsdp={fsdp}"))
+        free.append(("teacher.dtype=bfloat16",))
+    meshes = list(_wider(config, len(topology.devices)))
     if not train.remat:
-        steps.append((f"{stage}.remat=true",))
+        free.append((f"{stage}.remat=true",))
+    yield from [*free, *meshes]
+    base = tuple(key for change in [*free, *meshes[-1:]] for key in change)
+    yield base
+    parts = _parts(config, len(topology.devices))
     rows = train.batch_size
-    parts = _parts(config, whole)
-    most = rows // parts if rows % parts == 0 else 1
-    halves = [n for n in divisors(most) if n > train.accumulate and n & (n - 1) == 0]
-    base = () if train.remat else (f"{stage}.remat=true",)
-    for accumulate in halves:
-        steps.append((*base, f"{stage}.accumulate={accumulate}"))
+    accumulate = 2 * train.accumulate
+    while rows % (parts * accumulate) == 0:
+        yield (*base, f"{stage}.accumulate={accumulate}")
+        accumulate *= 2
     if name == "joint" and config.cache is None and config.on_policy is None:
         codec = "sampled" if config.task == "language_model" else "full"
-        steps.append((*base, f"cache.codec={codec}"))
-    smaller = rows // 2
-    while smaller >= parts:
-        steps.append((*base, f"{stage}.batch_size={smaller}", f"{stage}.accumulate=1"))
-        smaller //= 2
-    widest = (("parallel.data=-1", f"parallel.fsdp={whole}"), base)
-    if not any(isinstance(step, tuple) and step == widest[0] + base for step in steps):
-        steps.append(widest[0] + base)
-    yield from dict.fromkeys(step for step in steps if step)
+        yield (f"cache.codec={codec}",)
+        yield (*base, f"cache.codec={codec}")
+    while rows % (2 * parts) == 0:
+        rows //= 2
+        yield (*base, f"{stage}.batch_size={rows}", f"{stage}.accumulate=1")
 
 
-def _tried(whole: int) -> set[int]:
-    """Return the sizes worth a compilation: powers of two from 8 on, and all devices."""
-    return {2**n for n in range(3, 12)} | {whole}
-
-
-def _parts(config: Config, whole: int) -> int:
+def _wider(config: Config, devices: int) -> Iterator[tuple[str, ...]]:
+    """Yield meshes with two and four times the `fsdp`, and with all devices along it."""
     sizes = config.parallel.sizes
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    batch = {name: whole // fixed if size == -1 else size for name, size in sizes.items()}
-    return max(batch["data"] * batch["fsdp"], 1)
+    most = devices // (sizes["sequence"] * sizes["tensor"])
+    now = most if sizes["fsdp"] == -1 else sizes["fsdp"]
+    for fsdp in dict.fromkeys((2 * now, 4 * now, most)):
+        if now < fsdp <= most and most % fsdp == 0:
+            yield ("parallel.data=-1", f"parallel.fsdp={fsdp}")
+
+
+def _parts(config: Config, devices: int) -> int:
+    """Return over how many devices rows are split."""
+    return devices // (config.parallel.sizes["sequence"] * config.parallel.sizes["tensor"])
 
 
 def rank(
@@ -144,12 +150,20 @@ def rank(
     Returns:
       What was compiled, the fastest that fits first, and why others were not.
     """
-    found, refused = [], []
-    for overrides in [*_meshes(config, len(topology.devices))][:most]:
+    made, tried, refused = [], [], []
+    for overrides in _meshes(config, len(topology.devices)):
+        if len(made) == most:
+            break
         try:
-            found.append(measure(config, topology, name, overrides))
+            made.append(prepare(config, topology, name, overrides))
+            tried.append(overrides)
         except (ConfigError, ModelError) as error:
             refused.append(f"{' '.join(overrides)}: {error}")
+    log.info("plan: compiling %d meshes", len(made))
+    found = [
+        Candidate(overrides, one)
+        for overrides, one in zip(tried, accounts(made, topology), strict=True)
+    ]
 
     def order(candidate: Candidate) -> tuple[bool, float, int]:
         one = candidate.account

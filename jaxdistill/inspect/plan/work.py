@@ -8,7 +8,8 @@ import re
 
 import numpy as np
 
-from jaxdistill.inspect.plan.hlo import Array, Computation, Instruction, Program, Visit, walk
+from jaxdistill.inspect.plan.hlo import Array, Computation, Instruction, Program
+from jaxdistill.inspect.plan.loops import Visit, walk
 
 # These move nothing: they name, or what they start is counted where it ends.
 _FREE = frozenset(
