@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdistill import cli
 from jaxdistill.config_file import check
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.sharding import batch_shardings, place
@@ -172,22 +173,32 @@ def test_what_cannot_work_is_refused_before_compiling(values, arguments, message
         plan.plan(config(**values), "cpu:8", **arguments)
 
 
+def test_the_command_refuses_in_one_line(capsys):
+    assert cli.call(["plan", "qwen3_8b_to_0.6b", "--topology", "v9:2x2"]) == 2
+    assert "expected one of ['v4', 'v5e', 'v5p', 'v6e', 'cpu', 'gpu']" in capsys.readouterr().err
+
+
 def test_a_mesh_as_text():
     assert parse_mesh("data=16, fsdp=-1") == {"data": 16, "fsdp": -1}
 
 
 def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
+    one = {"num_hidden_layers": 1}
     wanted = config(
-        teacher={"model": TEACHER | {"vocab_size": 256, "hidden_size": 512}, "dtype": "float32"},
-        train={"batch_size": 8, "steps": 10, "unroll": False, "remat": True},
+        teacher={"model": TEACHER | one},
+        student={"model": STUDENT | one | {"hidden_size": 256, "intermediate_size": 4096}},
+        train={"batch_size": 8, "steps": 10, "unroll": True, "remat": True},
+        parallel={"data": 8, "fsdp": 1},
     )
-    monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=4_100_000))
+    held = make_program(wanted, make_mesh(8), "joint").held
+    most = int(0.9 * (held["parameters"] + held["optimizer"]))
+    monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=most))
     found = plan.plan(wanted, "cpu:8", dense=False)
     assert found.fits is False
     assert found.change is not None
-    assert found.change.overrides == ("teacher.dtype=bfloat16",)
-    assert found.change.account.peak_bytes <= 4_100_000 < found.peak_bytes_per_device
-    assert "the smallest change that fits: teacher.dtype=bfloat16" in describe(found)
+    assert found.change.overrides[1] in ("parallel.fsdp=2", "parallel.fsdp=4", "parallel.fsdp=8")
+    assert found.change.account.peak_bytes <= most < found.peak_bytes_per_device
+    assert f"the smallest change that fits: {' '.join(found.change.overrides)}" in describe(found)
 
 
 needs_libtpu = pytest.mark.skipif(
@@ -218,6 +229,8 @@ def test_the_loss_alone_needs_what_its_benchmark_found(losses, implementation):
     )
     found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], dense=False).main
     assert found.memory["temporaries"] == row["temporary_bytes"]
+    with pytest.raises(ConfigError, match="leaves 3 of 4 chips of v5e:2x2 idle"):
+        plan.plan(wanted, "v5e:2x2", mesh="data=1", programs=["loss"])
     floor = found.useful_flops / found.devices / TPUS["v5e"].flops
     assert 1e3 * floor == pytest.approx(row["floor_milliseconds"])
     # Chunks of tokens overlap by less than 128 each.
