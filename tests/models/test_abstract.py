@@ -29,7 +29,7 @@ def sizes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize("spec", [QWEN, BERT, {"family": "resnet", "depths": [1, 1, 1, 1]}])
+@pytest.mark.parametrize("spec", [QWEN, BERT, {"family": "mlp", "num_features": 8}])
 def test_shapes_are_those_of_the_model(spec):
     options = {} if spec is QWEN else {"num_labels": 3}
     bare, whole = abstract_model(spec, **options), build_model(spec, **options)
