@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxdistill.engine.reduce import Mean
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.inspect.plan.plan import plan
     from jaxdistill.models.continuation import make_continue
     from jaxdistill.models.generate import generate
     from jaxdistill.models.outputs import Outputs
@@ -56,6 +57,7 @@ __all__ = [
     "make_train_step",
     "open_cache",
     "place_batch",
+    "plan",
     "pmap_step",
     "replicate",
     "save_model",
@@ -77,6 +79,7 @@ _HOMES = {
     "engine.reduce": ("Mean",),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
+    "inspect.plan.plan": ("plan",),
     "models.continuation": ("make_continue",),
     "models.generate": ("generate",),
     "models.outputs": ("Outputs",),
