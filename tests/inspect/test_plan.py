@@ -191,12 +191,12 @@ def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
         parallel={"data": 8, "fsdp": 1},
     )
     held = make_program(wanted, make_mesh(8), "joint").held
-    most = int(0.9 * (held["parameters"] + held["optimizer"]))
+    most = int(1.4 * (held["parameters"] + held["optimizer"]))
     monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=most))
     found = plan.plan(wanted, "cpu:8", dense=False)
     assert found.fits is False
     assert found.change is not None
-    assert found.change.overrides[1] in ("parallel.fsdp=2", "parallel.fsdp=4", "parallel.fsdp=8")
+    assert found.change.overrides == ("parallel.data=-1", "parallel.fsdp=2")
     assert found.change.account.peak_bytes <= most < found.peak_bytes_per_device
     assert f"the smallest change that fits: {' '.join(found.change.overrides)}" in describe(found)
 
@@ -206,32 +206,53 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-@needs_libtpu
-@pytest.mark.parametrize(("losses", "implementation"), [("fused", "fused"), ("dense", "dense")])
-def test_the_loss_alone_needs_what_its_benchmark_found(losses, implementation):
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fused_loss.json"
-    rows = json.loads(results.read_text())["rows"]
-    row = next(
-        row for row in rows
-        if (row["platform"], row["implementation"], row["tokens"]) == ("v5e", implementation, 2048)
-    )  # fmt: skip
+def of_the_benchmark(row, **sections):
+    """A config whose loss alone is what a row of the benchmark measured, on four chips."""
     sizes = {"vocab_size": row["vocabulary"], "num_attention_heads": 16, "num_hidden_layers": 1}
-    wanted = config(
-        losses=losses,
+    return config(
         data={"train": "nowhere.jsonl", "max_length": 64},
         teacher={"model": TEACHER | sizes | {"hidden_size": 4096}, "dtype": "bfloat16"},
         student={"model": STUDENT | sizes | {"hidden_size": 2048}},
-        train={"batch_size": 128, "dtype": "bfloat16"},
+        train={"batch_size": 4 * row["tokens"] // 64, "dtype": "bfloat16"},
         objective={
             "soft": {"loss": "forward_kl", "weight": 0.5, "temperature": 2.0},
             "hard": {"loss": "cross_entropy", "weight": 0.5},
         },
+        **sections,
     )
+
+
+def recorded(implementation):
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fused_loss.json"
+    wanted = ("v5e", implementation, 2048)
+    return next(
+        row
+        for row in json.loads(results.read_text())["rows"]
+        if (row["platform"], row["implementation"], row["tokens"]) == wanted
+    )
+
+
+@needs_libtpu
+def test_the_loss_alone_needs_what_its_benchmark_found():
+    row = recorded("fused")
+    wanted = of_the_benchmark(row)
     found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], dense=False).main
     assert found.memory["temporaries"] == row["temporary_bytes"]
-    with pytest.raises(ConfigError, match="leaves 3 of 4 chips of v5e:2x2 idle"):
-        plan.plan(wanted, "v5e:2x2", mesh="data=1", programs=["loss"])
+    assert found.fits
     floor = found.useful_flops / found.devices / TPUS["v5e"].flops
     assert 1e3 * floor == pytest.approx(row["floor_milliseconds"])
     # Chunks of tokens overlap by less than 128 each.
     assert floor <= found.seconds["compute"] < 1.15 * floor
+    with pytest.raises(ConfigError, match="leaves 3 of 4 chips of v5e:2x2 idle"):
+        plan.plan(wanted, "v5e:2x2", mesh="data=1", programs=["loss"])
+
+
+@needs_libtpu
+def test_what_does_not_fit_says_by_how_much():
+    row = recorded("dense")
+    wanted = of_the_benchmark(row | {"tokens": 16 * row["tokens"]}, losses="dense")
+    found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], suggest=False)
+    assert found.fits is False
+    # Four arrays of logits and gradients in two types, as at 2,048 tokens, 16 times as long.
+    assert found.peak_bytes_per_device > 16 * row["floor_bytes"] > found.main.hbm_bytes
+    assert "DOES NOT FIT" in describe(found)
