@@ -144,6 +144,19 @@ def test_the_cached_step_has_no_teacher_and_the_students_layers_may_be_its_own(m
     )
 
 
+def test_a_teacher_takes_what_its_storage_and_its_place_leave_of_it(mesh):
+    def held(**sections):
+        return make_program(config(**sections), mesh, "joint").held["teacher"]
+
+    usual = held()
+    rounded = {"model": TEACHER, "dtype": "bfloat16", "storage": "int8"}
+    assert 0.5 < held(teacher=rounded) / usual < 0.8  # tables and norms stay, and scales come
+    parallel = {"data": 2, "fsdp": 4}
+    assert held(parallel=parallel | {"teacher": "wide"}) == pytest.approx(usual / 2, rel=0.01)
+    assert held(parallel=parallel | {"teacher": "whole"}) == pytest.approx(usual * 4, rel=0.02)
+    assert held(parallel=parallel | {"teacher_memory": "host"}) == 0
+
+
 @pytest.mark.parametrize(
     ("values", "arguments", "message"),
     [
@@ -188,7 +201,7 @@ def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
         teacher={"model": TEACHER | one},
         student={"model": STUDENT | one | {"hidden_size": 256, "intermediate_size": 4096}},
         train={"batch_size": 8, "steps": 10, "unroll": True, "remat": True},
-        parallel={"data": 8, "fsdp": 1},
+        parallel={"data": 8, "fsdp": 1, "teacher": "wide"},
     )
     held = make_program(wanted, make_mesh(8), "joint").held
     most = int(1.4 * (held["parameters"] + held["optimizer"]))
