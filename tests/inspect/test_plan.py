@@ -127,6 +127,7 @@ def test_a_plan_as_json_and_as_text(planned, tmp_path):
     assert {m["axes"] for m in messages if m["kind"] == "all-gather"} == {"fsdp"}
     text = describe(planned)
     assert "optimizer state" in text
+    assert "MiB per chip" in text
     assert "mesh data=2 fsdp=4" in text
 
 
