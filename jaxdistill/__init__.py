@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxdistill import losses
+    from jaxdistill.engine.mesh import make_mesh
     from jaxdistill.engine.objective import (
         Objective,
         Term,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from jaxdistill.engine.on_policy import make_on_policy_step
     from jaxdistill.engine.parallel import (
         compile_step,
-        make_mesh,
         place_batch,
         pmap_step,
         replicate,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxdistill.engine.reduce import Mean
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.inspect.plan.plan import plan
     from jaxdistill.models.continuation import make_continue
     from jaxdistill.models.generate import generate
     from jaxdistill.models.outputs import Outputs
@@ -56,6 +57,7 @@ __all__ = [
     "make_train_step",
     "open_cache",
     "place_batch",
+    "plan",
     "pmap_step",
     "replicate",
     "save_model",
@@ -65,10 +67,10 @@ __all__ = [
 
 _HOMES = {
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
+    "engine.mesh": ("make_mesh",),
     "engine.on_policy": ("make_on_policy_step",),
     "engine.parallel": (
         "compile_step",
-        "make_mesh",
         "place_batch",
         "pmap_step",
         "replicate",
@@ -77,6 +79,7 @@ _HOMES = {
     "engine.reduce": ("Mean",),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
+    "inspect.plan.plan": ("plan",),
     "models.continuation": ("make_continue",),
     "models.generate": ("generate",),
     "models.outputs": ("Outputs",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxdistill import __version__
+from jaxdistill import __version__, cli_plan
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
@@ -194,6 +194,9 @@ def doctor(
     findings = pipeline.examine(_writable(folder, resolved), folder)
     Console().print(findings_table(findings))
     return stop_if_fatal(findings)
+
+
+app.command()(cli_plan.plan)
 
 
 @app.command()
