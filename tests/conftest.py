@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxdistill.engine.threads import spare_threads_for_virtual_devices
+from jaxdistill.engine.threads import spare_threads_for_virtual_devices  # noqa: E402
 
 spare_threads_for_virtual_devices()  # Only before jax is imported.
 
