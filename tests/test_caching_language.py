@@ -129,7 +129,7 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
         train_batches(dataset.train, batch_size=4, seed=0, config=config.data), targets
     )
     batch = source[0]
-    said = student.apply(student.params, batch)
+    said = jax.jit(student.apply)(student.params, batch)
 
     def means(teacher_outputs, codec, columns, *models):
         objective = objectives.distillation_objective(
@@ -142,8 +142,9 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
 
         return jax.jit(told)(said, teacher_outputs, batch)
 
-    live = means(teacher.apply(teacher.params, batch), None, None, student, teacher)
-    heard = precomputed.make_apply(targets.codec)(targets.head, batch)
+    spoken = jax.jit(teacher.apply)(teacher.params, batch)
+    live = means(spoken, None, None, student, teacher)
+    heard = jax.jit(precomputed.make_apply(targets.codec))(targets.head, batch)
     ours = means(heard, targets.codec, targets.classes, student)
     assert ours.keys() == live.keys()
     assert float(live["soft"]) > 0.1
