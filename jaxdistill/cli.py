@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jaxdistill import __version__
+from jaxdistill.cli_pod import LAUNCH_CONTEXT, launch, of_several
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ Force = Annotated[bool, typer.Option("--force", help="Redo stages whose settings
 
 
 @app.command()
+@of_several
 def run(
     config: Source,
     overrides: Overrides = None,
@@ -62,6 +65,7 @@ def run(
 
 
 @app.command()
+@of_several
 def finetune(
     config: Source,
     overrides: Overrides = None,
@@ -74,6 +78,7 @@ def finetune(
 
 
 @app.command()
+@of_several
 def cache(
     config: Annotated[
         str | None,
@@ -101,6 +106,7 @@ def cache(
 
 
 @app.command()
+@of_several
 def generate(
     config: Source,
     overrides: Overrides = None,
@@ -127,6 +133,7 @@ def generate(
 
 
 @app.command()
+@of_several
 def distill(
     config: Source,
     overrides: Overrides = None,
@@ -139,6 +146,7 @@ def distill(
 
 
 @app.command()
+@of_several
 def evaluate(
     config: Source,
     overrides: Overrides = None,
@@ -151,6 +159,7 @@ def evaluate(
 
 
 @app.command()
+@of_several
 def export(
     config: Source,
     overrides: Overrides = None,
@@ -163,6 +172,7 @@ def export(
 
 
 @app.command()
+@of_several
 def report(
     config: Source,
     overrides: Overrides = None,
@@ -218,6 +228,9 @@ def recipes() -> None:
     Console().print(table)
 
 
+app.command(context_settings=LAUNCH_CONTEXT)(launch)
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
@@ -230,7 +243,24 @@ def _options(
 def main() -> None:
     """Run the command line of this process."""
     _say_warnings_once()
-    sys.exit(call(sys.argv[1:]))
+    code = 1
+    try:
+        code = call(sys.argv[1:])
+    except Exception as error:
+        _await_blame(error)
+        traceback.print_exc()
+    finally:
+        # Only what a computing command has imported has others to part from.
+        processes = sys.modules.get("jaxdistill.engine.processes")
+        if processes is not None:
+            processes.leave(code)
+    sys.exit(code)
+
+
+def _await_blame(error: Exception) -> None:
+    processes = sys.modules.get("jaxdistill.engine.processes")
+    if processes is not None:
+        processes.await_blame(error)
 
 
 def call(arguments: list[str]) -> int:
@@ -307,6 +337,9 @@ def _settle_host() -> None:
 
     spare_threads_for_virtual_devices()
     obstacle = keep_freed_memory()
+    from jaxdistill.engine import processes
+
+    processes.start()
     if obstacle is not None:
         from jaxdistill.engine.telemetry import say
 
@@ -347,7 +380,7 @@ def _writable(folder: Path, config: Config) -> Config:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Several processes may look at once.
     except OSError as error:
         raise ConfigError(
             f"workdir: cannot write to {str(folder)!r} ({error.strerror}); "
