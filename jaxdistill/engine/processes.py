@@ -201,6 +201,15 @@ def first(name: str, work: Callable[[], T]) -> T:
     return answer["result"]
 
 
+def once(name: str, work: Callable[[], Any]) -> None:
+    """Let process 0 do `work`, such as writing a file, while the others wait."""
+
+    def silently() -> None:
+        work()
+
+    first(name, silently)
+
+
 def decide(name: str, question: Callable[[], bool]) -> bool:
     """Answer a question about files as process 0 sees them, so that all go the same way."""
     return first(name, lambda: bool(question()))
@@ -253,26 +262,6 @@ def in_turn(name: str, work: Callable[[], T]) -> T:
         with alone():
             kept.append(work())
     return kept[0]
-
-
-def fetch(tree: Any) -> Any:
-    """Return a pytree as NumPy arrays, whole on every process.
-
-    What no process holds whole is gathered from all, one array after another; every process has to
-    call it.
-    """
-    if _group.count == 1:
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
-
-    def whole(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return jax.device_get(leaf)
-        if leaf.is_fully_replicated:
-            return jax.device_get(leaf.addressable_data(0))
-        return multihost_utils.process_allgather(leaf, tiled=True)
-
-    return jax.tree.map(whole, tree)
 
 
 def _explanation(coordinator: str, host: str) -> str | None:
