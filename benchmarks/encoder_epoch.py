@@ -68,7 +68,7 @@ def ours(phrases: int, scratch: Path) -> Epoch:
 
     from jaxdistill import build
     from jaxdistill.data.loader import device_batches
-    from jaxdistill.engine import parallel
+    from jaxdistill.engine.mesh import make_mesh
     from jaxdistill.teacher.precomputed import with_targets
     from jaxdistill.training import make_evaluator, make_trainer
 
@@ -83,7 +83,7 @@ def ours(phrases: int, scratch: Path) -> Epoch:
         trainers[mode], sources[mode] = trainer, trainer.make_source(0)
         states[mode] = trainer.make_state(trainer.layout.lay_out(student), 0)
     laid_out = trainers["run"].layout.lay_out(teacher)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     speak = make_evaluator(config, laid_out, mesh)
 
     def epoch(mode: str, number: int) -> dict[str, float]:

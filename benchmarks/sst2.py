@@ -28,7 +28,7 @@ keep_freed_memory()  # Only before jax is imported.
 from jaxdistill import build, pipeline  # noqa: E402
 from jaxdistill.config import Config  # noqa: E402
 from jaxdistill.config_file import load_config  # noqa: E402
-from jaxdistill.engine import parallel  # noqa: E402
+from jaxdistill.engine.mesh import mesh_of  # noqa: E402
 from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
 from jaxdistill.training import make_evaluator  # noqa: E402
 
@@ -95,7 +95,7 @@ def write_test(source: Path, target: Path) -> None:
 def accuracies(config: Config, workdir: Path) -> list[dict[str, Any]]:
     """Evaluate every model of the work directory on both splits."""
     dataset = build.load_data(config, workdir / "cache")
-    mesh = parallel.make_mesh(config.parallel.data)
+    mesh = mesh_of(config.parallel.sizes)
     rows = []
     for stage in ("finetune", "baseline", "distill"):
         seeds = [""] if stage == "finetune" else [f"seed-{seed}" for seed in config.seeds]

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxdistill import losses
+    from jaxdistill.engine.mesh import make_mesh
     from jaxdistill.engine.objective import (
         Objective,
         Term,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from jaxdistill.engine.on_policy import make_on_policy_step
     from jaxdistill.engine.parallel import (
         compile_step,
-        make_mesh,
         place_batch,
         pmap_step,
         replicate,
@@ -65,10 +65,10 @@ __all__ = [
 
 _HOMES = {
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
+    "engine.mesh": ("make_mesh",),
     "engine.on_policy": ("make_on_policy_step",),
     "engine.parallel": (
         "compile_step",
-        "make_mesh",
         "place_batch",
         "pmap_step",
         "replicate",

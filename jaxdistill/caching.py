@@ -19,6 +19,8 @@ from jaxdistill.data.batches import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples
 from jaxdistill.engine import parallel, preemption, processes
+from jaxdistill.engine.mesh import make_mesh
+from jaxdistill.engine.sharding import replicated
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, Preempted
 from jaxdistill.models.outputs import Head
@@ -126,9 +128,9 @@ def write(
     keys = example_keys(split)
     _, first = np.unique(keys, return_index=True)
     own = np.sort(first)[jax.process_index() :: jax.process_count()]
-    mesh = parallel.make_mesh(config.parallel.data, local=True)
+    mesh = make_mesh(devices=jax.local_devices())
     speak, params, head = _speaker(teacher, dataset)
-    params = jax.device_put(params, parallel.replicated(mesh))
+    params = jax.device_put(params, replicated(mesh))
     stopped = ""
     # Every process has another number of batches, so each looks for itself whether to stop.
     try:

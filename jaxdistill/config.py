@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from jaxdistill.config_terms import (
     ATTENTION_LOSSES,
@@ -15,15 +15,31 @@ from jaxdistill.config_terms import (
     TASK_LOSSES,
     Dtype,
     GenerateConfig,
-    NonNegativeFloat,
     OnPolicyConfig,
-    Optimizer,
-    PositiveFloat,
     PositiveInt,
     Section,
     Task,
     TermConfig,
 )
+from jaxdistill.config_training import (
+    CheckpointConfig,
+    ParallelConfig,
+    TelemetryConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CacheConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "ParallelConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TelemetryConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+]
 
 
 class TokenizerConfig(Section):
@@ -94,60 +110,6 @@ class DataConfig(Section):
             raise ValueError(
                 f"tokens_per_batch: got {self.tokens_per_batch}, expected at least max_length "
                 f"{self.max_length}, so that one row fits"
-            )
-        return self
-
-
-class TrainConfig(Section):
-    """One stage of training: the teacher's fine-tune or the student's run."""
-
-    epochs: PositiveFloat = 3.0
-    steps: PositiveInt | None = None
-    """Exact number of updates; overrides `epochs`."""
-    examples: PositiveInt | None = None
-    """Train on only this many of the training examples (drawn once, by `data.split_seed`)."""
-    batch_size: PositiveInt = 32
-    """Examples per update, over all devices and microbatches."""
-    accumulate: PositiveInt = 1
-    """Microbatches per update."""
-    learning_rate: PositiveFloat = 5e-5
-    optimizer: Optimizer = "adamw"
-    optimizer_options: dict[str, Any] = Field(default_factory=dict)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: NonNegativeFloat = 0.06
-    """Share of the run when below 1, else a number of steps."""
-    weight_decay: NonNegativeFloat = 0.01
-    no_decay: tuple[str, ...] = ("bias", "scale", "norm")
-    """Parameters whose path contains one of these words are not decayed."""
-    clip_norm: PositiveFloat | None = 1.0
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Learning rate factor from each layer to the one below it."""
-    freeze: tuple[str, ...] = ()
-    """Regular expressions; parameters whose path matches are not trained."""
-    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Overrides the model's own rates."""
-    evaluate_every: PositiveInt | None = None
-    """Steps between evaluations; once per epoch by default."""
-    early_stopping: PositiveInt | None = None
-    """Stop after this many evaluations without a better metric."""
-    keep: Literal["best", "last"] = "best"
-    """Which parameters a stage hands on."""
-    dtype: Dtype = "float32"
-    """Compute type; parameters and optimizer stay float32."""
-    remat: bool = False
-    used_vocabulary: bool = True
-    """Train only the embedding rows of tokens that occur in the data."""
-    unroll: bool | None = None
-    """Run layers one by one instead of scanning a stack; faster, and the default, on CPU."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> TrainConfig:
-        if self.batch_size % self.accumulate:
-            near = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
-            raise ValueError(
-                f"accumulate: got {self.accumulate}, expected a divisor of batch_size "
-                f"{self.batch_size}; one of {near}"
             )
         return self
 
@@ -224,43 +186,6 @@ class StudentConfig(Section):
                 "e.g. student.layers=[0,2,4]"
             )
         return self
-
-
-class CheckpointConfig(Section):
-    """How often state is saved and what is kept."""
-
-    every: PositiveInt | None = None
-    """Steps between checkpoints, beside those of `train.keep: best` with every evaluation."""
-    every_seconds: PositiveFloat = 120.0
-    """And at least this often."""
-    keep_last: PositiveInt = 2
-    keep_best: bool = True
-
-
-class TelemetryConfig(Section):
-    """What a run tells while it runs. JSONL is always written."""
-
-    log_every: PositiveInt = 20
-    progress: Literal["auto", "live", "plain", "none"] = "auto"
-    tensorboard: bool = False
-    wandb_project: str | None = None
-
-
-class ParallelConfig(Section):
-    """How a step is laid over devices."""
-
-    strategy: Literal["jit", "pmap"] = "jit"
-    data: int = -1
-    """Devices along the batch; -1 takes all that are present."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the work directory's parent."""
-
-    @field_validator("data")
-    @classmethod
-    def _positive_or_all(cls, value: int) -> int:
-        if value == 0 or value < -1:
-            raise ValueError(f"got {value}, expected -1 (all devices) or a positive number")
-        return value
 
 
 class Config(Section):

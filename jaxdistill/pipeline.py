@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxdistill import build, caching
 from jaxdistill.config import CacheConfig, Config
-from jaxdistill.engine import parallel, preemption, processes
+from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
+from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect import doctor
@@ -174,7 +175,7 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
     split = dataset.validation if dataset.test is None else dataset.test
 
     def work(folder: Path) -> dict[str, Any]:
-        mesh = parallel.make_mesh(config.parallel.data)
+        mesh = mesh_of(config.parallel.sizes)
 
         def predict(model: Model) -> tuple[np.ndarray, dict[str, float]]:
             evaluate = make_evaluator(config, model, mesh)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdistill import build, language, on_policy
 from jaxdistill.config import Config, TrainConfig
@@ -20,16 +21,19 @@ from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.holdout import subset
 from jaxdistill.data.split import Split, take_examples
-from jaxdistill.engine import parallel, preemption
+from jaxdistill.engine import parallel, preemption, sharding
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
-from jaxdistill.engine.optim import learning_rate_schedule, make_optimizer
+from jaxdistill.engine.mesh import SEQUENCE, batch_parts, mesh_of
+from jaxdistill.engine.optim import learning_rate_schedule
+from jaxdistill.engine.own_rows import rows_on
 from jaxdistill.engine.state import TrainState
-from jaxdistill.engine.step import make_eval_step, make_train_step
+from jaxdistill.engine.step import TrainStep, make_eval_step
 from jaxdistill.engine.telemetry import Telemetry, say
 from jaxdistill.errors import ConfigError, Preempted
 from jaxdistill.inspect import scoring
 from jaxdistill.inspect.metrics import compute_metrics
+from jaxdistill.joint import Teaching, live_teaching, make_joint
 from jaxdistill.models import layout
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import precomputed
@@ -121,62 +125,48 @@ def make_trainer(
     model = own.lay_out(model)
     teacher = own.lay_out(teacher) if isinstance(teacher, Model) else None
     pmapped = config.parallel.strategy == "pmap"
-    mesh = parallel.make_mesh(config.parallel.data)
+    mesh = mesh_of(config.parallel.sizes)
     devices = list(mesh.devices.flat)
-    source = _source(config, train_config, dataset, seed=0, shards=len(devices))
+    part, place = rows_on(mesh)
+    if pmapped and jax.process_count() > 1:
+        raise ConfigError(
+            f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
+        )
+    source = _source(config, train_config, dataset, seed=0, mesh=mesh)
     total_steps = train_config.steps or max(
         1, math.ceil(train_config.epochs * source.steps_per_epoch)
     )
-    projections: dict[str, Any] = {}
-    teacher_apply, teacher_params = None, None
+    teaching = None
     if teacher is not None:
-        projections = build.make_projections(config, model, teacher, seed=0)
         targets = _precomputed_logits(config, teacher, dataset, mesh)
-        teacher_apply, teacher_params = build.with_state(teacher)
+        real = language.real_vocabulary(dataset, None, model, teacher) if speaks else None
+        teaching = live_teaching(config, model, teacher, mesh, vocabulary=real)
     if targets is not None:
-        teacher_apply, teacher_params = precomputed.make_apply(targets.codec), targets.head
-    if teacher_apply is None:
-        objective = build.supervised_objective(config, None if pmapped else mesh)
-    else:
-        codec = None if targets is None else targets.codec
-        spoken = None if targets is None else targets.classes
-        objective = build.distillation_objective(
-            config,
-            total_steps,
-            set(projections),
-            codec,
-            vocabulary=language.real_vocabulary(dataset, spoken, model, teacher)
-            if speaks
-            else None,
-            mesh=None if pmapped else mesh,
+        real = language.real_vocabulary(dataset, targets.classes, model, teacher)
+        teaching = Teaching(
+            precomputed.make_apply(targets.codec),
+            targets.head,
+            precomputed.head_axes(targets.head),
+            codec=targets.codec,
+            vocabulary=real if speaks else None,
+            projections={} if teaching is None else teaching.projections,
         )
-    example = {"student": model.params, "projections": projections}
-    optimizer = make_optimizer(train_config, example, total_steps)
-    step = make_train_step(
-        model.apply,
-        optimizer,
-        objective,
-        teacher=teacher_apply,
-        accumulate=train_config.accumulate,
-        ema=train_config.ema,
+
+    def wrap(step: TrainStep) -> TrainStep:
+        if teaching is None:
+            return step
+        return on_policy.with_own_texts(step, config, dataset, model, total_steps)
+
+    joint = make_joint(
+        config, train_config, model, teaching, mesh, total_steps=total_steps, wrap=wrap
     )
-    if teacher_apply is not None:
-        step = on_policy.with_own_texts(step, config, dataset, model, total_steps)
 
     def make_state(model: Model, seed: int) -> TrainState:
         maps = {} if teacher is None else build.make_projections(config, model, teacher, seed)
-        state = TrainState.create(
-            model.params,
-            optimizer,
-            seed=seed,
-            projections=maps,
-            model_state=model.model_state,
-            ema=train_config.ema is not None,
-        )
-        return jax.device_put(state, parallel.replicated(mesh))
+        return joint.start(model, maps, seed)
 
     def make_source(seed: int) -> BatchSource:
-        batches = _source(config, train_config, dataset, seed, shards=len(devices))
+        batches = _source(config, train_config, dataset, seed, mesh=mesh).only(part)
         return batches if targets is None else precomputed.with_targets(batches, targets)
 
     evaluate = make_evaluator(config, model, mesh)
@@ -193,7 +183,7 @@ def make_trainer(
         higher_is_better=config.higher_is_better,
         prefetch=config.data.prefetch,
     )
-    teacher_params = jax.device_put(teacher_params, parallel.replicated(mesh))
+    teacher_params = {} if teaching is None else teaching.params
     return Trainer(
         config=config,
         train_config=train_config,
@@ -201,16 +191,18 @@ def make_trainer(
         stage=stage,
         total_steps=total_steps,
         plan=plan,
-        step=parallel.pmap_step(step, devices) if pmapped else parallel.compile_step(step, mesh),
+        step=parallel.pmap_step(joint.step, devices) if pmapped else joint.compiled(),
         evaluate=evaluate,
         make_state=make_state,
         make_source=make_source,
-        place=dict if pmapped else functools.partial(parallel.place_batch, mesh=mesh),
+        place=dict if pmapped else place,
         gather=parallel.unreplicate if pmapped else lambda state: state,
         spread=functools.partial(parallel.replicate, devices=devices)
         if pmapped
         else lambda state: state,
-        teacher_params=parallel.replicate(teacher_params, devices) if pmapped else teacher_params,
+        teacher_params=parallel.replicate(teacher_params, devices)
+        if pmapped
+        else sharding.place(teacher_params, joint.teacher_sharding),
         layout=own,
     )
 
@@ -258,9 +250,9 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
             final, _ = checkpointer.restore(final, best)
     finally:
         checkpointer.close()
-    params = trainer.layout.keep(model, jax.device_get(final.student))
+    params = trainer.layout.keep(model, sharding.fetch(final.student))
     trained = dataclasses.replace(
-        model, params=params, model_state=jax.device_get(final.model_state)
+        model, params=params, model_state=sharding.fetch(final.model_state)
     )
     return trained, result
 
@@ -276,22 +268,29 @@ def make_evaluator(
       Preempted: the process was asked to stop.
     """
     if config.task == language.TASK:
-        step = jax.jit(scoring.make_score_step(model.apply))
+        step = scoring.make_score_step(model.apply)
     else:
-        step = jax.jit(make_eval_step(model.apply, build.supervised_objective(config)))
-    size = mesh.shape[parallel.DATA]
+        step = make_eval_step(model.apply, build.supervised_objective(config))
+    step = parallel.compile_evaluation(step, mesh)
+    parts = sharding.parameter_shardings(model.params, model.axes, mesh)
+    part, place = rows_on(mesh)
 
     def evaluate(params, model_state, split):
+        params = sharding.place(params, parts)
+        model_state = sharding.place(model_state, sharding.replicated(mesh))
         source = eval_batches(
-            split, batch_size=config.data.eval_batch_size, config=config.data, shards=size
-        )
+            split,
+            batch_size=config.data.eval_batch_size,
+            config=config.data,
+            shards=batch_parts(mesh),
+            multiple=mesh.shape[SEQUENCE],
+        ).only(part)
         logits: list[tuple[Any, np.ndarray]] = []
         means = []
         for index in range(source.steps_per_epoch):
             if preemption.requested():
                 raise Preempted("stopped during an evaluation; run the same command to go on")
-            placed = parallel.place_batch(source[index], mesh)
-            out, metrics = step(params, placed, model_state)
+            out, metrics = step(params, place(source[index]), model_state)
             logits.append((out, source.info(index).index))
             means.append(metrics["loss"])
         fetched = jax.device_get(logits)
@@ -353,7 +352,7 @@ def _metric_names(config: Config) -> tuple[str, ...]:
 
 
 def _source(
-    config: Config, train_config: TrainConfig, dataset: Dataset, seed: int, shards: int
+    config: Config, train_config: TrainConfig, dataset: Dataset, seed: int, mesh: Mesh
 ) -> BatchSource:
     return train_batches(
         dataset.train,
@@ -361,5 +360,6 @@ def _source(
         seed=seed,
         config=config.data,
         accumulate=train_config.accumulate,
-        shards=shards,
+        shards=batch_parts(mesh),
+        multiple=mesh.shape[SEQUENCE],
     )

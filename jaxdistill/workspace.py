@@ -14,7 +14,8 @@ from jaxdistill import build, caching
 from jaxdistill.config import Config
 from jaxdistill.config_file import differences, dump, fingerprint
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.engine import parallel, processes
+from jaxdistill.engine import processes
+from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import doctor
@@ -97,7 +98,7 @@ class Workspace:
             student = self.student(seed)
         elif self.teacher_is_ready:
             teacher = self.teacher
-            evaluate = make_evaluator(config, teacher, parallel.make_mesh(config.parallel.data))
+            evaluate = make_evaluator(config, teacher, mesh_of(config.parallel.sizes))
             logits, _ = evaluate(teacher.params, teacher.model_state, dataset.validation)
             student = self.student(seed)
         else:

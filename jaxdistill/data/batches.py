@@ -106,6 +106,7 @@ def train_batches(
     config: DataConfig,
     accumulate: int = 1,
     shards: int = 1,
+    multiple: int = 1,
 ) -> BatchSource:
     """Return shuffled batches for training; every example occurs once per epoch.
 
@@ -121,6 +122,7 @@ def train_batches(
       config: layout, buckets and augmentation.
       accumulate: microbatches per update.
       shards: devices along the batch.
+      multiple: of which every length is one, where devices share a row.
 
     Raises:
       ConfigError: the rows of a batch cannot be dealt to the microbatches and devices.
@@ -135,7 +137,7 @@ def train_batches(
     if config.layout == "pack" and split.segments is None:
         return _packed(split, batch_size, seed, config, accumulate, shards)
     lengths = split.lengths
-    buckets = _buckets(split, config.buckets)
+    buckets = _buckets(split, config.buckets, multiple)
     rows = [_rows(bucket, batch_size, parts, config, split) for bucket in buckets]
     bucket = bucket_of(lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -168,7 +170,7 @@ def train_batches(
 
 
 def eval_batches(
-    split: Split, *, batch_size: int, config: DataConfig, shards: int = 1
+    split: Split, *, batch_size: int, config: DataConfig, shards: int = 1, multiple: int = 1
 ) -> BatchSource:
     """Return batches that hold every example once, in the same order in every epoch.
 
@@ -178,7 +180,7 @@ def eval_batches(
     """
     rows_per_batch = -(-batch_size // shards) * shards
     few = max(1, min(config.buckets, len(split) // rows_per_batch // 2))
-    buckets = _buckets(split, few)
+    buckets = _buckets(split, few, multiple)
     rows = [rows_per_batch] * len(buckets)
     bucket = bucket_of(split.lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -240,11 +242,11 @@ def _packed(
     )
 
 
-def _buckets(split: Split, count: int) -> tuple[int, ...]:
+def _buckets(split: Split, count: int, multiple: int) -> tuple[int, ...]:
     """Choose the lengths of batches; packed rows are full, so that one fits them all."""
     if split.segments is not None:
         return (split.labels.shape[1],)
-    return choose_buckets(split.lengths, count)
+    return choose_buckets(split.lengths, count, multiple=multiple)
 
 
 def _rows(length: int, batch_size: int, parts: int, config: DataConfig, split: Split) -> int:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdistill.data.plan import WHOLE, Part
+from jaxdistill.engine.mesh import shown
+from jaxdistill.engine.parallel import place_batch
+from jaxdistill.engine.rendezvous import name_processes
+from jaxdistill.engine.sharding import batch_sharding, batch_shardings
 from jaxdistill.errors import ConfigError
+
+
+def rows_on(mesh: Mesh) -> tuple[Part, Callable[[Mapping[str, Any]], dict[str, jax.Array]]]:
+    """Return which rows of a batch this process has to read, and what lays them on the mesh.
+
+    Raises:
+      ConfigError: the mesh leaves a process without devices.
+    """
+    present = {device.process_index for device in mesh.devices.flat}
+    idle = sorted(set(range(jax.process_count())) - present)
+    if idle:
+        raise ConfigError(
+            f"parallel: got {shown(mesh.shape)}, which leaves {name_processes(idle)} without "
+            f"devices; expected sizes that make {jax.device_count()}, e.g. parallel.data=-1"
+        )
+    part = own_part(batch_sharding(mesh))
+    if part == WHOLE:
+        return part, functools.partial(place_batch, mesh=mesh)
+    return part, lambda batch: place_own(batch, batch_shardings(batch, mesh), part)
 
 
 def own_part(sharding: NamedSharding) -> Part:

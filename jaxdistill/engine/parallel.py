@@ -9,71 +9,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdistill.engine.mesh import DATA, check_rows, rows_fault
+from jaxdistill.engine.sharding import batch_shardings, on_mesh, place, replicated
 from jaxdistill.errors import ConfigError
-
-DATA = "data"
-
-
-def make_mesh(data: int = -1, *, local: bool = False) -> Mesh:
-    """Return a mesh with one axis, `data`, over `data` devices (-1: all present).
-
-    Args:
-      data: number of devices.
-      local: of this process only, at most as many as it has.
-
-    Raises:
-      ConfigError: more devices are asked for than there are.
-    """
-    present = jax.device_count()
-    size = present if data == -1 else data
-    if size > present:
-        raise ConfigError(
-            f"parallel.data: got {size} devices, but {present} are present; "
-            f"expected -1 or at most {present}"
-        )
-    devices = (jax.local_devices() if local else jax.devices())[:size]
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that keeps a whole copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that splits the first axis over `data`."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Move a host batch to the mesh, rows split over `data`.
+    """Move a host batch to the mesh: rows over `data` and `fsdp`, tokens of a row over `sequence`.
 
     Raises:
       ConfigError: the rows do not divide by the devices.
     """
-    size = mesh.shape[DATA]
     for name, leaf in batch.items():
-        if leaf.shape[0] % size:
-            raise ConfigError(_rows_fault(name, leaf.shape[0], size))
-    return jax.device_put(dict(batch), batch_sharding(mesh))
+        check_rows(name, leaf.shape[0], mesh)
+    return place(dict(batch), batch_shardings(batch, mesh))
 
 
-def compile_step(step: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:
-    """Jit a training step: state donated, batch split over `data`, the rest replicated.
+def compile_step(
+    step: Callable[..., Any],
+    mesh: Mesh | None = None,
+    *,
+    state_sharding: Any = None,
+    teacher_sharding: Any = None,
+) -> Callable[..., Any]:
+    """Jit a training step: state donated, batch split over the mesh.
 
     Without a mesh it runs where its arguments lie.
+
+    Args:
+      step: `(state, teacher_params, batch) -> (state, metrics)`.
+      mesh: of `make_mesh`.
+      state_sharding: of every array of the state, as `state_shardings` gives them; whole copies by
+        default.
+      teacher_sharding: of the teacher's parameters; whole copies by default.
     """
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     whole = replicated(mesh)
+    state_sharding = whole if state_sharding is None else state_sharding
+    teacher_sharding = whole if teacher_sharding is None else teacher_sharding
+
+    @functools.wraps(step)
+    def laid_out(state: Any, teacher_params: Any, batch: Any) -> Any:
+        with on_mesh(mesh):
+            return step(state, teacher_params, batch)
+
     return jax.jit(
-        step,
-        in_shardings=(whole, whole, batch_sharding(mesh)),
-        out_shardings=whole,
+        laid_out,
+        in_shardings=(state_sharding, teacher_sharding, None),
+        out_shardings=(state_sharding, whole),
         donate_argnums=0,
     )
+
+
+def compile_evaluation(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Jit `(params, batch, …) -> results`, which come back whole on every device."""
+
+    @functools.wraps(step)
+    def laid_out(*arguments: Any) -> Any:
+        with on_mesh(mesh):
+            return step(*arguments)
+
+    return jax.jit(laid_out, out_shardings=replicated(mesh))
 
 
 def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:
@@ -99,7 +98,7 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
         split = {}
         for name, leaf in batch.items():
             if leaf.shape[0] % count:
-                raise ConfigError(_rows_fault(name, leaf.shape[0], count))
+                raise ConfigError(rows_fault(name, leaf.shape[0], count))
             split[name] = leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
         state, metrics = mapped(state, teacher_params, split)
         return state, unreplicate(metrics)
@@ -124,12 +123,3 @@ def replicate(tree: Any, devices: list[Any] | None = None) -> Any:
 def unreplicate(tree: Any) -> Any:
     """Take the first device's copy of a replicated pytree."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _rows_fault(name: str, rows: int, devices: int) -> str:
-    lower = rows // devices * devices
-    near = f"{lower} or {lower + devices}" if lower else f"{devices}"
-    return (
-        f"train.batch_size: {rows} rows of {name!r} do not divide over {devices} devices, "
-        f"expected a multiple of {devices}, e.g. {near}"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.config import Config, TrainConfig
+from jaxdistill.config import TrainConfig
+from jaxdistill.engine.mesh import check_heads, check_length, mesh_sizes, shown
+from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.findings import Check, Finding, Setup
 from jaxdistill.inspect.scoring import last_logits
 from jaxdistill.models.registry import Model
@@ -20,31 +23,35 @@ _SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor
 
 def devices(setup: Setup) -> Check:
     """Check that batches can be dealt to microbatches and devices."""
-    config, present = setup.config, jax.device_count()
-    if config.parallel.data > present:
-        yield Finding(
-            "fatal",
-            "devices",
-            f"parallel.data is {config.parallel.data}, there are {present} devices; "
-            "set parallel.data=-1",
-        )
+    config = setup.config
+    try:
+        sizes = mesh_sizes(config.parallel.sizes, jax.device_count())
+        for who, model in (("teacher", setup.teacher), ("student", setup.student)):
+            check_heads(who, None if model is None else model.config, sizes["tensor"])
+        if setup.dataset.train.segments is not None:
+            check_length(setup.dataset.train.labels.shape[1], sizes["sequence"])
+    except ConfigError as error:
+        yield Finding("fatal", "devices", str(error))
         return
-    count = device_count(config)
+    count, over = math.prod(sizes.values()), sizes["data"] * sizes["fsdp"]
     healthy = True
     for name, train in (("finetune", config.finetune), ("train", config.train)):
-        parts = count * (1 if train is None else train.accumulate)
+        parts = over * (1 if train is None else train.accumulate)
         if train is not None and train.batch_size % parts:
             healthy = False
             near = max(parts, round(train.batch_size / parts) * parts)
             yield Finding(
                 "fatal",
                 "devices",
-                f"{name}.batch_size is {train.batch_size}, which {count} devices x "
+                f"{name}.batch_size is {train.batch_size}, which {over} devices x "
                 f"{train.accumulate} microbatches do not divide; set {name}.batch_size={near}",
             )
     if healthy:
         kind = jax.devices()[0].device_kind
-        yield Finding("ok", "devices", f"{count} x {kind}; batches of {config.train.batch_size}")
+        laid_out = f" ({shown(sizes)})" if over < count or sizes["fsdp"] > 1 else ""
+        yield Finding(
+            "ok", "devices", f"{count} x {kind}{laid_out}; batches of {config.train.batch_size}"
+        )
 
 
 def memory(setup: Setup) -> Check:
@@ -58,11 +65,13 @@ def memory(setup: Setup) -> Check:
     available, what = available_memory()
     train = setup.config.train
     copies = 2 + _SLOTS.get(train.optimizer, 2) + (train.ema is not None)
+    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
     fixed = copies * _bytes(setup.student.params)
     fixed += 0 if setup.teacher is None else _bytes(setup.teacher.params)
+    fixed //= sizes["fsdp"] * sizes["tensor"]
     activations = activation_bytes(setup, setup.student, train)
     # Virtual devices of a host share its memory, so every one of them counts.
-    sharing = device_count(setup.config) if jax.default_backend() == "cpu" else 1
+    sharing = math.prod(sizes.values()) if jax.default_backend() == "cpu" else 1
     fixed, activations = sharing * fixed, sharing * activations
     told = (
         f"about {_gigabytes(fixed + activations)} for the student's training ({_gigabytes(fixed)} "
@@ -82,14 +91,10 @@ def memory(setup: Setup) -> Check:
         yield Finding("ok", "memory", told)
 
 
-def device_count(config: Config) -> int:
-    """Return how many devices share a batch."""
-    return jax.device_count() if config.parallel.data == -1 else config.parallel.data
-
-
 def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     """Return the bytes that the backward pass of one microbatch on one device keeps."""
-    rows = max(1, train.batch_size // train.accumulate // device_count(setup.config))
+    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
+    rows = max(1, train.batch_size // train.accumulate // (sizes["data"] * sizes["fsdp"]))
     split = setup.dataset.train
     if split.tokens is not None:
         ids = jax.ShapeDtypeStruct((rows, int(split.lengths.max(initial=1))), jnp.int32)

@@ -30,6 +30,7 @@ def fused_loss_on_mesh(
     chunk: int | None = None,
     low_memory: bool = False,
     token_axes: tuple[str, ...] = ("data", "fsdp"),
+    length_axis: str = "sequence",
     depth_axis: str = "fsdp",
     vocabulary_axis: str = "tensor",
 ) -> FusedLoss:
@@ -47,6 +48,7 @@ def fused_loss_on_mesh(
         padded.
       chunk: tokens per step on each device.
       token_axes: shard the first axis of hidden states, labels and `where`.
+      length_axis: shards their second one, where it divides that.
       depth_axis: one of them; shards the width of a head where it divides it.
       vocabulary_axis: shards the columns of the heads.
 
@@ -79,6 +81,8 @@ def fused_loss_on_mesh(
             "pass vocabulary=, the tokenizer's size, where heads are padded differently"
         )
     vocabulary = min(counts) if vocabulary is None else vocabulary
+    lengths_over = _divided_by(mesh, length_axis, student.hidden.shape[1:-1])
+    along = P(tokens_over) if lengths_over is None else P(tokens_over, lengths_over)
     shards = 1 if over is None else mesh.shape[over]
     width = -(-max(counts) // shards) * shards
     gathered_over = depth_axis if depth_axis in tokens_over else None
@@ -91,7 +95,7 @@ def fused_loss_on_mesh(
         spec = (depth_of(side), over)
         return dataclasses.replace(
             side,
-            hidden=P(tokens_over),
+            hidden=along,
             weights=P(*reversed(spec)) if side.transposed else P(*spec),
             bias=None if side.bias is None else P(over),
         )
@@ -120,16 +124,22 @@ def fused_loss_on_mesh(
             **tokens,
         )
         sums = found.mix, found.terms
-        return lax.psum(sums, tokens_over) if tokens_over else sums
+        summed_over = (*tokens_over, *([] if lengths_over is None else [lengths_over]))
+        return lax.psum(sums, summed_over) if summed_over else sums
 
     run = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=({name: spec_of(side) for name, side in sides.items()}, P(tokens_over), P()),
+        in_specs=({name: spec_of(side) for name, side in sides.items()}, along, P()),
         out_specs=P(),
     )
     mix, summed = run(sides, tokens, traced)
     return FusedLoss(mix, summed)
+
+
+def _divided_by(mesh: Mesh, axis: str, middle: tuple[int, ...]) -> str | None:
+    """Return the axis, where the mesh has it and it divides rows of that shape."""
+    return axis if middle and axis in mesh.shape and middle[0] % mesh.shape[axis] == 0 else None
 
 
 def _columns(side: Projection) -> int:

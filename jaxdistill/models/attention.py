@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdistill.engine.sharding import constrain
 from jaxdistill.models.layers import MASKED, dropout
 
 # Mixes values for queries: `(query [B, T, H, d], key [B, S, K, d], value [B, S, K, d], rng) ->
@@ -102,6 +103,8 @@ def attend_causally(
       The mixed values `[B, T, H, d]`, and the probabilities before dropout `[B, H, T, S]` float32
       or None.
     """
+    # Each device has queries of its own part of a row, and looks at all of it.
+    key, value = (constrain(x, "rows", None, "heads", None) for x in (key, value))
     if softcap is None and not emit and (rng is None or rate == 0.0):
         mixed = jax.nn.dot_product_attention(
             query, key, value, bias, mask, scale=scale, is_causal=mask is None

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxdistill.engine.sharding import gather
 from jaxdistill.models.activations import activation
 from jaxdistill.models.attention import Mix
 from jaxdistill.models.layers import (
@@ -99,6 +100,7 @@ class RMSNorm(nnx.Module):
     ) -> None:
         start = jnp.zeros if offset else jnp.ones
         self.scale = parameter(start((*stack, width), jnp.float32), axes, stack)
+        self.axes = axes
         self.epsilon = epsilon
         self.offset = offset
         self.dtype = jnp.dtype(dtype)
@@ -107,7 +109,7 @@ class RMSNorm(nnx.Module):
         """Normalize `[..., D]`; the result has the compute dtype."""
         values = x.astype(jnp.float32)
         normal = values * lax.rsqrt(jnp.square(values).mean(-1, keepdims=True) + self.epsilon)
-        scale = along_last(self.scale[...], x.ndim)
+        scale = along_last(gather(self.scale[...], self.axes), x.ndim)
         return (normal * (1.0 + scale if self.offset else scale)).astype(self.dtype)
 
 

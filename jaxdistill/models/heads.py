@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.engine.sharding import gather
 from jaxdistill.models.activations import activation
 from jaxdistill.models.layers import (
     LayerNorm,
@@ -98,16 +99,13 @@ class MaskedLMHead(nnx.Module):
         if self.rest is not None:
             weights = jnp.concatenate([weights, self.rest[...]])
         hidden = self.norm(activation(self.act)(self.dense(hidden)))
-        logits = jnp.einsum(
-            "btd,dv->btv", hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
-        bias = self.bias[...]
-        return Outputs(logits + along_last(bias, 3), hidden, features, Head(weights, bias))
+        head = Head(weights, self.bias[...])
+        return Outputs(logits_of(hidden, head), hidden, features, head)
 
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
-    weights = head.weights.astype(hidden.dtype)
+    weights = gather(head.weights.astype(hidden.dtype), ("embed", "vocab"))
     logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
     if head.bias is not None:
         logits = logits + along_last(head.bias, 3)

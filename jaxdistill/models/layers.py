@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxdistill.engine.sharding import constrain, gather
 from jaxdistill.models.layout import is_apart, layers_of
 
 Axes = tuple[str | None, ...]
@@ -53,14 +54,15 @@ class Linear(nnx.Module):
         self.kernel = parameter(kernel, axes, stack)
         zeros = jnp.zeros((*stack, outputs), jnp.float32)
         self.bias = parameter(zeros, axes[-1:], stack) if bias else None
+        self.axes = axes
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Project `[..., in]` to `[..., out]` in the compute dtype."""
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        y = x.astype(self.dtype) @ gather(self.kernel[...].astype(self.dtype), self.axes)
         if self.bias is None:
             return y
-        return y + along_last(self.bias[...].astype(self.dtype), y.ndim)
+        return y + along_last(gather(self.bias[...].astype(self.dtype), self.axes[-1:]), y.ndim)
 
 
 class LayerNorm(nnx.Module):
@@ -85,8 +87,8 @@ class LayerNorm(nnx.Module):
         centred = values - values.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normal = centred * lax.rsqrt(variance + self.epsilon)
-        scale, bias = along_last(self.scale[...], x.ndim), along_last(self.bias[...], x.ndim)
-        return (normal * scale + bias).astype(self.dtype)
+        scale, bias = (gather(part[...], ("embed",)) for part in (self.scale, self.bias))
+        return (normal * along_last(scale, x.ndim) + along_last(bias, x.ndim)).astype(self.dtype)
 
 
 class Embedding(nnx.Module):
@@ -107,11 +109,13 @@ class Embedding(nnx.Module):
         if zero_row is not None and 0 <= zero_row < count:
             table = table.at[zero_row].set(0.0)
         self.table = parameter(table, axes)
+        self.axes = axes
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Look up `[...]` integer ids as `[..., D]` in the compute dtype."""
-        return jnp.take(self.table[...], ids, axis=0, mode="fill").astype(self.dtype)
+        table = gather(self.table[...], self.axes)
+        return jnp.take(table, ids, axis=0, mode="fill").astype(self.dtype)
 
 
 def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
@@ -186,6 +190,7 @@ def attend(
     Returns:
       The mixed values `[B, Q, H * d]` and the probabilities before dropout, `[B, H, Q, K]` float32.
     """
+    key, value = (constrain(x, "rows", None, "heads", None) for x in (key, value))
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
@@ -289,6 +294,7 @@ def run_layers(
         def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
             parameters, key, own = inputs
             extra = () if each is None else (own,)
+            hidden = constrain(hidden, "rows", "length", None)
             return call(nnx.merge(graph, parameters), hidden, key, *extra)
 
         return jax.checkpoint(one, prevent_cse=False) if remat else one

@@ -101,6 +101,14 @@ def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
     return dataclasses.replace(source, assemble=assemble)
 
 
+def head_axes(head: Head | None) -> Any:
+    """Return the logical axes of a head's arrays, in a head's place."""
+    if head is None:
+        return None
+    bias = None if head.bias is None else ("vocab",)
+    return dataclasses.replace(head, weights=("embed", "vocab"), bias=bias)
+
+
 def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
     """Return the teacher that has already spoken: it reads its outputs from the batch.
 

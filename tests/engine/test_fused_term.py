@@ -9,6 +9,7 @@ import pytest
 from jaxdistill import losses
 from jaxdistill.engine import parallel
 from jaxdistill.engine.fused_term import TokenLoss, fused_term
+from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.objective import Objective, logits_term, task_term
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_train_step
@@ -96,7 +97,7 @@ def run(objective, *, logits=False, accumulate=1, devices=None, pmap=False):
         )
         found = parallel.unreplicate(found)
     elif devices is not None:
-        mesh = parallel.make_mesh(devices)
+        mesh = make_mesh(devices)
         placed = parallel.place_batch(batch, mesh)
         found, metrics = parallel.compile_step(step, mesh)(state, teacher.params, placed)
     else:
@@ -131,7 +132,7 @@ def test_microbatches_change_nothing(reference):
 
 @pytest.mark.slow
 def test_devices_change_nothing(reference):
-    mesh = parallel.make_mesh(4)
+    mesh = make_mesh(4)
     terms = {
         "soft": TokenLoss("forward_kl", 0.7, lambda step: 2.0 + step),
         "other": TokenLoss("jsd", 0.2, 1.0, 0.3),

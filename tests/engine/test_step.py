@@ -11,7 +11,9 @@ from support import tiny
 
 from jaxdistill import losses
 from jaxdistill.engine import parallel
+from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.objective import Objective, logits_term, task_term
+from jaxdistill.engine.sharding import replicated
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_eval_step, make_train_step
 
@@ -32,9 +34,9 @@ def one_update(*, accumulate=1, run=None, batch=BATCH, objective=None):
 
 
 def under_mesh(devices, step, state, teacher, batch):
-    mesh = parallel.make_mesh(devices)
+    mesh = make_mesh(devices)
     compiled = parallel.compile_step(step, mesh)
-    state = jax.device_put(state, parallel.replicated(mesh))
+    state = jax.device_put(state, replicated(mesh))
     return compiled(state, teacher, parallel.place_batch(batch, mesh))
 
 

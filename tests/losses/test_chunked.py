@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import losses
-from jaxdistill.engine.parallel import batch_sharding, make_mesh, replicated
+from jaxdistill.engine.mesh import make_mesh
+from jaxdistill.engine.sharding import batch_sharding, replicated
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.chunked import chunked_loss
 from jaxdistill.losses.fused import Projection
