@@ -75,9 +75,9 @@ class Watcher:
         with contextlib.suppress(Exception):
             self._board.put(f"gone/{self._index}", "")
 
-    def report(self, index: int, what: str) -> None:
-        """Tell all what ended a process."""
-        self._board.put("ended", json.dumps([index, what]))
+    def report(self, index: int, what: str, *, grace: float = _GRACE_SECONDS) -> None:
+        """Tell all what ended a process; they wait for `grace` seconds before they end, too."""
+        self._board.put("ended", json.dumps([index, what, grace]))
 
     def gone(self) -> set[int]:
         """Return who has gone on purpose."""
@@ -107,9 +107,9 @@ class Watcher:
             if beat != self._heard[int(name)][0]:
                 self._heard[int(name)] = beat, now
         if ended is not None:
-            index, what = json.loads(ended)
+            index, what, grace = json.loads(ended)
             since = self._blamed.setdefault(ended, now)
-            if index != self._index and now - since > _GRACE_SECONDS:
+            if index != self._index and now - since >= grace:
                 self._blame(index, what)
         watched = range(len(self._hosts)) if self._index == 0 else (0,)
         silent = [
@@ -130,10 +130,11 @@ class Watcher:
             return
         self.verdict = f"{self.name(index)} {what}"
         with contextlib.suppress(Exception):
-            if self._index == 0 and self._board.get("ended") is None:
-                self.report(index, what)
-                # The others read it before this process takes the board with it.
-                time.sleep(_GRACE_SECONDS + 3 * self._interval)
+            others = set(range(len(self._hosts))) - {self._index, index} - self.gone()
+            if self._index == 0 and others:
+                # They read it before this process takes the board with it.
+                self.report(index, what, grace=0.0)
+                time.sleep(2 * self._interval)
         self._end(self.verdict)
 
     def _breathe(self) -> bool:

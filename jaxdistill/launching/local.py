@@ -73,6 +73,8 @@ def launch(
                 child, pump = _start(command, own, index)
                 children.append(child)
                 pumps += pump
+            pids = " ".join(str(child.pid) for child in children)
+            print(f"launch  {processes} processes: {pids}", file=sys.stderr, flush=True)
             patience = (heartbeat_seconds or ProcessSettings.heartbeat_seconds) + _KILL_SECONDS
             code = _wait(children, patience)
         finally:
