@@ -16,56 +16,23 @@ The second needs a GPU and `pip install "jax[cuda13]"`. `--chunks` adds those si
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import common
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jaxdistill import losses
-from jaxdistill.losses import FusedTerm, Projection, fused_loss
+from jaxdistill.inspect.plan.loss import Sizes, dense, fused, lowered, shapes, useful_flops
+from jaxdistill.inspect.plan.topology import missing_libtpu, open_topology
 
-TOPOLOGIES = {"v5e": ("v5e:2x2", 197e12), "v5p": ("v5p:2x2x1", 459e12)}
-TERMS = {
-    "forward_kl": FusedTerm("forward_kl", 0.5, 2.0),
-    "cross_entropy": FusedTerm("cross_entropy", 0.5),
-}
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
 GIB = 2**30
-
-
-class Sizes(NamedTuple):
-    """What is computed: widths of both sides, columns of both heads, dtype of everything."""
-
-    student: int
-    teacher: int
-    vocabulary: int
-    dtype: Any
-
-
 ACCELERATOR = Sizes(2048, 4096, 128_256, jnp.bfloat16)
 CPU = Sizes(512, 1024, 32_000, jnp.float32)
-
-
-def dense(student, head, teacher, teacher_head, labels):
-    """The mean mix from logits."""
-    ours = jnp.matmul(student, head, preferred_element_type=jnp.float32)
-    theirs = jnp.matmul(teacher, teacher_head, preferred_element_type=jnp.float32)
-    value = 0.5 * losses.forward_kl(ours, theirs, temperature=2.0)
-    return jnp.mean(value + 0.5 * losses.cross_entropy(ours, labels))
-
-
-def fused(student, head, teacher, teacher_head, labels, **settings):
-    """The same mean from hidden states."""
-    sides = Projection(student, head), Projection(teacher, teacher_head)
-    return fused_loss(*sides, TERMS, labels=labels, **settings).mix / labels.size
-
-
 IMPLEMENTATIONS = {
     "dense": dense,
     "fused": fused,
@@ -85,24 +52,9 @@ def memory_floor(name: str, tokens: int, sizes: Sizes) -> int:
     return 0 if name == "fused_low_memory" else 4 * sizes.student * sizes.vocabulary
 
 
-def shapes(tokens: int, sizes: Sizes, sharding: Any = None) -> tuple:
-    """What the implementations take, as shapes."""
-
-    def shape(*dimensions, dtype=sizes.dtype):
-        return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding)
-
-    return (
-        shape(tokens, sizes.student),
-        shape(sizes.student, sizes.vocabulary),
-        shape(tokens, sizes.teacher),
-        shape(sizes.teacher, sizes.vocabulary),
-        shape(tokens, dtype=jnp.int32),
-    )
-
-
 def compiled(function: Callable, arguments: tuple) -> Any:
     """Value and gradients to the student's hidden states and head."""
-    return jax.jit(jax.value_and_grad(function, (0, 1))).lower(*arguments).compile()
+    return lowered(function, arguments).compile()
 
 
 def row(
@@ -141,20 +93,18 @@ def for_tpu(
     platform: str, tokens: int, implementations: dict[str, Callable]
 ) -> Iterator[dict[str, Any]]:
     """Compile every implementation for one chip."""
-    from jax.experimental import topologies
-
-    name, peak = TOPOLOGIES[platform]
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    sharding = SingleDeviceSharding(topology.devices[0])
+    machine = open_topology(TOPOLOGIES[platform])
+    sharding = SingleDeviceSharding(machine.devices[0])
     sizes = ACCELERATOR
-    operations = 2 * tokens * sizes.vocabulary * (3 * sizes.student + sizes.teacher)
+    assert machine.chip.flops is not None  # known of TPUs
+    floor = 1e3 * useful_flops(tokens, sizes) / machine.chip.flops
     for implementation, function in implementations.items():
         try:
             program = compiled(function, shapes(tokens, sizes, sharding))
         except jax.errors.JaxRuntimeError as error:
             print(f"{platform} {implementation} at {tokens} tokens: {str(error).splitlines()[0]}")
             continue
-        yield row(platform, implementation, tokens, sizes, program, None, 1e3 * operations / peak)
+        yield row(platform, implementation, tokens, sizes, program, None, floor)
 
 
 def at_hand(
@@ -199,8 +149,8 @@ def at_hand(
 
 def missing(platform: str) -> str | None:
     """Why there is nothing to say about a platform here."""
-    if platform in TOPOLOGIES and importlib.util.find_spec("libtpu") is None:
-        return "libtpu is not installed; pip install libtpu (no TPU needed)"
+    if platform in TOPOLOGIES:
+        return missing_libtpu()
     if platform == "gpu" and all(device.platform != "gpu" for device in jax.devices()):
         return "jax sees no GPU; pip install 'jax[cuda13]' where there is one"
     return None
@@ -230,10 +180,6 @@ def main() -> None:
     parser.add_argument("--chunks", nargs="+", type=int, default=[], help="further sizes of chunk")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    # The compiler for TPUs asks these where no TPU is at hand.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if "gpu" not in arguments.platforms:
         jax.config.update("jax_platforms", "cpu")
     implementations = {name: IMPLEMENTATIONS[name] for name in arguments.implementations}

@@ -241,7 +241,7 @@ def training(folder: Path, steps: int) -> Iterator[dict[str, Any]]:
         "data.max_length=64",
         "data.tokenizer={vocabulary: 1024}",
         "teacher.model={family: gpt2, n_embd: 64, n_layer: 4, n_head: 4}",
-        "student.layers=2",
+        "student.model={family: gpt2, n_embd: 64, n_layer: 2, n_head: 4}",
         f"finetune.steps={4 * steps}",
         f"finetune.evaluate_every={4 * steps}",
         f"train.steps={steps}",

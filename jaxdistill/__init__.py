@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         unreplicate,
     )
     from jaxdistill.engine.reduce import Mean
+    from jaxdistill.engine.sharding import parameter_shardings, state_shardings
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.inspect.plan.plan import plan
     from jaxdistill.models.continuation import make_continue
     from jaxdistill.models.generate import generate
     from jaxdistill.models.outputs import Outputs
@@ -55,10 +57,13 @@ __all__ = [
     "make_on_policy_step",
     "make_train_step",
     "open_cache",
+    "parameter_shardings",
     "place_batch",
+    "plan",
     "pmap_step",
     "replicate",
     "save_model",
+    "state_shardings",
     "task_term",
     "unreplicate",
 ]
@@ -75,8 +80,10 @@ _HOMES = {
         "unreplicate",
     ),
     "engine.reduce": ("Mean",),
+    "engine.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
+    "inspect.plan.plan": ("plan",),
     "models.continuation": ("make_continue",),
     "models.generate": ("generate",),
     "models.outputs": ("Outputs",),

@@ -327,7 +327,7 @@ def _model(
     else:
         options["num_labels"] = dataset.num_labels
     if isinstance(origin, str):
-        return _with_dropout(load_model(origin, pooling=pooling, **options), train.dropout)
+        return with_dropout(load_model(origin, pooling=pooling, **options), train.dropout)
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "
@@ -338,10 +338,10 @@ def _model(
         model = language.with_tokenizer(model, dataset)
     else:
         model = build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
-    return _with_dropout(model, train.dropout)
+    return with_dropout(model, train.dropout)
 
 
-def _with_dropout(model: Model, rate: float | None) -> Model:
+def with_dropout(model: Model, rate: float | None) -> Model:
     """Set every dropout rate of a model's config."""
     if rate is None or model.family is None or model.options is None:
         return model

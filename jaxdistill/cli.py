@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxdistill import __version__
-from jaxdistill.cli_pod import LAUNCH_CONTEXT, launch, of_several
+from jaxdistill import __version__, cli_plan
+from jaxdistill.cli_pod import LAUNCH_CONTEXT, among_others, launch, of_several
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
@@ -206,6 +205,9 @@ def doctor(
     return stop_if_fatal(findings)
 
 
+app.command()(cli_plan.plan)
+
+
 @app.command()
 def methods() -> None:
     """List every model family, loss, schedule, optimizer and data source with its paper."""
@@ -243,24 +245,7 @@ def _options(
 def main() -> None:
     """Run the command line of this process."""
     _say_warnings_once()
-    code = 1
-    try:
-        code = call(sys.argv[1:])
-    except Exception as error:
-        _await_blame(error)
-        traceback.print_exc()
-    finally:
-        # Only what a computing command has imported has others to part from.
-        processes = sys.modules.get("jaxdistill.engine.processes")
-        if processes is not None:
-            processes.leave(code)
-    sys.exit(code)
-
-
-def _await_blame(error: Exception) -> None:
-    processes = sys.modules.get("jaxdistill.engine.processes")
-    if processes is not None:
-        processes.await_blame(error)
+    sys.exit(among_others(lambda: call(sys.argv[1:])))
 
 
 def call(arguments: list[str]) -> int:

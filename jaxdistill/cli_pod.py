@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -106,6 +108,26 @@ def of_several(command: _Command) -> _Command:
     wrapped.__annotations__ = hints | {each.name: each.annotation for each in extra}
     del wrapped.__wrapped__
     return wrapped  # pyright: ignore[reportReturnType]
+
+
+def among_others(work: Callable[[], int]) -> int:
+    """Run a command line, and part from the other processes, if there are any, by its exit code."""
+    code = 1
+    try:
+        code = work()
+    except Exception as error:
+        if (processes := _started()) is not None:
+            processes.await_blame(error)
+        traceback.print_exc()
+    finally:
+        if (processes := _started()) is not None:
+            processes.leave(code)
+    return code
+
+
+def _started() -> Any:
+    # Only a command that computes has imported it, and so can have joined others.
+    return sys.modules.get("jaxdistill.engine.processes")
 
 
 def launch(

@@ -122,6 +122,8 @@ class TeacherConfig(Section):
     pooling: Literal["default", "first", "mean"] = "default"
     dtype: Dtype = "float32"
     """Compute type of the frozen teacher while distilling."""
+    storage: Literal["dtype", "int8"] = "dtype"
+    """How its kernels are kept meanwhile: in that type, or as int8 at half of bfloat16's memory."""
     precompute: bool | None = None
     """Run the teacher once over the training data instead of at every step; by default where the
     objective reads its logits only and examples are not augmented."""

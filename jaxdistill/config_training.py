@@ -117,6 +117,8 @@ class ParallelConfig(Section):
     latter (ZeRO-1)."""
     teacher: Literal["shared", "wide", "whole"] = "shared"
     """The frozen teacher: split over `fsdp` as the student is, over `data` x `fsdp`, or not."""
+    teacher_memory: Literal["device", "host"] = "device"
+    """Where it lies; from the host's memory every layer is fetched for its turn (TPU, GPU)."""
     compilation_cache: bool = True
     """Keep compiled programs in the work directory's parent."""
 

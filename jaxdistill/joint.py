@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -23,6 +22,7 @@ from jaxdistill.engine.mesh import BATCH, FSDP, TENSOR, check_heads
 from jaxdistill.engine.optim import make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
+from jaxdistill.models.frozen import called_from_host, keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import codecs
 
@@ -153,6 +153,14 @@ def make_joint(
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
     shapes = jax.eval_shape(make_state, student.params, student.model_state, projections, key)
     params = {} if teaching is None else teaching.params
+    teacher_sharding = sharding.parameter_shardings(
+        params,
+        None if teaching is None else teaching.axes,
+        mesh,
+        share=_TEACHER_SHARE[config.parallel.teacher],
+    )
+    if config.parallel.teacher_memory == "host":
+        teacher_sharding = sharding.on_host(teacher_sharding)
     return Joint(
         step=wrap(step),
         optimizer=optimizer,
@@ -160,12 +168,7 @@ def make_joint(
         state_sharding=sharding.state_shardings(
             shapes, student.axes, mesh, share_params=config.parallel.share == "parameters"
         ),
-        teacher_sharding=sharding.parameter_shardings(
-            params,
-            None if teaching is None else teaching.axes,
-            mesh,
-            share=_TEACHER_SHARE[config.parallel.teacher],
-        ),
+        teacher_sharding=teacher_sharding,
         make_state=make_state,
     )
 
@@ -179,14 +182,17 @@ def live_teaching(
     vocabulary: int | None = None,
     seed: int = 0,
 ) -> Teaching:
-    """Let a model teach, its parameters kept in the type that it computes with.
+    """Let a model teach, its parameters kept as the configuration says.
 
     Raises:
       ConfigError: its heads do not divide over the mesh.
     """
     check_heads("teacher", teacher.config, mesh.shape[TENSOR])
-    teacher = as_computed(teacher)
+    projections = build.make_projections(config, student, teacher, seed)
+    teacher = keep_frozen(teacher, config.teacher.storage)
     apply, params = build.with_state(teacher)
+    if config.parallel.teacher_memory == "host":
+        apply = called_from_host(apply)
     axes = teacher.axes
     if teacher.model_state is not None and axes is not None:
         unnamed = jax.tree.map(lambda leaf: (None,) * len(leaf.shape), teacher.model_state)
@@ -196,28 +202,5 @@ def live_teaching(
         params,
         axes,
         vocabulary=vocabulary,
-        projections=build.make_projections(config, student, teacher, seed),
+        projections=projections,
     )
-
-
-_ROUNDED = ("kernel", "table")
-
-
-def as_computed(model: Model) -> Model:
-    """Return a frozen model whose kernels and tables are kept in its compute type.
-
-    Layers round them to it in any case, so that outputs stay the same at half the memory.
-    """
-    if model.options is None or model.options.dtype == "float32":
-        return model
-    dtype = jnp.dtype(model.options.dtype)
-
-    def rounded(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = [getattr(part, "key", None) for part in path]
-        if not any(name in _ROUNDED for name in names):
-            return leaf
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(leaf.shape, dtype)
-        return leaf.astype(dtype)
-
-    return dataclasses.replace(model, params=jax.tree.map_with_path(rounded, model.params))

@@ -12,12 +12,13 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdistill.engine.mesh import BATCH, FSDP, SEQUENCE, TENSOR
@@ -82,8 +83,9 @@ def parameter_shardings(
 
     def of_named(names: Axes, node: Any) -> Any:
         if isinstance(node, tuple):
-            return tuple(of(names[1:], leaf) for leaf in node)
-        return of(names, node)
+            return tuple(of_named(names[1:], part) for part in node)
+        # A parameter kept as several arrays has the same axes in each.
+        return jax.tree.map(lambda leaf: of(names, leaf), node)
 
     if axes is None:
         return jax.tree.map(lambda leaf: of((None,) * len(leaf.shape), leaf), params)
@@ -134,6 +136,21 @@ def state_shardings(state: Any, axes: Any, mesh: Mesh, *, share_params: bool = T
         model_state=jax.tree.map(lambda _: whole, state.model_state),
         ema=None if state.ema is None else shared,
     )
+
+
+def on_host(shardings: Any) -> Any:
+    """Return the same shardings in the memory of the hosts."""
+    return jax.tree.map(lambda one: one.with_memory_kind("pinned_host"), shardings)
+
+
+def to_device(tree: Any) -> Any:
+    """Bring what lies in a host's memory to the device, inside a program."""
+
+    def near(leaf: Any) -> Any:
+        far = jax.typeof(leaf).memory_space == jax.memory.Space.Host
+        return jax.device_put(leaf, jax.memory.Space.Device) if far else leaf
+
+    return jax.tree.map(near, tree)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -190,6 +207,7 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(jax.tree.map(whole, tree))
 
 
+_GATHERED = "gathered"
 _laid_out: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
 
@@ -230,7 +248,19 @@ def gather(value: jax.Array, axes: Axes) -> jax.Array:
         return value
     kept = NamedSharding(mesh, spec_of(axes, value.shape, mesh))
     used = NamedSharding(mesh, spec_of(axes, value.shape, mesh, share=()))
-    return _gathered(value, kept, used)
+    return checkpoint_name(_gathered(value, kept, used), _GATHERED)
+
+
+def recompute_gathers(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the backward pass of a layer gather its parameters again instead of keeping them whole.
+
+    Everything else that it needs is kept. Where no parameters are shared, nothing changes.
+    """
+    mesh = _laid_out.get()
+    if mesh is None or mesh.shape[FSDP] == 1:
+        return body
+    policy = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)
 
 
 def _gathered(value: jax.Array, kept: NamedSharding, used: NamedSharding) -> jax.Array:

@@ -246,6 +246,21 @@ def assemble(
     )
 
 
+def shapes_only(family: Family, config: Any, options: Options, **fields: Any) -> Model:
+    """Make a Model whose parameters are `jax.ShapeDtypeStruct`: to be traced and compiled for."""
+    graph, shapes, statistics, axes = abstract(family, config, options)
+    return Model(
+        apply=_apply_of(graph, family.name, statistics is not None),
+        params=shapes,
+        config=config,
+        model_state=statistics,
+        family=family.name,
+        options=options,
+        axes=axes,
+        **fields,
+    )
+
+
 def _apply_of(graph: Any, name: str, stateful: bool) -> Apply:
     def apply(
         params: Any,

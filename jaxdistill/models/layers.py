@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxdistill.engine.sharding import constrain, gather
+from jaxdistill.engine.sharding import constrain, gather, recompute_gathers, to_device
 from jaxdistill.models.layout import is_apart, layers_of
 
 Axes = tuple[str | None, ...]
@@ -293,11 +293,12 @@ def run_layers(
     ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
         def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
             parameters, key, own = inputs
+            parameters = to_device(parameters)
             extra = () if each is None else (own,)
             hidden = constrain(hidden, "rows", "length", None)
             return call(nnx.merge(graph, parameters), hidden, key, *extra)
 
-        return jax.checkpoint(one, prevent_cse=False) if remat else one
+        return jax.checkpoint(one, prevent_cse=False) if remat else recompute_gathers(one)
 
     if is_apart(parameters):
         apart = [

@@ -180,7 +180,7 @@ def load_model(
     """
     folder = Path(folder)
     raw = read_json(folder / "config.json")
-    family, config = _config_of(raw, folder / "config.json")
+    family, config = config_of(raw, folder / "config.json")
     head = family.head_named(head)
     options = Options(
         head=head,
@@ -264,7 +264,12 @@ def save_model(
     write_folder(Path(folder), config, tensors, files, shard_bytes=shard_bytes)
 
 
-def _config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
+def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
+    """Return the family and the config that a `config.json` at `path` describes.
+
+    Raises:
+      ModelError: an unknown architecture, or values that cannot be built.
+    """
     if not isinstance(raw.get("model_type"), str):
         raise ModelError(f"{path}: got no 'model_type', expected one of {sorted(_MODULES)}")
     try:

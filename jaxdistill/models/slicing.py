@@ -93,6 +93,24 @@ def narrow_student(
     )
 
 
+def narrowed_config(teacher: Model, **sizes: int) -> Any:
+    """Return the config of a student with those sizes, see `narrow_student`; needs no weights.
+
+    Raises:
+      ModelError: no decoder, or a size the teacher cannot give.
+    """
+    shape, _ = decoder_shape(teacher)
+    equal = Importance(
+        heads=np.zeros((shape.depth, shape.key_heads)),
+        mlp=np.zeros((shape.depth, shape.inner)),
+        hidden=np.zeros(shape.width),
+        energy={},
+        tokens=0,
+    )
+    wanted = {"hidden_size": None, "heads": None, "mlp_size": None} | sizes
+    return _config(teacher.config, shape, _kept(shape, equal, **wanted))
+
+
 def _kept(
     shape: Shape,
     importance: Importance,

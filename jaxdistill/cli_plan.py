@@ -1,0 +1,66 @@
+"""The command `plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="A YAML file or a recipe; data and weights need not exist."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. train.remat=true."),
+    ] = None,
+    topology: Annotated[
+        str, typer.Option("--topology", help="v5e:16x16, v5p:4x4x4, v6e:8x8, v4:4x4x4, cpu:8, gpu.")
+    ] = "cpu:1",
+    mesh: Annotated[
+        str | None, typer.Option("--mesh", help="Instead of the config's: data=16,fsdp=16.")
+    ] = None,
+    programs: Annotated[
+        str | None,
+        typer.Option("--programs", help="Of joint,cached,finetune,generate; by default one step."),
+    ] = None,
+    search: Annotated[bool, typer.Option("--search", help="Rank meshes and microbatches.")] = False,
+    dense: Annotated[bool, typer.Option(help="Compile with dense losses, too, to compare.")] = True,
+    suggest: Annotated[
+        bool, typer.Option(help="Look for the smallest change where it does not fit.")
+    ] = True,
+    price: Annotated[
+        float | None, typer.Option("--price", help="Of a chip and hour, for cost per tokens.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="PATH", help="Write everything here.")
+    ] = None,
+) -> None:
+    """Say what a run needs on a machine that is not there: memory, time, cost, and what fits."""
+    from jaxdistill.config_file import load_config
+    from jaxdistill.engine.threads import spare_threads_for_virtual_devices
+    from jaxdistill.inspect.plan.topology import settle
+
+    settle(topology)
+    spare_threads_for_virtual_devices()
+    from jaxdistill.inspect.plan.plan import plan as make_plan
+    from jaxdistill.inspect.plan.table import describe
+
+    made = make_plan(
+        load_config(config, overrides or ()),
+        topology,
+        mesh=mesh,
+        programs=None if programs is None else [name.strip() for name in programs.split(",")],
+        search=search,
+        dense=dense,
+        suggest=suggest,
+        price=price,
+    )
+    if json is not None:
+        made.write(json)
+    print(describe(made))

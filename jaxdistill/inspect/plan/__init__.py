@@ -1,0 +1,1 @@
+"""What a config needs on a machine that is not there: memory, time floors, cost, and what fits."""

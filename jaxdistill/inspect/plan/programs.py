@@ -1,0 +1,326 @@
+"""The programs of a run, lowered for a mesh from shapes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jaxdistill import caching
+from jaxdistill.config import Config, TrainConfig
+from jaxdistill.engine import sharding
+from jaxdistill.engine.mesh import (
+    SEQUENCE,
+    TENSOR,
+    batch_parts,
+    check_heads,
+    check_length,
+    check_rows,
+)
+from jaxdistill.engine.on_policy import make_on_policy_step
+from jaxdistill.engine.optim import value_schedule
+from jaxdistill.engine.step import TrainStep
+from jaxdistill.errors import ConfigError
+from jaxdistill.inspect.plan import loss, shapes
+from jaxdistill.inspect.plan.flops import forward_flops, step_flops
+from jaxdistill.joint import Teaching, live_teaching, make_joint
+from jaxdistill.models import generate
+from jaxdistill.models.continuation import make_continue
+from jaxdistill.models.registry import Model
+from jaxdistill.teacher import codecs, precomputed
+
+PROGRAMS = ("joint", "cached", "finetune", "generate", "loss")
+_STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program and what it is given.
+
+    Attributes:
+      name: one of `PROGRAMS`.
+      lower: makes the lowered program; nothing is compiled before.
+      held: bytes per device of `parameters`, `optimizer`, `teacher` and `batch`.
+      tokens: of a step over all devices; examples where there are no tokens.
+      unit: `tokens` or `examples`.
+      useful_flops: of a step over all devices, without what is computed twice; None where the
+        models' shapes do not tell.
+      run_flops: the same with what is computed twice.
+      turns: of a loop that ends by its data.
+    """
+
+    name: str
+    lower: Callable[[], Any]
+    held: dict[str, int]
+    tokens: int
+    unit: str
+    useful_flops: float | None
+    run_flops: float | None
+    turns: int | None = None
+
+
+def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) -> Program:
+    """Return a program of a run.
+
+    Args:
+      config: the run's.
+      mesh: the devices.
+      name: one of `PROGRAMS`.
+      apart: whether layers run one by one where the config leaves it open, as on CPU.
+
+    Raises:
+      ConfigError: the batch, a row or heads do not divide over the mesh, or the config has no such
+        program; before anything is compiled.
+    """
+    if name not in PROGRAMS:
+        raise ConfigError(f"plan: got program {name!r}, expected one of {list(PROGRAMS)}")
+    if name == "generate":
+        return _generation(config, mesh)
+    if name == "loss":
+        return _loss(config, mesh)
+    if name == "finetune":
+        if config.finetune is None:
+            raise ConfigError("finetune: got null, so that there is no fine-tune to plan")
+        return _step(config, mesh, name, config.finetune, apart)
+    return _step(config, mesh, name, config.train, apart)
+
+
+def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool) -> Program:
+    apart = apart if train.unroll is None else train.unroll
+    lay_out = shapes.laid_apart if apart else lambda model: model
+    plain = shapes.teacher_of(config, train) if name == "finetune" else shapes.student_of(config)
+    batch = shapes.batch_of(config, train, plain)
+    _check(mesh, plain, batch, "teacher" if name == "finetune" else "student", train.accumulate)
+    student = lay_out(plain)
+    live = None if name == "finetune" else shapes.teacher_of(config)
+    teaching = None
+    if live is not None and name == "joint":
+        vocabulary = shapes.check_vocabulary(config, plain, live)
+        teaching = live_teaching(config, student, lay_out(live), mesh, vocabulary=vocabulary)
+    elif live is not None:
+        codec = caching.choose_codec(config)
+        batch |= shapes.cached_fields(codec, batch, live)
+        teaching = _stored(config, codec, plain, live)
+    joint = make_joint(
+        config,
+        train,
+        student,
+        teaching,
+        mesh,
+        total_steps=train.steps or _STEPS,
+        wrap=functools.partial(_writing, config, plain) if name == "joint" else lambda step: step,
+    )
+    maps = {} if teaching is None else _shapes(teaching.projections)
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+    state = jax.eval_shape(joint.make_state, student.params, student.model_state, maps, key)
+    state = with_shardings(state, joint.state_sharding)
+    taught = {} if teaching is None else teaching.params
+    taught = with_shardings(_shapes(taught), joint.teacher_sharding)
+    given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
+    params = bytes_held(state.params) + bytes_held(state.model_state)
+    useful, run = _flops(plain, live if name == "joint" else None, batch, train, config)
+    ids = batch.get("input_ids")
+    compiled: Any = joint.compiled()  # as jit returns it
+    return Program(
+        name,
+        lambda: compiled.lower(state, taught, given),
+        {
+            "parameters": params,
+            "optimizer": bytes_held(state) - params,
+            "teacher": bytes_held(taught),
+            "batch": bytes_held(given),
+        },
+        train.batch_size if ids is None else math.prod(ids.shape),
+        "examples" if ids is None else "tokens",
+        useful,
+        run,
+        _room(config.on_policy, shapes.row_length(config, plain)) if config.on_policy else None,
+    )
+
+
+def _check(mesh: Mesh, model: Model, batch: shapes.Batch, who: str, accumulate: int) -> None:
+    """Refuse what cannot be laid over the mesh, with the values that can."""
+    check_heads(who, model.config, mesh.shape[TENSOR])
+    rows = batch["labels"].shape[0]
+    check_rows("labels", rows, mesh)
+    parts = batch_parts(mesh) * accumulate
+    if rows % parts:
+        lower = rows // parts * parts
+        raise ConfigError(
+            f"train.accumulate: got {accumulate} microbatches of {rows} rows over "
+            f"{batch_parts(mesh)} devices, expected train.batch_size a multiple of {parts}, e.g. "
+            f"{lower or parts} or {lower + parts}"
+        )
+    if "input_ids" in batch:
+        check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
+
+
+def _stored(config: Config, codec: codecs.Codec, student: Model, teacher: Model) -> Teaching:
+    head = None
+    if isinstance(codec, codecs.Hidden):
+        outputs = jax.eval_shape(
+            lambda params: teacher.apply(params, {"input_ids": jnp.zeros((1, 4), jnp.int32)}),
+            teacher.params,
+        )
+        head = outputs.head()
+    return Teaching(
+        precomputed.make_apply(codec),
+        head,
+        precomputed.head_axes(head),
+        codec=codec,
+        vocabulary=shapes.check_vocabulary(config, student, teacher),
+    )
+
+
+def _writing(config: Config, student: Model, step: TrainStep) -> TrainStep:
+    """Add the student's own texts where the config has them."""
+    wanted = config.on_policy
+    if wanted is None:
+        return step
+    continue_texts = make_continue(
+        student,
+        prompt_tokens=wanted.prompt_tokens,
+        max_new_tokens=wanted.max_new_tokens,
+        temperature=wanted.temperature,
+        top_k=wanted.top_k,
+        top_p=wanted.top_p,
+    )
+    return make_on_policy_step(step, continue_texts, value_schedule(wanted.share, _STEPS))
+
+
+def _room(wanted: Any, length: int) -> int:
+    room = length - wanted.prompt_tokens
+    return min(room, wanted.max_new_tokens or room)
+
+
+def _generation(config: Config, mesh: Mesh) -> Program:
+    """The teacher's writing of a batch of texts, parameters and rows split as in a step."""
+    if config.task != "language_model":
+        raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
+    model, wanted = shapes.teacher_of(config), config.generate
+    decoder, options = generate.decoder_of(model)
+    check_heads("teacher", model.config, mesh.shape[TENSOR])
+    rows = wanted.batch_size
+    if rows % batch_parts(mesh):
+        raise ConfigError(
+            f"generate.batch_size: got {rows} prompts for {batch_parts(mesh)} devices, expected a "
+            f"multiple of {batch_parts(mesh)}"
+        )
+    room = _room(wanted, shapes.row_length(config, model))
+    params = with_shardings(
+        model.params, sharding.parameter_shardings(model.params, model.axes, mesh)
+    )
+    over = sharding.batch_sharding(mesh)
+    ids = jax.ShapeDtypeStruct((rows, wanted.prompt_tokens), jnp.int32, sharding=over)
+    lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=over)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    factor = jax.ShapeDtypeStruct((), jnp.float32)
+    greedy = wanted.temperature == 0
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+
+    write = functools.partial(
+        generate.write,
+        shape=decoder,
+        options=options,
+        room=room,
+        top_k=None if greedy else wanted.top_k,
+        vocabulary=None,
+    )
+
+    def lower() -> Any:
+        with sharding.on_mesh(mesh):
+            return jax.jit(write).lower(
+                params,
+                ids,
+                lengths,
+                number,
+                None if greedy else key,
+                temperature=None if greedy else factor,
+                top_p=None if greedy or wanted.top_p is None else factor,
+                ends=jax.ShapeDtypeStruct((1,), jnp.int32),
+                pad=number,
+            )
+
+    held = {
+        "parameters": 0,
+        "optimizer": 0,
+        "teacher": bytes_held(params),
+        "batch": bytes_held((ids, lengths)),
+    }
+    return Program("generate", lower, held, rows * room, "tokens", None, None, room)
+
+
+def _loss(config: Config, mesh: Mesh) -> Program:
+    """The loss alone, on one device's tokens."""
+    if config.task != "language_model":
+        raise ConfigError(f"loss: got task {config.task!r}, expected 'language_model'")
+    student, teacher = shapes.student_of(config), shapes.teacher_of(config)
+    batch = shapes.batch_of(config, config.train, student)
+    _check(mesh, student, batch, "student", 1)
+    vocabulary = shapes.check_vocabulary(config, student, teacher)
+    if vocabulary is not None:
+        raise ConfigError("loss: got heads of two sizes, expected one to plan the loss alone")
+    sizes = loss.Sizes(
+        student.config.shape.width,
+        teacher.config.shape.width,
+        student.config.vocab_size,
+        jnp.dtype(config.train.dtype),
+    )
+    tokens = math.prod(batch["input_ids"].shape) // batch_parts(mesh)
+    given = loss.shapes(tokens, sizes, SingleDeviceSharding(mesh.devices.flat[0]))
+    function = functools.partial(
+        loss.fused if config.losses == "fused" else loss.dense, terms=loss.terms_of(config.terms)
+    )
+    held = {
+        "parameters": bytes_held(given[1]),
+        "optimizer": 0,
+        "teacher": bytes_held(given[3]),
+        "batch": bytes_held((given[0], given[2], given[4])),
+    }
+    useful = loss.useful_flops(tokens, sizes) * mesh.size
+    return Program(
+        "loss",
+        lambda: loss.lowered(function, given),
+        held,
+        tokens * mesh.size,
+        "tokens",
+        useful,
+        useful,
+    )
+
+
+def _flops(
+    student: Model, teacher: Model | None, batch: shapes.Batch, train: TrainConfig, config: Config
+) -> tuple[float | None, float | None]:
+    own = forward_flops(student, batch)
+    theirs = None if teacher is None else forward_flops(teacher, batch)
+    if own is None or (teacher is not None and theirs is None) or config.on_policy is not None:
+        return None, None
+    return step_flops(own, theirs), step_flops(own, theirs, remat=train.remat)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Return shapes that know how they are laid out."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        tree,
+        shardings,
+    )
+
+
+def bytes_held(tree: Any) -> int:
+    """Return the bytes of one device's part of shapes that know how they are laid out."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,61 @@
+"""Models without weights: their parameters are shapes, to be planned and compiled with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdistill.errors import ModelError
+from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
+from jaxdistill.models.folder import read_json
+from jaxdistill.models.registry import config_of, family_named
+
+
+def abstract_model(
+    origin: Mapping[str, Any] | str | Path,
+    *,
+    num_labels: int | None = None,
+    head: str | None = "default",
+    **options: Any,
+) -> Model:
+    """Return a model whose parameters are `jax.ShapeDtypeStruct`.
+
+    Args:
+      origin: a spec as of `build_model`, or a folder, of which only `config.json` is read.
+      num_labels: outputs of a classification head; None: those of the folder's config, else 2.
+      head: see `Options`; `default`: the family's first.
+      options: further fields of `Options`.
+
+    Raises:
+      ModelError: no such folder, or what `build_model` and `load_model` refuse in a config.
+    """
+    if isinstance(origin, Mapping):
+        if "family" not in origin:
+            raise ModelError(f"model: got {dict(origin)}, expected 'family', e.g. family: qwen3")
+        family = family_named(origin["family"])
+        config = config_from(family, {k: v for k, v in origin.items() if k != "family"}, {})
+    else:
+        path = Path(origin) / "config.json"
+        raw = read_json(path)
+        family, config = config_of(raw, path)
+        if num_labels is None and isinstance(raw.get("id2label"), dict):
+            num_labels = len(raw["id2label"])
+    chosen = Options(family.head_named(head), num_labels or 2, **options)
+    check_options(family, chosen)
+    return shapes_only(family, config, chosen)
+
+
+def without_weights(make: Callable[[Model], Model], model: Model) -> Model:
+    """Return what `make` returns for a model of shapes: traced, not computed."""
+    made: list[Model] = []
+
+    def run(params: Any, model_state: Any) -> Any:
+        made.append(make(dataclasses.replace(model, params=params, model_state=model_state)))
+        return made[-1].params, made[-1].model_state
+
+    params, model_state = jax.eval_shape(run, model.params, model.model_state)
+    return dataclasses.replace(made[-1], params=params, model_state=model_state)

@@ -1,0 +1,224 @@
+"""A plan against what the same config is once it runs, and what it refuses before compiling."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdistill.config_file import check
+from jaxdistill.engine.mesh import make_mesh
+from jaxdistill.engine.sharding import batch_shardings, place
+from jaxdistill.errors import ConfigError
+from jaxdistill.inspect.plan import account, plan, topology
+from jaxdistill.inspect.plan.chips import TPUS, Chip
+from jaxdistill.inspect.plan.plan import parse_mesh
+from jaxdistill.inspect.plan.programs import make_program
+from jaxdistill.inspect.plan.table import describe
+from jaxdistill.joint import live_teaching, make_joint
+from jaxdistill.models.registry import build_model
+
+TEACHER = {
+    "family": "qwen3", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+STUDENT = TEACHER | {
+    "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def config(**sections):
+    values = {
+        "name": "tiny",
+        "task": "language_model",
+        "data": {"train": "nowhere.jsonl", "max_length": 32},
+        "teacher": {"model": TEACHER, "dtype": "bfloat16"},
+        "student": {"model": STUDENT},
+        "finetune": None,
+        "train": {"batch_size": 16, "steps": 10, "remat": True, "unroll": False},
+        "parallel": {"data": 2, "fsdp": 4},
+    }
+    return check({k: values.get(k, {}) | v if isinstance(v, dict) else v
+                  for k, v in (values | sections).items()})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(2, fsdp=4)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return plan.plan(config(), "cpu:8", dense=False)
+
+
+def on_first(tree):
+    """Bytes that live arrays take on the first device."""
+    first = jax.devices()[0]
+    return sum(
+        shard.data.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+
+
+def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
+    wanted = config()
+    student = build_model(STUDENT, remat=True, logits=False)
+    teacher = build_model(TEACHER, dtype="bfloat16", logits=False)
+    teaching = live_teaching(wanted, student, teacher, mesh)
+    joint = make_joint(wanted, wanted.train, student, teaching, mesh, total_steps=10)
+    state = joint.start(student, {}, 0)
+    taught = place(teaching.params, joint.teacher_sharding)
+    names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")
+    batch = {name: jnp.ones((16, 32), jnp.int32) for name in names}
+    batch |= {"loss_mask": jnp.ones((16, 32)), "weight": jnp.ones(16)}
+    batch = place(batch, batch_shardings(batch, mesh))
+    memory = planned.main.memory
+    live = {
+        "parameters": on_first(state.params),
+        "optimizer": on_first((state.opt_state, state.step)) + 8,  # and the key
+        "teacher": on_first(taught),
+        "batch": on_first(batch),
+    }
+    assert {name: memory[name] for name in live} == live
+    program = joint.compiled().lower(state, taught, batch).compile()
+    found = program.memory_analysis()
+    assert sum(live.values()) == pytest.approx(found.argument_size_in_bytes, rel=0.1)
+    total = found.argument_size_in_bytes + found.temp_size_in_bytes
+    total += found.output_size_in_bytes - found.alias_size_in_bytes
+    assert planned.main.peak_bytes == pytest.approx(total, rel=0.1)
+    # With layers recomputed, what is kept is each layer's input: two rows of 32 tokens by 32.
+    assert memory["activations"] == 2 * 2 * 32 * 32 * 4
+
+
+def test_operations_are_those_of_an_analytic_count(planned):
+    one = planned.main
+    assert one.flops * one.devices == pytest.approx(one.run_flops, rel=0.05)
+    # Counted by hand: a token's products with every kernel, the head, and the square of scores.
+    tokens, length = 16 * 32, 32
+    layer = {
+        "teacher": 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128),
+        "student": 2 * (32 * 64 * 2 + 32 * 32 * 2 + 3 * 32 * 96),
+    }
+    scores = {"teacher": 3 * 4 * length * 64, "student": 2 * 4 * length * 64}
+    teacher = 2 * layer["teacher"] + scores["teacher"] + 2 * 64 * 256
+    student = 4 * (2 * layer["student"] + scores["student"]) + 3 * 2 * 32 * 256
+    assert one.run_flops == tokens * (teacher + student)
+    assert one.useful_flops < one.run_flops
+
+
+def test_a_plan_as_json_and_as_text(planned, tmp_path):
+    planned.write(tmp_path / "plan.json")
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["peak_bytes_per_device"] == pytest.approx(
+        sum(found["breakdown"].values()), rel=0.1
+    )
+    assert (found["fits"], found["hbm_bytes_per_device"]) == (None, None)
+    assert found["mesh"] == {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
+    assert {"parameters", "optimizer", "teacher", "batch", "temporaries"} <= set(found["breakdown"])
+    messages = found["programs"]["joint"]["messages"]
+    assert {m["axes"] for m in messages if m["kind"] == "all-gather"} == {"fsdp"}
+    text = describe(planned)
+    assert "optimizer state" in text
+    assert "mesh data=2 fsdp=4" in text
+
+
+def test_the_cached_step_has_no_teacher_and_the_students_layers_may_be_its_own(mesh):
+    wanted = config(student={"model": None, "layers": [0, 2]}, cache={"codec": "topk", "k": 4})
+    program = make_program(wanted, mesh, "cached")
+    assert program.held["teacher"] == 0
+    live = make_program(wanted, mesh, "joint")
+    # ids, levels and span of four classes, and the tail: for each of 64 tokens of a device
+    assert program.held["batch"] - live.held["batch"] == 16 * 32 // 8 * (4 * 2 + 4 + 2 + 2)
+    assert program.held["parameters"] == live.held["parameters"]
+    layers = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64 + 2 * 16)
+    assert program.held["parameters"] * 4 / 4 == pytest.approx(
+        4 * (layers + 2 * 64 * 256 + 64) / 4, rel=0.001
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "message"),
+    [
+        ({"train": {"batch_size": 12}}, {}, "expected a multiple of 8, e.g. 8 or 16"),
+        (
+            {"train": {"batch_size": 8, "accumulate": 4}},
+            {},
+            "expected train.batch_size a multiple of 32",
+        ),
+        ({}, {"mesh": "fsdp=1,tensor=8"}, r"expected one of \[1, 2, 4\]"),
+        ({}, {"mesh": "fsdp=16"}, "expected at most 8"),
+        ({}, {"mesh": "fsdp=3,data=-1"}, r"one of \[1, 2, 4, 8\]"),
+        ({}, {"mesh": "data=1,sequence=8", "length": 36}, "data.max_length=32"),
+        ({}, {"mesh": "rows=2"}, "expected sizes of .'data', 'fsdp'"),
+        ({}, {"mesh": "data=two"}, "expected a whole number"),
+        ({}, {"programs": ["finetune"]}, "no fine-tune to plan"),
+        ({}, {"programs": ["joint", "evaluate"]}, "expected one of"),
+        ({"generate": {"batch_size": 6}}, {"programs": ["generate"]}, "a multiple of 8"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_compiling(values, arguments, message, monkeypatch):
+    monkeypatch.setattr(account, "_compile", lambda lowered: pytest.fail("compiled"))
+    arguments = dict(arguments)
+    if length := arguments.pop("length", None):
+        values = values | {"data": {"train": "nowhere.jsonl", "max_length": length}}
+    with pytest.raises(ConfigError, match=message):
+        plan.plan(config(**values), "cpu:8", **arguments)
+
+
+def test_a_mesh_as_text():
+    assert parse_mesh("data=16, fsdp=-1") == {"data": 16, "fsdp": -1}
+
+
+def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
+    wanted = config(
+        teacher={"model": TEACHER | {"vocab_size": 256, "hidden_size": 512}, "dtype": "float32"},
+        train={"batch_size": 8, "steps": 10, "unroll": False, "remat": True},
+    )
+    monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=4_100_000))
+    found = plan.plan(wanted, "cpu:8", dense=False)
+    assert found.fits is False
+    assert found.change is not None
+    assert found.change.overrides == ("teacher.dtype=bfloat16",)
+    assert found.change.account.peak_bytes <= 4_100_000 < found.peak_bytes_per_device
+    assert "the smallest change that fits: teacher.dtype=bfloat16" in describe(found)
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; pip install libtpu"
+)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("losses", "implementation"), [("fused", "fused"), ("dense", "dense")])
+def test_the_loss_alone_needs_what_its_benchmark_found(losses, implementation):
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fused_loss.json"
+    rows = json.loads(results.read_text())["rows"]
+    row = next(
+        row for row in rows
+        if (row["platform"], row["implementation"], row["tokens"]) == ("v5e", implementation, 2048)
+    )  # fmt: skip
+    sizes = {"vocab_size": row["vocabulary"], "num_attention_heads": 16, "num_hidden_layers": 1}
+    wanted = config(
+        losses=losses,
+        data={"train": "nowhere.jsonl", "max_length": 64},
+        teacher={"model": TEACHER | sizes | {"hidden_size": 4096}, "dtype": "bfloat16"},
+        student={"model": STUDENT | sizes | {"hidden_size": 2048}},
+        train={"batch_size": 128, "dtype": "bfloat16"},
+        objective={
+            "soft": {"loss": "forward_kl", "weight": 0.5, "temperature": 2.0},
+            "hard": {"loss": "cross_entropy", "weight": 0.5},
+        },
+    )
+    found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], dense=False).main
+    assert found.memory["temporaries"] == row["temporary_bytes"]
+    floor = found.useful_flops / found.devices / TPUS["v5e"].flops
+    assert 1e3 * floor == pytest.approx(row["floor_milliseconds"])
+    # Chunks of tokens overlap by less than 128 each.
+    assert floor <= found.seconds["compute"] < 1.15 * floor
