@@ -18,7 +18,7 @@ from jaxdistill.config_terms import CACHED_LOSSES, LOGIT_LOSSES, ScheduleConfig
 from jaxdistill.data.batches import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples
-from jaxdistill.engine import parallel, preemption
+from jaxdistill.engine import parallel, preemption, processes
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.sharding import replicated
 from jaxdistill.engine.telemetry import say
@@ -131,21 +131,30 @@ def write(
     mesh = make_mesh(devices=jax.local_devices())
     speak, params, head = _speaker(teacher, dataset)
     params = jax.device_put(params, replicated(mesh))
-    with CacheWriter(path, choose_codec(config), of, head=head) as writer:
-        left = own[~writer.has(keys[own])]
-        if left.size < own.size:
-            say(f"cache  {own.size - left.size:,} of {own.size:,} examples are there already")
-        written = time.monotonic()
-        for index, batch in _batches(config, dataset, left, mesh.size):
-            if preemption.requested():
-                raise Preempted("stopped while writing the cache; run the same command to go on")
-            real = index >= 0
-            said = np.asarray(speak(params, parallel.place_batch(batch, mesh)))[real]
-            tokens = None if head is None else batch["attention_mask"][real] > 0
-            writer.write(keys[index[real]], said, where=tokens)
-            if time.monotonic() - written > config.checkpoint.every_seconds:
-                writer.flush()
-                written = time.monotonic()
+    stopped = ""
+    # Every process has another number of batches, so each looks for itself whether to stop.
+    try:
+        with CacheWriter(path, choose_codec(config), of, head=head) as writer:
+            left = own[~writer.has(keys[own])]
+            if left.size < own.size:
+                say(f"cache  {own.size - left.size:,} of {own.size:,} examples are there already")
+            written = time.monotonic()
+            for index, batch in _batches(config, dataset, left, mesh.size):
+                if preemption.asked():
+                    raise Preempted(
+                        "stopped while writing the cache; run the same command to go on"
+                    )
+                real = index >= 0
+                said = np.asarray(speak(params, parallel.place_batch(batch, mesh)))[real]
+                tokens = None if head is None else batch["attention_mask"][real] > 0
+                writer.write(keys[index[real]], said, where=tokens)
+                if time.monotonic() - written > config.checkpoint.every_seconds:
+                    writer.flush()
+                    written = time.monotonic()
+    except Preempted as stop:
+        stopped = str(stop)
+    if reason := next(filter(None, processes.everyone("cache", stopped)), None):
+        raise Preempted(reason)
     return inspect(path)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxdistill import __version__, cli_plan
+from jaxdistill.cli_pod import LAUNCH_CONTEXT, among_others, launch, of_several
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ Force = Annotated[bool, typer.Option("--force", help="Redo stages whose settings
 
 
 @app.command()
+@of_several
 def run(
     config: Source,
     overrides: Overrides = None,
@@ -62,6 +64,7 @@ def run(
 
 
 @app.command()
+@of_several
 def finetune(
     config: Source,
     overrides: Overrides = None,
@@ -74,6 +77,7 @@ def finetune(
 
 
 @app.command()
+@of_several
 def cache(
     config: Annotated[
         str | None,
@@ -101,6 +105,7 @@ def cache(
 
 
 @app.command()
+@of_several
 def generate(
     config: Source,
     overrides: Overrides = None,
@@ -127,6 +132,7 @@ def generate(
 
 
 @app.command()
+@of_several
 def distill(
     config: Source,
     overrides: Overrides = None,
@@ -139,6 +145,7 @@ def distill(
 
 
 @app.command()
+@of_several
 def evaluate(
     config: Source,
     overrides: Overrides = None,
@@ -151,6 +158,7 @@ def evaluate(
 
 
 @app.command()
+@of_several
 def export(
     config: Source,
     overrides: Overrides = None,
@@ -163,6 +171,7 @@ def export(
 
 
 @app.command()
+@of_several
 def report(
     config: Source,
     overrides: Overrides = None,
@@ -221,6 +230,9 @@ def recipes() -> None:
     Console().print(table)
 
 
+app.command(context_settings=LAUNCH_CONTEXT)(launch)
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
@@ -233,7 +245,7 @@ def _options(
 def main() -> None:
     """Run the command line of this process."""
     _say_warnings_once()
-    sys.exit(call(sys.argv[1:]))
+    sys.exit(among_others(lambda: call(sys.argv[1:])))
 
 
 def call(arguments: list[str]) -> int:
@@ -310,6 +322,9 @@ def _settle_host() -> None:
 
     spare_threads_for_virtual_devices()
     obstacle = keep_freed_memory()
+    from jaxdistill.engine import processes
+
+    processes.start()
     if obstacle is not None:
         from jaxdistill.engine.telemetry import say
 
@@ -350,7 +365,7 @@ def _writable(folder: Path, config: Config) -> Config:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Several processes may look at once.
     except OSError as error:
         raise ConfigError(
             f"workdir: cannot write to {str(folder)!r} ({error.strerror}); "

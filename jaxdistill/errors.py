@@ -32,6 +32,12 @@ class CacheError(JaxDistillError):
     """A cache of teacher outputs is missing, incomplete, damaged or of something else."""
 
 
+class ProcessError(JaxDistillError):
+    """Another process of the run is missing, has failed or has died."""
+
+    exit_code = 76
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved its state; running the same command resumes it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxdistill import build, caching
 from jaxdistill.config import CacheConfig, Config
-from jaxdistill.engine import preemption
+from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
@@ -68,6 +69,7 @@ def run(
         result: dict[str, Any] = {}
         for name in STAGES[: STAGES.index(last) + 1]:
             result = _STAGES[name](workspace) or result
+        processes.barrier("end")
         return result
 
 
@@ -86,7 +88,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
-        save_model(folder / "model", trained, tokenizer_from=dataset.tokenizer)
+        _save(folder / "model", trained, dataset.tokenizer)
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
@@ -111,8 +113,9 @@ def _cache(workspace: Workspace) -> dict[str, Any]:
             say(f"cache  {path}\n{caching.describe(found)}")
             return found
 
-        if not (path / manifest.MANIFEST).is_file():
-            (workspace.workdir / "cache" / "result.json").unlink(missing_ok=True)
+        if not processes.decide("cache", (path / manifest.MANIFEST).is_file):
+            left = workspace.workdir / "cache" / "result.json"
+            processes.once("cache", lambda: left.unlink(missing_ok=True))
         settings = workspace.settings("teacher", "finetune", "cache")
         workspace.check_before("cache")
         result = run_stage(workspace, "cache", settings, work)
@@ -131,7 +134,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
         for seed in config.seeds:
             own = folder / f"seed-{seed}"
             done = own / "result.json"
-            if done.is_file():
+            if processes.decide(f"seed {seed}", done.is_file):
                 accounts.append(json.loads(done.read_text(encoding="utf-8")))
                 continue
             student = workspace.student(seed)
@@ -145,9 +148,9 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     teacher=(workspace.cache or workspace.teacher) if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
-            save_model(own / "model", trained, tokenizer_from=workspace.dataset.tokenizer)
+            _save(own / "model", trained, workspace.dataset.tokenizer)
             accounts.append(_account(config, result, seed))
-            write_json(done, accounts[-1])
+            processes.once("account", functools.partial(write_json, done, accounts[-1]))
         return {"metric": config.ranking_metric, "seeds": accounts}
 
     parts = ["student", "train", "seeds", "teacher"]
@@ -178,49 +181,69 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
             evaluate = make_evaluator(config, model, mesh)
             return evaluate(model.params, model.model_state, split)
 
-        teacher_logits, teacher_values = predict(workspace.teacher)
-        rows = {"teacher": _measured(workspace, workspace.teacher, [teacher_values], [1.0])}
-        predictions: dict[str, Any] = {"labels": split.truth, "teacher_logits": teacher_logits}
-        for arm, stage, short in (
-            ("student_alone", "baseline", "alone"),
-            ("student_distilled", "distill", "distilled"),
-        ):
-            models = [_trained(workspace, stage, seed) for seed in config.seeds]
-            measured = [predict(model) for model in models]
-            agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in measured]
-            values = [values for _, values in measured]
-            rows[arm] = _measured(workspace, models[0], values, agreements)
-            predictions[f"{short}_logits"] = np.stack([logits for logits, _ in measured])
-        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
-        result = {
-            "metric": config.ranking_metric,
-            "higher_is_better": config.higher_is_better,
-            "split": "validation" if dataset.test is None else "test",
-            "examples": len(split),
-            **rows,
-            "seeds": list(config.seeds),
-            "evaluation_error": difference_error(
-                config.task,
-                predictions["alone_logits"],
-                predictions["distilled_logits"],
-                split.truth,
-                config.ranking_metric,
-            ),
-            "environment": environment(),
-        }
-        return {**result, "verdict": verdict(result)}
+        arms = {"teacher": [workspace.teacher]}
+        for arm, stage in (("student_alone", "baseline"), ("student_distilled", "distill")):
+            arms[arm] = [_trained(workspace, stage, seed) for seed in config.seeds]
+        predicted = {arm: [predict(model) for model in models] for arm, models in arms.items()}
+        examples = {arm: models[0] for arm, models in arms.items()}
+        return processes.first("compare", lambda: _compare(workspace, folder, examples, predicted))
 
     settings = workspace.settings(
         "student", "train", "seeds", "teacher", "finetune", "objective", "cache", "on_policy"
     )
     settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
-    write_json(workspace.workdir / "result.json", result)
+    processes.once("result", lambda: write_json(workspace.workdir / "result.json", result))
     return result
+
+
+def _compare(
+    workspace: Workspace,
+    folder: Path,
+    examples: dict[str, Model],
+    predicted: dict[str, list[tuple[np.ndarray, dict[str, float]]]],
+) -> dict[str, Any]:
+    """Measure one model of each arm, keep all predictions, and say which arm did better."""
+    config, dataset = workspace.config, workspace.dataset
+    split = dataset.validation if dataset.test is None else dataset.test
+    ((teacher_logits, _),) = predicted["teacher"]
+    predictions: dict[str, Any] = {"labels": split.truth, "teacher_logits": teacher_logits}
+    rows = {}
+    for arm, found in predicted.items():
+        agreements = [1.0]
+        if arm != "teacher":
+            agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in found]
+            short = arm.removeprefix("student_")
+            predictions[f"{short}_logits"] = np.stack([logits for logits, _ in found])
+        values = [values for _, values in found]
+        rows[arm] = _measured(workspace, examples[arm], values, agreements)
+    np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
+    result = {
+        "metric": config.ranking_metric,
+        "higher_is_better": config.higher_is_better,
+        "split": "validation" if dataset.test is None else "test",
+        "examples": len(split),
+        **rows,
+        "seeds": list(config.seeds),
+        "evaluation_error": difference_error(
+            config.task,
+            predictions["alone_logits"],
+            predictions["distilled_logits"],
+            split.truth,
+            config.ranking_metric,
+        ),
+        "environment": environment(),
+    }
+    return {**result, "verdict": verdict(result)}
 
 
 def _export(workspace: Workspace) -> dict[str, Any]:
     """Put the distilled student that did best on the validation split under `export/student`."""
+    processes.once("export", lambda: _export_best(workspace))
+    return {}
+
+
+def _export_best(workspace: Workspace) -> None:
     seeds = json.loads((workspace.workdir / "distill" / "result.json").read_text(encoding="utf-8"))[
         "seeds"
     ]
@@ -233,13 +256,15 @@ def _export(workspace: Workspace) -> dict[str, Any]:
         tokenizer_from=_tokenizer_folder(workspace),
     )
     say(f"export  {target} (seed {best['seed']})")
-    return {}
 
 
 def _report(workspace: Workspace) -> dict[str, Any]:
-    path = write_report(workspace.workdir)
-    say(f"report  {path}")
-    return json.loads((workspace.workdir / "result.json").read_text(encoding="utf-8"))
+    def write() -> dict[str, Any]:
+        path = write_report(workspace.workdir)
+        say(f"report  {path}")
+        return json.loads((workspace.workdir / "result.json").read_text(encoding="utf-8"))
+
+    return processes.first("report", write)
 
 
 _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
@@ -251,6 +276,10 @@ _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
     "export": _export,
     "report": _report,
 }
+
+
+def _save(folder: Path, model: Model, tokenizer: Path | None) -> None:
+    processes.once("save", lambda: save_model(folder, model, tokenizer_from=tokenizer))
 
 
 def _trained(workspace: Workspace, stage: str, seed: int) -> Model:

@@ -26,6 +26,7 @@ from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
 from jaxdistill.engine.mesh import SEQUENCE, batch_parts, mesh_of
 from jaxdistill.engine.optim import learning_rate_schedule
+from jaxdistill.engine.own_rows import rows_on
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_eval_step
 from jaxdistill.engine.telemetry import Telemetry, say
@@ -126,6 +127,11 @@ def make_trainer(
     pmapped = config.parallel.strategy == "pmap"
     mesh = mesh_of(config.parallel.sizes)
     devices = list(mesh.devices.flat)
+    part, place = rows_on(mesh)
+    if pmapped and jax.process_count() > 1:
+        raise ConfigError(
+            f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
+        )
     source = _source(config, train_config, dataset, seed=0, mesh=mesh)
     total_steps = train_config.steps or max(
         1, math.ceil(train_config.epochs * source.steps_per_epoch)
@@ -160,7 +166,7 @@ def make_trainer(
         return joint.start(model, maps, seed)
 
     def make_source(seed: int) -> BatchSource:
-        batches = _source(config, train_config, dataset, seed, mesh=mesh)
+        batches = _source(config, train_config, dataset, seed, mesh=mesh).only(part)
         return batches if targets is None else precomputed.with_targets(batches, targets)
 
     evaluate = make_evaluator(config, model, mesh)
@@ -189,7 +195,7 @@ def make_trainer(
         evaluate=evaluate,
         make_state=make_state,
         make_source=make_source,
-        place=dict if pmapped else functools.partial(parallel.place_batch, mesh=mesh),
+        place=dict if pmapped else place,
         gather=parallel.unreplicate if pmapped else lambda state: state,
         spread=functools.partial(parallel.replicate, devices=devices)
         if pmapped
@@ -267,6 +273,7 @@ def make_evaluator(
         step = make_eval_step(model.apply, objectives.supervised_objective(config))
     step = parallel.compile_evaluation(step, mesh)
     parts = sharding.parameter_shardings(model.params, model.axes, mesh)
+    part, place = rows_on(mesh)
 
     def evaluate(params, model_state, split):
         params = sharding.place(params, parts)
@@ -277,14 +284,13 @@ def make_evaluator(
             config=config.data,
             shards=batch_parts(mesh),
             multiple=mesh.shape[SEQUENCE],
-        )
+        ).only(part)
         logits: list[tuple[Any, np.ndarray]] = []
         means = []
         for index in range(source.steps_per_epoch):
             if preemption.requested():
                 raise Preempted("stopped during an evaluation; run the same command to go on")
-            placed = parallel.place_batch(source[index], mesh)
-            out, metrics = step(params, placed, model_state)
+            out, metrics = step(params, place(source[index]), model_state)
             logits.append((out, source.info(index).index))
             means.append(metrics["loss"])
         fetched = jax.device_get(logits)

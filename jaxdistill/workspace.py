@@ -14,6 +14,7 @@ from jaxdistill import build, caching
 from jaxdistill.config import Config
 from jaxdistill.config_file import differences, dump, fingerprint
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.engine import processes
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError
@@ -38,7 +39,8 @@ class Workspace:
     @property
     def dataset(self) -> Dataset:
         if self._dataset is None:
-            self._dataset = build.load_data(self.config, self.workdir / "data")
+            folder = self.workdir / "data"
+            self._dataset = processes.in_turn("data", lambda: build.load_data(self.config, folder))
         return self._dataset
 
     @property
@@ -82,13 +84,16 @@ class Workspace:
     @property
     def teacher_is_ready(self) -> bool:
         """Whether the teacher is as it will teach: fine-tuned, or taken as it is."""
-        return self.finetuned is None or (self.workdir / "finetune" / "result.json").is_file()
+        if self.finetuned is None:
+            return True
+        return processes.decide("teacher", (self.workdir / "finetune" / "result.json").is_file)
 
     def examine(self) -> list[doctor.Finding]:
         """Let the doctor look at data and models as they are now."""
         config, dataset, seed = self.config, self.dataset, self.config.seeds[0]
         logits, student, teacher = None, None, None
-        if self.cache_path is not None and (self.cache_path / MANIFEST).is_file():
+        path = self.cache_path
+        if path is not None and processes.decide("cache", (path / MANIFEST).is_file):
             # Training from a cache needs no teacher, whose weights may be somewhere else.
             student = self.student(seed)
         elif self.teacher_is_ready:
@@ -114,14 +119,13 @@ class Workspace:
 
         Looks before the first stage, and again when the teacher has been fine-tuned.
         """
-        done = (self.workdir / stage / "result.json").is_file()
-        if done or self._examined == self.teacher_is_ready:
+        done = processes.decide("stage", (self.workdir / stage / "result.json").is_file)
+        if done or self._examined == (ready := self.teacher_is_ready):
             return
-        self._examined = self.teacher_is_ready
+        self._examined = ready
         findings = self.examine()
-        write_json(
-            self.workdir / "doctor.json", [dataclasses.asdict(finding) for finding in findings]
-        )
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        processes.once("doctor", lambda: write_json(self.workdir / "doctor.json", rows))
         for finding in findings:
             if finding.level == "warning" and finding not in self._told:
                 self._told.add(finding)
@@ -147,9 +151,30 @@ def run_stage(
     settings: dict[str, Any],
     work: Callable[[Path], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Do a stage's work unless its result is there; refuse to mix two configurations."""
+    """Do a stage's work unless its result is there; refuse to mix two configurations.
+
+    Of several processes all work, and process 0 looks after the folder.
+    """
     folder = workspace.workdir / name
     wanted = {"settings": settings, "data": workspace.dataset.fingerprint}
+    kept = processes.first(f"{name} begins", lambda: _kept(workspace, name, wanted))
+    if kept is not None:
+        return kept
+    start = time.monotonic()
+    made = work(folder)
+
+    def keep() -> dict[str, Any]:
+        result = {"fingerprint": fingerprint(wanted), **made}
+        result["stage_seconds"] = round(time.monotonic() - start, 2)
+        write_json(folder / "result.json", result)
+        return result
+
+    return processes.first(f"{name} ends", keep)
+
+
+def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a stage left in its folder, or prepare the folder for it."""
+    folder = workspace.workdir / name
     marker, result_file = folder / "settings.json", folder / "result.json"
     done = result_file.is_file()
     if marker.is_file():
@@ -173,11 +198,7 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     (workspace.workdir / "config.yaml").write_text(dump(workspace.config), encoding="utf-8")
     write_json(marker, wanted)
-    start = time.monotonic()
-    result = {"fingerprint": fingerprint(wanted), **work(folder)}
-    result["stage_seconds"] = round(time.monotonic() - start, 2)
-    write_json(result_file, result)
-    return result
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

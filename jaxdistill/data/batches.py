@@ -16,7 +16,7 @@ from jaxdistill.data.bucketing import bucket_of, choose_buckets
 from jaxdistill.data.images import shift_images
 from jaxdistill.data.order import Purpose, integers, permutation, stream
 from jaxdistill.data.packing import pack_batch, pack_plan
-from jaxdistill.data.plan import Draw, bucket_counts, bucket_draws
+from jaxdistill.data.plan import WHOLE, Draw, Part, bucket_counts, bucket_draws
 from jaxdistill.data.rows import row_batch
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
@@ -51,7 +51,9 @@ class BatchSource:
       identity: what the order depends on: data, seed, batch size, buckets and layout.
       lengths: tokens per example, int64 [N].
       draws: the batches of an epoch.
-      assemble: one batch of arrays from its epoch, its position there and its examples.
+      assemble: one batch of arrays from its epoch, its position there, its examples and the part
+        of its rows that is wanted.
+      part: the rows that are made; all by default. What a batch holds as a whole does not change.
     """
 
     steps_per_epoch: int
@@ -59,7 +61,8 @@ class BatchSource:
     identity: Mapping[str, Any]
     lengths: np.ndarray
     draws: Callable[[int], Sequence[Draw]]
-    assemble: Callable[[int, int, Draw], Batch]
+    assemble: Callable[[int, int, Draw, Part], Batch]
+    part: Part = WHOLE
 
     @property
     def fingerprint(self) -> str:
@@ -72,7 +75,11 @@ class BatchSource:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self.assemble(epoch, position, self.draws(epoch)[position])
+        return self.assemble(epoch, position, self.draws(epoch)[position], self.part)
+
+    def only(self, part: Part) -> BatchSource:
+        """Return the same batches, of which only the rows of `part` are read and made."""
+        return dataclasses.replace(self, part=part)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through the first epoch."""
@@ -142,13 +149,13 @@ def train_batches(
         mixed = permutation(stream(seed, epoch, Purpose.BATCHES), len(ascending))
         return [ascending[index] for index in mixed]
 
-    def assemble(epoch: int, position: int, draw: Draw) -> Batch:
-        batch = make_batch(split, draw)
+    def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
+        batch = make_batch(split, part.draw(draw))
         if config.shift and "images" in batch:
             assert split.fill is not None  # set beside images
             bits = stream(seed, epoch, Purpose.AUGMENT, position)
             moves = integers(bits, 2 * len(draw.index), 2 * config.shift + 1) - config.shift
-            down, right = moves.reshape(2, -1)
+            down, right = (part.take(move) for move in moves.reshape(2, -1))
             batch["images"] = shift_images(batch["images"], down, right, config.shift, split.fill)
         return batch
 
@@ -184,7 +191,7 @@ def eval_batches(
         list(zip(rows, buckets, strict=True)),
         {"seed": None, "batch_size": rows_per_batch, "layout": "bucket", "shift": 0},
         lambda epoch: draws,
-        lambda epoch, position, draw: make_batch(split, draw),
+        lambda epoch, position, draw, part: make_batch(split, part.draw(draw)),
     )
 
 
@@ -231,7 +238,7 @@ def _packed(
         [arrangement.shape],
         {"seed": seed, "batch_size": batch_size, "layout": layout, "shift": 0},
         draws,
-        lambda epoch, position, draw: pack_batch(split, draw, arrangement),
+        lambda epoch, position, draw, part: pack_batch(split, draw, arrangement, part),
     )
 
 
@@ -266,7 +273,7 @@ def _source(
     shapes: Sequence[tuple[int, int]],
     identity: Mapping[str, Any],
     draws: Callable[[int], Sequence[Draw]],
-    assemble: Callable[[int, int, Draw], Batch],
+    assemble: Callable[[int, int, Draw, Part], Batch],
 ) -> BatchSource:
     used = [shape for shape, count in zip(shapes, counts, strict=True) if count]
     arrays = split.images if split.images is not None else split.features

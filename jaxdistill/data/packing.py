@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxdistill.data.order import Purpose, permutation, stream
-from jaxdistill.data.plan import Draw
+from jaxdistill.data.plan import WHOLE, Draw, Part
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
 
@@ -144,8 +144,12 @@ def pack_draws(lengths: np.ndarray, arrangement: Arrangement, seed: int, epoch: 
     return [Draw(index[step], weights[step], arrangement.shape, int(step)) for step in steps]
 
 
-def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, np.ndarray]:
+def pack_batch(
+    split: Split, draw: Draw, arrangement: Arrangement, part: Part = WHOLE
+) -> dict[str, np.ndarray]:
     """Write the tokens of a batch's examples one after another into their rows.
+
+    A part of a batch has the rows and the examples of its devices; `pool_rows` count in the whole.
 
     Returns:
       `input_ids`, `attention_mask`, `token_type_ids`, `segment_ids` (0 on padding) and
@@ -155,9 +159,12 @@ def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, 
     assert split.tokens is not None  # packing is for text
     assert split.token_types is not None
     assert split.offsets is not None
-    rows, width = draw.shape
-    lengths = arrangement.lengths[draw.pattern]  # [N]
-    row, segment = arrangement.rows[draw.pattern], arrangement.segments[draw.pattern]  # [N]
+    own, width = part.rows(draw.shape[0]), draw.shape[1]
+    rows, index = len(own), part.take(draw.index)
+    lengths = part.take(arrangement.lengths[draw.pattern])  # [N]
+    segment = part.take(arrangement.segments[draw.pattern])  # [N]
+    whole_row = part.take(arrangement.rows[draw.pattern])  # [N]
+    row = np.searchsorted(own, whole_row)
     by_row = np.lexsort((segment, row))
     ends = np.cumsum(lengths[by_row])
     before = np.empty_like(ends)  # tokens of the batch before each example
@@ -167,7 +174,7 @@ def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, 
     columns = before - first[row]  # [N]
     total = int(ends[-1])
     inside = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # [tokens]
-    source = np.repeat(split.offsets[draw.index], lengths) + inside
+    source = np.repeat(split.offsets[index], lengths) + inside
     target = np.repeat(row * width + columns, lengths) + inside
 
     def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
@@ -182,11 +189,11 @@ def pack_batch(split: Split, draw: Draw, arrangement: Arrangement) -> dict[str, 
         "token_type_ids": spread(split.token_types[source]),
         "segment_ids": segments,
         "position_ids": spread(inside),
-        "pool_rows": (row // arrangement.accumulate).astype(np.int32),
+        "pool_rows": (whole_row // arrangement.accumulate).astype(np.int32),
         # An absent example reads some token of its row; its weight is 0.
         "pool_columns": np.minimum(columns, width - 1).astype(np.int32),
-        "labels": split.labels[draw.index],
-        "weight": draw.weight.copy(),
+        "labels": split.labels[index],
+        "weight": part.take(draw.weight).copy(),
     }
 
 

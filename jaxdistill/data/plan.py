@@ -25,6 +25,37 @@ class Draw:
     pattern: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Which of a batch's equal blocks of rows one process holds.
+
+    Attributes:
+      blocks: their numbers, ascending.
+      of: blocks of the whole batch.
+    """
+
+    blocks: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def rows(self, count: int) -> np.ndarray:
+        """Return which of `count` rows these are, ascending, int64."""
+        size = count // self.of
+        return (np.array(self.blocks)[:, None] * size + np.arange(size)).reshape(-1)
+
+    def take(self, values: np.ndarray) -> np.ndarray:
+        """Return these rows of an array, or of a batch's table of examples."""
+        return values if self.of == 1 else values[self.rows(len(values))]
+
+    def draw(self, draw: Draw) -> Draw:
+        """Return the draw of these rows, where each holds one example."""
+        index = self.take(draw.index)
+        shape = (len(index), draw.shape[1])
+        return dataclasses.replace(draw, index=index, weight=self.take(draw.weight), shape=shape)
+
+
+WHOLE = Part()
+
+
 def bucket_counts(sizes: Sequence[int], rows: Sequence[int]) -> list[int]:
     """Count the batches of each bucket: what does not fill a batch moves to the next bucket.
 

@@ -13,6 +13,7 @@ from jaxdistill.data.batches import BatchSource
 from jaxdistill.data.loader import check_position, device_batches, position
 from jaxdistill.engine import preemption
 from jaxdistill.engine.checkpoint import Checkpointer
+from jaxdistill.engine.processes import SAVE
 from jaxdistill.engine.reduce import Mean
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.telemetry import Telemetry
@@ -147,8 +148,10 @@ def train(
                     save(done, values[plan.metric])
                 window.skip(time.monotonic() - pause)
                 whole.skip(time.monotonic() - pause)
+            if time.monotonic() - last_save > plan.checkpoint_seconds:
+                SAVE.ask()  # Clocks differ between processes; all save the same step.
             due = plan.checkpoint_every is not None and done % plan.checkpoint_every == 0
-            if due or time.monotonic() - last_save > plan.checkpoint_seconds:
+            if SAVE.poll() or due:
                 save(done)
             if preemption.requested() and done < plan.total_steps:
                 save(done)

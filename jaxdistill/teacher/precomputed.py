@@ -16,7 +16,7 @@ import numpy as np
 from jaxdistill.config import Config
 from jaxdistill.config_terms import ATTENTION_LOSSES, HIDDEN_LOSSES
 from jaxdistill.data.batches import Batch, BatchSource
-from jaxdistill.data.plan import Draw
+from jaxdistill.data.plan import Draw, Part
 from jaxdistill.data.split import Split
 from jaxdistill.errors import CacheError
 from jaxdistill.models.outputs import Head, Outputs
@@ -93,9 +93,9 @@ def from_cache(cache: Cache, split: Split) -> Targets:
 def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
     """Add what the teacher said to every batch, a row for each label."""
 
-    def assemble(epoch: int, position: int, draw: Draw) -> Batch:
-        fields = targets.read(draw.index)
-        batch = source.assemble(epoch, position, draw)
+    def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
+        fields = targets.read(part.take(draw.index))
+        batch = source.assemble(epoch, position, draw, part)
         return {**batch, **{PREFIX + name: field for name, field in fields.items()}}
 
     return dataclasses.replace(source, assemble=assemble)

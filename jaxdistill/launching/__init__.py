@@ -1,0 +1,1 @@
+"""Starting a run as several processes: on this machine, and as recipes for clusters."""
