@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         unreplicate,
     )
     from jaxdistill.engine.reduce import Mean
+    from jaxdistill.engine.sharding import parameter_shardings, state_shardings
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
     from jaxdistill.inspect.plan.plan import plan
@@ -56,11 +57,13 @@ __all__ = [
     "make_on_policy_step",
     "make_train_step",
     "open_cache",
+    "parameter_shardings",
     "place_batch",
     "plan",
     "pmap_step",
     "replicate",
     "save_model",
+    "state_shardings",
     "task_term",
     "unreplicate",
 ]
@@ -77,6 +80,7 @@ _HOMES = {
         "unreplicate",
     ),
     "engine.reduce": ("Mean",),
+    "engine.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
     "inspect.plan.plan": ("plan",),

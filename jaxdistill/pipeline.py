@@ -90,7 +90,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
-    for name in ("dtype", "precompute"):
+    for name in ("dtype", "precompute", "storage"):
         settings["teacher"].pop(name)
     workspace.check_before("finetune")
     return run_stage(workspace, "finetune", settings, work)

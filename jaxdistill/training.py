@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import build, language, on_policy
+from jaxdistill import language, objectives, on_policy
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data import vocabulary
 from jaxdistill.data.batches import BatchSource, eval_batches, train_batches
@@ -156,7 +156,7 @@ def make_trainer(
     )
 
     def make_state(model: Model, seed: int) -> TrainState:
-        maps = {} if teacher is None else build.make_projections(config, model, teacher, seed)
+        maps = {} if teacher is None else objectives.make_projections(config, model, teacher, seed)
         return joint.start(model, maps, seed)
 
     def make_source(seed: int) -> BatchSource:
@@ -264,7 +264,7 @@ def make_evaluator(
     if config.task == language.TASK:
         step = scoring.make_score_step(model.apply)
     else:
-        step = make_eval_step(model.apply, build.supervised_objective(config))
+        step = make_eval_step(model.apply, objectives.supervised_objective(config))
     step = parallel.compile_evaluation(step, mesh)
     parts = sharding.parameter_shardings(model.params, model.axes, mesh)
 

@@ -129,14 +129,16 @@ class Workspace:
         doctor.stop_if_fatal(findings)
 
     def settings(self, *names: str) -> dict[str, Any]:
-        """Return the parts of the configuration that decide a stage's result."""
+        """Return the parts of the configuration that decide a stage's result.
+
+        The layout over devices is none of them: a run may go on with another one.
+        """
         whole: dict[str, Any] = self.config.model_dump(mode="json")
-        whole["parallel"].pop("compilation_cache")
         for name in ("cache", "prefetch", "test"):
             whole["data"].pop(name)
         if "cache" not in names:
             whole["teacher"].pop("cache")
-        return {name: whole[name] for name in ("task", "metric", "data", "parallel", *names)}
+        return {name: whole[name] for name in ("task", "metric", "data", *names)}
 
 
 def run_stage(

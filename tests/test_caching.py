@@ -11,7 +11,7 @@ import pytest
 from support import runs
 from support.setups import LABELS, WORDS, save_tokenizer
 
-from jaxdistill import build, caching, pipeline
+from jaxdistill import build, caching, objectives, pipeline
 from jaxdistill.cli import call
 from jaxdistill.config import TrainConfig
 from jaxdistill.config_file import load_config
@@ -199,10 +199,10 @@ def test_a_codec_that_leaves_nothing_out_gives_the_live_loss(toy, codec, loss):
     stored = {f"{precomputed.PREFIX}{name}": field for name, field in fields.items()}
     outputs = precomputed.make_apply(chosen)(None, {**batch, **stored})
     step = jnp.int32(0)
-    ours = build.distillation_objective(config, 1, set(), chosen).means(
+    ours = objectives.distillation_objective(config, 1, set(), chosen).means(
         Outputs(logits=jnp.asarray(student)), outputs, batch, step=step
     )
-    live = build.distillation_objective(config, 1, set()).means(
+    live = objectives.distillation_objective(config, 1, set()).means(
         Outputs(logits=jnp.asarray(student)), Outputs(logits=jnp.asarray(teacher)), batch, step=step
     )
     assert ours.keys() == live.keys()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import build, caching, language
+from jaxdistill import build, caching, language, objectives
 from jaxdistill.cli import call
 from jaxdistill.config_file import load_config
 from jaxdistill.data.batches import train_batches
@@ -132,7 +132,7 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
     said = jax.jit(student.apply)(student.params, batch)
 
     def means(teacher_outputs, codec, columns, *models):
-        objective = build.distillation_objective(
+        objective = objectives.distillation_objective(
             config, 1, set(), codec, vocabulary=language.real_vocabulary(dataset, columns, *models)
         )
 

@@ -12,8 +12,9 @@ from support import runs
 from jaxdistill import build
 from jaxdistill.config_file import load_config
 from jaxdistill.data import vocabulary
+from jaxdistill.engine import preemption
 from jaxdistill.engine.optim import layer_factors
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import ConfigError, Preempted
 from jaxdistill.models import layout
 from jaxdistill.models.registry import load_model
 from jaxdistill.training import make_trainer, run_seed
@@ -76,12 +77,23 @@ def test_layouts_agree(config_file, reference, tmp_path, used, unroll):
 @pytest.mark.slow
 def test_devices_and_strategies_agree(config_file, reference, tmp_path):
     for name, overrides in {
-        "jit": ["parallel.data=8"],
+        "jit": ["parallel.data=2", "parallel.fsdp=2", "parallel.tensor=2"],
         "pmap": ["parallel.data=8", "parallel.strategy=pmap"],
         "accumulate": ["train.accumulate=4"],
     }.items():
         _, after, _, _ = trained(config_file, tmp_path / name, "train.weight_decay=0", *overrides)
         assert_close(after.params, reference[1].params, tolerance=2e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_devices(config_file, reference, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(preemption, "requested", lambda: len(steps.append(0) or steps) == 4)
+    plain = ["train.weight_decay=0"]
+    with pytest.raises(Preempted, match="after step 4 of 8"):
+        trained(config_file, tmp_path, *plain, "parallel.data=2", "parallel.fsdp=4")
+    _, after, _, _ = trained(config_file, tmp_path, *plain, "parallel.fsdp=2")
+    assert_close(after.params, reference[1].params, tolerance=2e-5)
 
 
 def test_the_student_learned(reference):
