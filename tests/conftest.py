@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, rank promotion as an error, real data where it is at hand."""
 
 import os
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,12 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files with the most slow tests first: no worker is left alone with one."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def _data_folder() -> Path:

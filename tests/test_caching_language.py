@@ -32,7 +32,7 @@ def toy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     random = np.random.default_rng(0)
     texts = []
-    for _ in range(30):
+    for _ in range(16):
         places = np.cumsum(random.choice([1, 3], random.integers(5, 60)))
         texts.append(" ".join(WORDS[place % len(WORDS)] for place in places))
     lines = [json.dumps({"text": text}) for text in texts]

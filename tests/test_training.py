@@ -31,9 +31,8 @@ def config_file(tmp_path_factory) -> str:
         "hard": {"loss": "cross_entropy"},
         "hidden": {"loss": "hidden_mse", "layers": {"0": 1}, "weight": 0.1},
     }
-    return runs.write_config(
-        tmp_path_factory.mktemp("toy"), finetune=None, train=TRAIN, objective=objective
-    )
+    sections = {"train": TRAIN, "objective": objective, "data": {"buckets": 1}}
+    return runs.write_config(tmp_path_factory.mktemp("toy"), finetune=None, **sections)
 
 
 def trained(config_file: str, folder: Path, *overrides: str):
@@ -127,7 +126,8 @@ def test_rows_out_of_use_keep_their_values(config_file, tmp_path):
 @pytest.mark.slow
 def test_one_trace_per_bucket_whatever_the_seeds_and_epochs(config_file, tmp_path):
     objective = ["objective={soft: {loss: forward_kl}, hard: {loss: cross_entropy}}"]
-    config = load_config(config_file, ["train.steps=null", "train.epochs=2", *objective])
+    epochs = ["train.steps=null", "train.epochs=2", "data.buckets=2"]
+    config = load_config(config_file, [*epochs, *objective])
     dataset = build.load_data(config, tmp_path / "cache")
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     student = build.make_student(config, dataset, None, seed=0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.sparse_cases import TOP, cache, example
+from support.sparse_cases import TOP, cache, compiled, example
 
 from jaxdistill import losses
 from jaxdistill.errors import ConfigError, DataError, ModelError
@@ -22,7 +22,7 @@ def test_a_tail_that_rounds_to_nothing_stays_finite_from_parts():
         pair = losses.topk_classes_from_parts(s[:, :2], normalizer, *cached[1:])
         return losses.forward_kl(*pair).sum()
 
-    value, gradient = jax.value_and_grad(parts)(student)
+    value, gradient = jax.jit(jax.value_and_grad(parts))(student)
     assert 1 < value < 5
     assert jnp.isfinite(gradient).all()
     # The dense form resolves it: 0.1 (log 0.1 + 60) and more.
@@ -55,9 +55,10 @@ def test_masked_classes_count_as_sliced_away():
     calls = [functools.partial(_total, loss, cached) for loss in TOP.values()]
     calls.append(functools.partial(_total, losses.sampled_forward_kl, (ids, weights)))
     for call in calls:
-        expected, slope = jax.value_and_grad(call)(student)
+        program = jax.jit(jax.value_and_grad(call))
+        expected, slope = program(student)
         for logits, mask in ((padded, where), (infinite, None)):
-            got, gradient = jax.value_and_grad(call)(logits, mask)
+            got, gradient = program(logits, mask)
             np.testing.assert_allclose(got, expected, rtol=1e-6)
             np.testing.assert_allclose(gradient[:, :23], slope, atol=1e-6)
             np.testing.assert_array_equal(gradient[:, 23:], 0)
@@ -73,22 +74,20 @@ def test_unused_slots_and_padding_rows_say_nothing():
     wide = jnp.pad(ids, ((0, 0), (0, 2)))  # class 0 in unused slots stays in the tail
     filled = jnp.pad(log_probabilities, ((0, 0), (0, 2)), constant_values=-jnp.inf)
     for loss in TOP.values():
+        program = compiled(loss)
         np.testing.assert_allclose(
-            loss(student, wide, filled, log_tail),
-            loss(student, ids, log_probabilities, log_tail),
+            program(student, wide, filled, log_tail),
+            program(student, ids, log_probabilities, log_tail),
             rtol=1e-6,
         )
         empty = (jnp.full_like(log_probabilities, -jnp.inf), jnp.full_like(log_tail, -jnp.inf))
-        value, gradient = jax.value_and_grad(lambda s, e=empty, f=loss: f(s, ids, *e).sum())(
-            student
-        )
+        silent = jax.value_and_grad(lambda s, e=empty, f=loss: f(s, ids, *e).sum())
+        value, gradient = jax.jit(silent)(student)
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)
-    value, gradient = jax.value_and_grad(
-        lambda s: losses.sampled_forward_kl(
-            s, ids, jnp.zeros(ids.shape), jnp.ones(ids.shape[:1])
-        ).sum()
-    )(student)
+    nothing = jnp.zeros(ids.shape), jnp.ones(ids.shape[:1])
+    silent = jax.value_and_grad(lambda s: losses.sampled_forward_kl(s, ids, *nothing).sum())
+    value, gradient = jax.jit(silent)(student)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -102,12 +101,13 @@ def test_a_class_the_student_lacks_is_infinite_with_a_finite_gradient():
         (jnp.asarray(student).at[0, ids[0, 1]].set(-jnp.inf), ids),
     ]
     weights = jnp.array([[0.5, 0.3, 0.2]])
-    for logits, classes in cases:
-        for loss in (
-            lambda s, i: losses.topk_forward_kl(s, i, log_probabilities, log_tail).sum(),
-            lambda s, i: losses.sampled_forward_kl(s, i, weights).sum(),
-        ):
-            value, gradient = jax.value_and_grad(loss)(logits, classes)
+    for loss in (
+        lambda s, i: losses.topk_forward_kl(s, i, log_probabilities, log_tail).sum(),
+        lambda s, i: losses.sampled_forward_kl(s, i, weights).sum(),
+    ):
+        program = jax.jit(jax.value_and_grad(loss))
+        for logits, classes in cases:
+            value, gradient = program(logits, classes)
             assert value == jnp.inf
             assert jnp.isfinite(gradient).all()
     jsd = losses.topk_jsd(student, ids.at[0, 1].set(99), log_probabilities, log_tail)

@@ -1,7 +1,11 @@
 """Random logits, their k best classes, and float64 loops that the tests of cached losses share."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +25,12 @@ TOP = {
     "jsd": losses.topk_jsd,
     "variation": losses.topk_total_variation,
 }
+
+
+@functools.cache
+def compiled(loss: Callable[..., jax.Array], **settings: Any) -> Callable[..., jax.Array]:
+    """One program instead of many small ones; the settings are part of it."""
+    return jax.jit(functools.partial(loss, **settings))
 
 
 def softmax(row, temperature):
