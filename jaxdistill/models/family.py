@@ -213,7 +213,8 @@ class _Sketch:
 @functools.lru_cache(maxsize=32)
 def _traced(sketch: _Sketch) -> tuple[Any, Any, Any]:
     module = nnx.eval_shape(lambda: sketch.build(sketch.config, sketch.options, nnx.Rngs(0)))
-    return nnx.split(module, nnx.Param, nnx.BatchStat)
+    graph, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return graph, params, state
 
 
 def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, Any, Any]:
