@@ -23,28 +23,31 @@ from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_train_step
 from jaxdistill.models.registry import build_model
 
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "vocab_size": 1024,
+    "num_attention_heads": 4,
+}
 MODELS = {
-    "encoder": {"family": "bert", "hidden_size": 128, "intermediate_size": 512},
-    "decoder": {"family": "llama", "hidden_size": 128, "intermediate_size": 512},
+    "encoder": {"family": "bert", **SIZES},
+    "decoder": {"family": "llama", **SIZES},
 }
 
 
-def lower(name: str, layers: int, unroll: int) -> Any:
-    """Trace and lower the step of a teacher and a student with that many layers."""
-    spec = MODELS[name] | {
-        "vocab_size": 1024,
-        "num_attention_heads": 4,
-        "num_hidden_layers": layers,
-    }
-    head: dict[str, Any] = {"num_labels": 2} if name == "encoder" else {}
-    student, teacher = (build_model(spec, unroll=unroll, **head) for _ in range(2))
-    labels = (8,) if name == "encoder" else (8, 64)
-    ids = jax.ShapeDtypeStruct((8, 64), jnp.int32)
+def lowered_step(
+    spec: dict[str, Any], layers: int, *, rows: int = 8, length: int = 64, **options: Any
+) -> tuple[Any, float]:
+    """Lower the step of a teacher and a student of that depth; also the seconds it took."""
+    classifies = spec["family"] == "bert"
+    head: dict[str, Any] = {"num_labels": 2} if classifies else {}
+    student = teacher = build_model({**spec, "num_hidden_layers": layers}, **head, **options)
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     batch = {
         "input_ids": ids,
         "attention_mask": ids,
-        "labels": jax.ShapeDtypeStruct(labels, jnp.int32),
-        "weight": jax.ShapeDtypeStruct((8,), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((rows,), jnp.int32) if classifies else ids,
+        "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
     terms = {
         "task": task_term(losses.cross_entropy),
@@ -63,7 +66,7 @@ def measure(name: str, layers: int, unroll: int, repeats: int) -> dict[str, Any]
     lowering, compiling, compiled = [], [], None
     for _ in range(repeats):
         jax.clear_caches()
-        lowered, seconds = lower(name, layers, unroll)
+        lowered, seconds = lowered_step(MODELS[name], layers, unroll=unroll)
         lowering.append(seconds)
         start = time.perf_counter()
         compiled = lowered.compile()

@@ -1,4 +1,4 @@
-"""From a configuration to its parts: data, models, objective and the pieces of one training."""
+"""From a configuration to its data and its models."""
 
 from __future__ import annotations
 
@@ -11,30 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from jaxdistill import language, losses
+from jaxdistill import language
 from jaxdistill.config import Config, TrainConfig
-from jaxdistill.config_terms import (
-    ATTENTION_LOSSES,
-    FUSED_LOSSES,
-    HIDDEN_LOSSES,
-    LOGIT_LOSSES,
-    SUPERVISED_LOSSES,
-    TASK_LOSSES,
-    TermConfig,
-)
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
-from jaxdistill.engine.objective import (
-    Objective,
-    Term,
-    features_term,
-    logits_term,
-    task_term,
-)
-from jaxdistill.engine.optim import value_schedule
-from jaxdistill.engine.stored_term import StoredLoss, stored_term, stored_tokens_term
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
@@ -43,7 +24,6 @@ from jaxdistill.models.registry import Model, build_model, family_named, load_mo
 from jaxdistill.models.rules import flatten
 from jaxdistill.models.slicing import narrow_student
 from jaxdistill.models.student import student_from_teacher
-from jaxdistill.teacher import codecs
 
 log = logging.getLogger("jaxdistill")
 
@@ -110,112 +90,6 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
     return student_from_teacher(teacher, layers, seed=seed)
 
 
-def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
-    """Return the task's own loss alone: what the teacher and the baseline train on.
-
-    Args:
-      mesh: of several devices that share a batch under `jit`, for losses without logits.
-    """
-    terms = {
-        name: term.model_copy(update={"weight": 1.0})
-        for name, term in config.terms.items()
-        if term.loss in SUPERVISED_LOSSES
-    }
-    if not terms:
-        terms = {"hard": TermConfig.model_validate({"loss": TASK_LOSSES[config.task]})}
-    if language.fuses(config):
-        return Objective(language.fused_terms(terms, 1, mesh=mesh))
-    return Objective({name: _term(name, term, 1) for name, term in terms.items()})
-
-
-def distillation_objective(
-    config: Config,
-    total_steps: int,
-    projected: set[str],
-    codec: codecs.Codec | None = None,
-    *,
-    vocabulary: int | None = None,
-    mesh: Mesh | None = None,
-) -> Objective:
-    """Return the configured terms; those in `projected` map widths.
-
-    Args:
-      codec: of the cache that stands for the teacher, where one does.
-      vocabulary: the real number of classes, where language models pad their heads differently.
-      mesh: of several devices that share a batch under `jit`, for losses without logits.
-    """
-    terms, fused = dict(config.terms), {}
-    if language.fuses(config):
-        if isinstance(codec, codecs.TopK | codecs.Sampled):
-            stored = {name: _stored(term, total_steps, codec) for name, term in terms.items()}
-            shards = 1 if mesh is None else mesh.size
-            whole = stored_tokens_term(stored, vocabulary=vocabulary, shards=shards)
-            fused = {language.FUSED: whole}
-        else:
-            fused = language.fused_terms(terms, total_steps, vocabulary=vocabulary, mesh=mesh)
-        terms = {name: term for name, term in terms.items() if term.loss not in FUSED_LOSSES}
-    others = {
-        name: _term(
-            name,
-            term,
-            total_steps,
-            projected=name in projected,
-            codec=codec,
-            vocabulary=vocabulary,
-        )
-        for name, term in terms.items()
-    }
-    return Objective(fused | others)
-
-
-def make_projections(config: Config, student: Model, teacher: Model, seed: int) -> dict[str, Any]:
-    """Create the kernels for hidden-state terms between models of different widths.
-
-    Returns `{term: {student_layer: [D_student, D_teacher]}}`, only for terms that need them.
-
-    Raises:
-      ConfigError: a layer map names a layer that a model does not have.
-    """
-    projections: dict[str, Any] = {}
-    for name, term in config.terms.items():
-        if term.loss not in HIDDEN_LOSSES + ATTENTION_LOSSES:
-            continue
-        layers = term.layers or {}
-        for side, model, wanted in (
-            ("student", student, layers.keys()),
-            ("teacher", teacher, layers.values()),
-        ):
-            count = layer_count(model)
-            wrong = [layer for layer in wanted if count is not None and not 0 <= layer < count]
-            if wrong:
-                raise ConfigError(
-                    f"objective.{name}.layers: got {side} layer {wrong[0]}, "
-                    f"expected 0 to {count - 1 if count else 0}; the {side} has {count} layers"
-                )
-        if term.loss not in HIDDEN_LOSSES:
-            continue
-        widths = _tap_widths(student, layers.keys()), _tap_widths(teacher, layers.values())
-        if widths[0] == widths[1]:
-            continue
-        key = jax.random.fold_in(jax.random.key(seed), len(projections))
-        projections[name] = {}
-        for index, layer in enumerate(layers):
-            ours, theirs = widths[0][index], widths[1][index]
-            scale = ours**-0.5
-            kernel = scale * jax.random.normal(jax.random.fold_in(key, index), (ours, theirs))
-            projections[name][str(layer)] = kernel
-    return projections
-
-
-def layer_count(model: Model) -> int | None:
-    """Return how many layers a model's taps have, or None where its family does not say."""
-    for name in ("num_hidden_layers", "depths", "hidden_sizes"):
-        value = getattr(model.config, name, None)
-        if value is not None:
-            return value if isinstance(value, int) else len(value)
-    return None
-
-
 def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
     """Return an apply function and parameters that carry a frozen model's own state along."""
     if model.model_state is None:
@@ -235,71 +109,6 @@ def count_parameters(params: Any) -> int:
 def count_bytes(params: Any) -> int:
     """Return the bytes of a pytree."""
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
-
-
-def _term(
-    name: str,
-    term: TermConfig,
-    total_steps: int,
-    *,
-    projected: bool = False,
-    codec: codecs.Codec | None = None,
-    vocabulary: int | None = None,
-) -> Term:
-    function = getattr(losses, term.loss)
-    if vocabulary is not None and term.loss in LOGIT_LOSSES:
-        function = language.among(function, vocabulary)
-    weight = value_schedule(term.weight, total_steps)
-    if term.loss in SUPERVISED_LOSSES:
-        options = {"label_smoothing": term.label_smoothing} if term.label_smoothing else {}
-        return task_term(function, weight=weight, **options)
-    if term.loss in HIDDEN_LOSSES + ATTENTION_LOSSES:
-        return features_term(
-            function,
-            term.layers or {},
-            kind="hidden" if term.loss in HIDDEN_LOSSES else "attention",
-            weight=weight,
-            projection=name if projected else None,
-        )
-    temperature = value_schedule(term.temperature, total_steps)
-    options = {"beta": term.beta} if term.loss == "jsd" else {}
-    if isinstance(codec, codecs.TopK | codecs.Sampled):
-        return stored_term(_stored(term, total_steps, codec), vocabulary=vocabulary)
-    if term.loss in ("mse_logits", "total_variation"):
-        return logits_term(function, temperature=None, weight=weight)
-    return logits_term(function, temperature=temperature, weight=weight, **options)
-
-
-def _stored(term: TermConfig, total_steps: int, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:
-    """Return a term's loss of what the codec keeps; of one on labels the loss itself."""
-    weight = value_schedule(term.weight, total_steps)
-    if term.loss in SUPERVISED_LOSSES:
-        return StoredLoss(getattr(losses, term.loss), (), weight, {})
-    options: dict[str, Any] = {"temperature": codec.temperature}
-    if term.loss == "jsd":
-        options["beta"] = term.beta
-    loss = getattr(losses, f"{codec.name}_{term.loss}")
-    return StoredLoss(loss, codecs.TARGETS[codec.name]._fields, weight, options)
-
-
-def _tap_widths(model: Model, layers: Any) -> list[int]:
-    taps = tuple(f"layers.{layer}.hidden" for layer in layers)
-    extra = {} if model.model_state is None else {"model_state": model.model_state}
-    batch = _example_batch(model)
-    outputs = jax.eval_shape(
-        lambda params: model.apply(params, batch, taps=taps, **extra), model.params
-    )
-    return [outputs.features[tap].shape[-1] for tap in taps]
-
-
-def _example_batch(model: Model) -> dict[str, jax.Array]:
-    size = getattr(model.config, "image_size", None)
-    if hasattr(model.config, "vocab_size"):
-        ids = jnp.zeros((1, 4), jnp.int32)
-        return {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "token_type_ids": ids}
-    side = size if isinstance(size, int) else (size or (224, 224))[0]
-    channels = getattr(model.config, "num_channels", 3)
-    return {"images": jnp.zeros((1, side, side, channels), jnp.float32)}
 
 
 def _folder(model: str | dict[str, Any] | None) -> Path | None:

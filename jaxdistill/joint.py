@@ -15,7 +15,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import build
+from jaxdistill import build, objectives
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.engine import parallel, sharding
 from jaxdistill.engine.mesh import BATCH, FSDP, TENSOR, check_heads
@@ -119,9 +119,9 @@ def make_joint(
     spread = None if pmapped else mesh
     projections: dict[str, Any] = {} if teaching is None else teaching.projections
     if teaching is None:
-        objective = build.supervised_objective(config, spread)
+        objective = objectives.supervised_objective(config, spread)
     else:
-        objective = build.distillation_objective(
+        objective = objectives.distillation_objective(
             config,
             total_steps,
             set(projections),
@@ -188,7 +188,7 @@ def live_teaching(
       ConfigError: its heads do not divide over the mesh.
     """
     check_heads("teacher", teacher.config, mesh.shape[TENSOR])
-    projections = build.make_projections(config, student, teacher, seed)
+    projections = objectives.make_projections(config, student, teacher, seed)
     teacher = keep_frozen(teacher, config.teacher.storage)
     apply, params = build.with_state(teacher)
     if config.parallel.teacher_memory == "host":

@@ -8,8 +8,6 @@ import pytest
 from support import runs
 from support.setups import LABELS
 
-from jaxdistill.cli import call
-
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
@@ -21,13 +19,8 @@ def good(tmp_path_factory) -> Path:
 
 def refused(capsys, tmp_path, config, *overrides) -> str:
     """Run a config that must be refused and return its one line."""
-    code = call(["run", str(config), "--workdir", str(tmp_path / "work"), *overrides])
-    captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert code == 2, captured.err
-    assert len(lines) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return lines[0]
+    workdir = str(tmp_path / "work")
+    return runs.refused(capsys, ["run", str(config), "--workdir", workdir, *overrides])
 
 
 def rewrite(folder: Path, name: str, **changes) -> None:

@@ -44,7 +44,9 @@ def abstract_model(
         family, config = config_of(raw, path)
         if num_labels is None and isinstance(raw.get("id2label"), dict):
             num_labels = len(raw["id2label"])
-    chosen = Options(family.head_named(head), num_labels or 2, **options)
+    head = family.head_named(head)
+    fallback = 2 if head == "classification" else 1
+    chosen = Options(head, num_labels or fallback, **options)
     check_options(family, chosen)
     return shapes_only(family, config, chosen)
 

@@ -6,7 +6,7 @@ The modules hold no state but their parameters; who runs the layers says what a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,22 @@ class TwoStacks:
     factor: float
 
 
+def dense_of(
+    shape: TwoStacks, rngs: nnx.Rngs, *, stack: tuple[int, ...], dtype: DTypeLike
+) -> Callable[..., Linear]:
+    """Return what makes a projection without bias: `(inputs, outputs, axes, start=1.0)`.
+
+    Its kernel starts with the deviation `shape.factor * start / sqrt(inputs)`.
+    """
+
+    def dense(inputs: int, outputs: int, axes: Axes, start: float = 1.0) -> Linear:
+        stddev = shape.factor * start * inputs**-0.5
+        options = {"axes": axes, "stack": stack, "stddev": stddev, "dtype": dtype}
+        return Linear(inputs, outputs, rngs, bias=False, **options)
+
+    return dense
+
+
 class HeadAttention(nnx.Module):
     """Projections to queries, and of a text, the own or another, to keys and values."""
 
@@ -69,24 +85,13 @@ class HeadAttention(nnx.Module):
     ) -> None:
         inner = shape.heads * shape.head_width
 
-        def dense(inputs: int, outputs: int, axes: Axes, variance: float) -> Linear:
-            return Linear(
-                inputs,
-                outputs,
-                rngs,
-                axes=axes,
-                stack=stack,
-                stddev=shape.factor * variance**-0.5,
-                bias=False,
-                dtype=dtype,
-            )
-
-        axes = ("embed", "heads")
+        dense = dense_of(shape, rngs, stack=stack, dtype=dtype)
+        inward = ("embed", "heads")
         # Scores are not divided by the square root of the width: the start of queries does it.
-        self.query = dense(shape.width, inner, axes, shape.width * shape.head_width)
-        self.key = dense(shape.width, inner, axes, shape.width)
-        self.value = dense(shape.width, inner, axes, shape.width)
-        self.output = dense(inner, shape.width, ("heads", "embed"), inner)
+        self.query = dense(shape.width, inner, inward, shape.head_width**-0.5)
+        self.key = dense(shape.width, inner, inward)
+        self.value = dense(shape.width, inner, inward)
+        self.output = dense(inner, shape.width, ("heads", "embed"))
         self.heads = shape.heads
 
     def memory(self, context: jax.Array) -> Memory:
@@ -122,19 +127,6 @@ class StackLayer(nnx.Module):
         def norm() -> RMSNorm:
             return RMSNorm(shape.width, epsilon=shape.epsilon, stack=stack, dtype=dtype)
 
-        def dense(inputs: int, outputs: int, axes: Axes) -> Linear:
-            stddev = shape.factor * inputs**-0.5
-            return Linear(
-                inputs,
-                outputs,
-                rngs,
-                axes=axes,
-                stack=stack,
-                stddev=stddev,
-                bias=False,
-                dtype=dtype,
-            )
-
         def attention() -> HeadAttention:
             return HeadAttention(shape, rngs, stack=stack, dtype=dtype)
 
@@ -142,7 +134,7 @@ class StackLayer(nnx.Module):
         self.cross_norm = norm() if cross else None
         self.cross_attention = attention() if cross else None
         self.mlp_norm = norm()
-        inward = ("embed", "mlp")
+        dense, inward = dense_of(shape, rngs, stack=stack, dtype=dtype), ("embed", "mlp")
         self.gate = dense(shape.width, shape.inner, inward) if shape.gated else None
         self.up = dense(shape.width, shape.inner, inward)
         self.down = dense(shape.inner, shape.width, ("mlp", "embed"))

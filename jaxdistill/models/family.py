@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -199,10 +200,29 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     raise ModelError(f"{name}: got {value!r}, expected {expected.__name__} such as {default!r}")
 
 
-def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, Any, Any]:
-    """Trace a model without computing it: graph, shapes of params and model state, logical axes."""
-    module = nnx.eval_shape(lambda: family.build(config, options, nnx.Rngs(0)))
+@dataclasses.dataclass(frozen=True)
+class _Sketch:
+    """What a traced model depends on; a config is known by what it prints, extra fields and all."""
+
+    build: Callable[..., nnx.Module]
+    options: Options
+    written: str
+    config: Any = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(sketch: _Sketch) -> tuple[Any, Any, Any]:
+    module = nnx.eval_shape(lambda: sketch.build(sketch.config, sketch.options, nnx.Rngs(0)))
     graph, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return graph, params, state
+
+
+def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, Any, Any]:
+    """Trace a model without computing it: graph, shapes of params and model state, logical axes.
+
+    The last models are remembered: one that is read, cut, and saved is traced once.
+    """
+    graph, params, state = _traced(_Sketch(family.build, options, repr(config), config))
     axes = jax.tree.map(
         lambda leaf: leaf.get_metadata().get("axes") or (None,) * len(leaf.shape),
         params,

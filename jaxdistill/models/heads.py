@@ -103,6 +103,11 @@ class MaskedLMHead(nnx.Module):
         return Outputs(logits_of(hidden, head), hidden, features, head)
 
 
+def untied_head(width: int, vocabulary: int, rngs: nnx.Rngs, *, stddev: float) -> Linear:
+    """Make a projection to logits of its own, `[D, V]` float32, for a model without a tied one."""
+    return Linear(width, vocabulary, rngs, axes=("embed", "vocab"), stddev=stddev, bias=False)
+
+
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
     weights = gather(head.weights.astype(hidden.dtype), ("embed", "vocab"))

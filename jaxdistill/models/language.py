@@ -15,8 +15,8 @@ from jaxdistill.models.attention import attend_causally, positions_of, segments_
 from jaxdistill.models.decoder import DecoderLayer, Shape, norm_of
 from jaxdistill.models.encoder import check_taps
 from jaxdistill.models.family import Options
-from jaxdistill.models.heads import logits_of
-from jaxdistill.models.layers import Embedding, Linear, dropout, run_layers, split_rng
+from jaxdistill.models.heads import logits_of, untied_head
+from jaxdistill.models.layers import Embedding, dropout, run_layers, split_rng
 from jaxdistill.models.outputs import Head, Outputs
 from jaxdistill.models.rotary import Rotation, rotations
 from jaxdistill.models.text import input_ids_of
@@ -80,14 +80,7 @@ class DecoderModel(nnx.Module):
         self.layers = DecoderLayer(shape, rngs, stack=(shape.depth,), dtype=dtype)
         self.norm = norm_of(shape, (), dtype)
         self.head = (
-            Linear(
-                shape.width,
-                shape.vocabulary,
-                rngs,
-                axes=("embed", "vocab"),
-                stddev=shape.stddev,
-                bias=False,
-            )
+            untied_head(shape.width, shape.vocabulary, rngs, stddev=shape.stddev)
             if options.head == "lm" and not shape.tied
             else None
         )

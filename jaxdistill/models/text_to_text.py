@@ -13,8 +13,8 @@ from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.attention import segments_of
 from jaxdistill.models.encoder_decoder import Stack, TwoStacks
 from jaxdistill.models.family import Options
-from jaxdistill.models.heads import logits_of
-from jaxdistill.models.layers import Embedding, Linear, split_rng
+from jaxdistill.models.heads import logits_of, untied_head
+from jaxdistill.models.layers import Embedding, split_rng
 from jaxdistill.models.outputs import Head, Outputs
 from jaxdistill.models.text import input_ids_of
 
@@ -79,14 +79,7 @@ class EncoderDecoderModel(nnx.Module):
         self.encoder = Stack(shape, rngs, depth=shape.encoder_depth, decoder=False, dtype=dtype)
         self.decoder = Stack(shape, rngs, depth=shape.decoder_depth, decoder=True, dtype=dtype)
         self.head = (
-            Linear(
-                shape.width,
-                shape.vocabulary,
-                rngs,
-                axes=("embed", "vocab"),
-                stddev=shape.factor,
-                bias=False,
-            )
+            untied_head(shape.width, shape.vocabulary, rngs, stddev=shape.factor)
             if options.head == "lm" and not shape.tied
             else None
         )

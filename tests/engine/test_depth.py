@@ -1,17 +1,13 @@
 """The program of a step does not grow with depth; recomputed layers save memory, change nothing."""
 
-from typing import Any
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxdistill import losses
-from jaxdistill.engine.objective import Objective, logits_term, task_term
-from jaxdistill.engine.state import TrainState
-from jaxdistill.engine.step import make_train_step
 from jaxdistill.models.registry import build_model
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2}
@@ -30,39 +26,25 @@ SPECS = {
 }
 
 
-def lowered_step(name, layers, **options):
-    """Lower a distillation step whose teacher and student have that many layers."""
-    head: dict[str, Any] = {"num_labels": 3} if name == "bert" else {}
-    spec = {**SPECS[name], "num_hidden_layers": layers}
-    student, teacher = (build_model(spec, **head, **options) for _ in range(2))
-    labels = (4,) if name == "bert" else (4, 8)
-    batch = {
-        "input_ids": jnp.ones((4, 8), jnp.int32),
-        "attention_mask": jnp.ones((4, 8), jnp.int32),
-        "labels": jnp.ones(labels, jnp.int32),
-        "weight": jnp.ones((4,), jnp.float32),
-    }
-    terms = {
-        "task": task_term(losses.cross_entropy),
-        "match": logits_term(losses.forward_kl, temperature=2.0),
-    }
-    optimizer = optax.adamw(1e-3)
-    step = make_train_step(student.apply, optimizer, Objective(terms), teacher=teacher.apply)
-    state = jax.eval_shape(lambda: TrainState.create(student.params, optimizer))
-    return jax.jit(step).lower(state, teacher.params, batch)
+@pytest.fixture
+def program_size(monkeypatch):
+    """Count the operations of the lowered step, as the benchmark does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import depth as benchmark
 
+    def count(name, layers, **options):
+        lowered, _ = benchmark.lowered_step(SPECS[name], layers, rows=4, length=8, **options)
+        return lowered.as_text().count(" = ")
 
-def program_size(name, layers, **options):
-    """Count the operations of the lowered step."""
-    return lowered_step(name, layers, **options).as_text().count(" = ")
+    return count
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_program_of_a_step_does_not_grow_with_depth(name):
+def test_the_program_of_a_step_does_not_grow_with_depth(program_size, name):
     assert program_size(name, 32) < 1.3 * program_size(name, 4)
 
 
-def test_without_a_scan_it_does_grow():
+def test_without_a_scan_it_does_grow(program_size):
     sizes = [program_size("gpt2", layers, unroll=layers) for layers in (4, 16)]
     assert sizes[1] > 1.3 * sizes[0]
 
@@ -88,6 +70,8 @@ def test_recomputing_layers_saves_memory_and_changes_no_gradient(name):
 
     (plain, more), (again, less) = measured(False), measured(True)
     assert less < 0.6 * more
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
     for expected, got in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * float(scale))
+        # A key's bias has no gradient in exact arithmetic: what is left of it is rounding.
+        scale = max(float(np.abs(expected).max()), 1e-3 * largest)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * scale)

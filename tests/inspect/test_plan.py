@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdistill import cli
 from jaxdistill.config_file import check
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.sharding import batch_shardings, place
@@ -126,6 +127,7 @@ def test_a_plan_as_json_and_as_text(planned, tmp_path):
     assert {m["axes"] for m in messages if m["kind"] == "all-gather"} == {"fsdp"}
     text = describe(planned)
     assert "optimizer state" in text
+    assert "MiB per chip" in text
     assert "mesh data=2 fsdp=4" in text
 
 
@@ -141,6 +143,19 @@ def test_the_cached_step_has_no_teacher_and_the_students_layers_may_be_its_own(m
     assert program.held["parameters"] * 4 / 4 == pytest.approx(
         4 * (layers + 2 * 64 * 256 + 64) / 4, rel=0.001
     )
+
+
+def test_a_teacher_takes_what_its_storage_and_its_place_leave_of_it(mesh):
+    def held(**sections):
+        return make_program(config(**sections), mesh, "joint").held["teacher"]
+
+    usual = held()
+    rounded = {"model": TEACHER, "dtype": "bfloat16", "storage": "int8"}
+    assert 0.5 < held(teacher=rounded) / usual < 0.8  # tables and norms stay, and scales come
+    parallel = {"data": 2, "fsdp": 4}
+    assert held(parallel=parallel | {"teacher": "wide"}) == pytest.approx(usual / 2, rel=0.01)
+    assert held(parallel=parallel | {"teacher": "whole"}) == pytest.approx(usual * 4, rel=0.02)
+    assert held(parallel=parallel | {"teacher_memory": "host"}) == 0
 
 
 @pytest.mark.parametrize(
@@ -172,22 +187,32 @@ def test_what_cannot_work_is_refused_before_compiling(values, arguments, message
         plan.plan(config(**values), "cpu:8", **arguments)
 
 
+def test_the_command_refuses_in_one_line(capsys):
+    assert cli.call(["plan", "qwen3_8b_to_0.6b", "--topology", "v9:2x2"]) == 2
+    assert "expected one of ['v4', 'v5e', 'v5p', 'v6e', 'cpu', 'gpu']" in capsys.readouterr().err
+
+
 def test_a_mesh_as_text():
     assert parse_mesh("data=16, fsdp=-1") == {"data": 16, "fsdp": -1}
 
 
 def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
+    one = {"num_hidden_layers": 1}
     wanted = config(
-        teacher={"model": TEACHER | {"vocab_size": 256, "hidden_size": 512}, "dtype": "float32"},
-        train={"batch_size": 8, "steps": 10, "unroll": False, "remat": True},
+        teacher={"model": TEACHER | one},
+        student={"model": STUDENT | one | {"hidden_size": 256, "intermediate_size": 4096}},
+        train={"batch_size": 8, "steps": 10, "unroll": True, "remat": True},
+        parallel={"data": 8, "fsdp": 1, "teacher": "wide"},
     )
-    monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=4_100_000))
+    held = make_program(wanted, make_mesh(8), "joint").held
+    most = int(1.4 * (held["parameters"] + held["optimizer"]))
+    monkeypatch.setattr(topology, "CPU", dataclasses.replace(Chip("cpu"), hbm_bytes=most))
     found = plan.plan(wanted, "cpu:8", dense=False)
     assert found.fits is False
     assert found.change is not None
-    assert found.change.overrides == ("teacher.dtype=bfloat16",)
-    assert found.change.account.peak_bytes <= 4_100_000 < found.peak_bytes_per_device
-    assert "the smallest change that fits: teacher.dtype=bfloat16" in describe(found)
+    assert found.change.overrides == ("parallel.data=-1", "parallel.fsdp=2")
+    assert found.change.account.peak_bytes <= most < found.peak_bytes_per_device
+    assert f"the smallest change that fits: {' '.join(found.change.overrides)}" in describe(found)
 
 
 needs_libtpu = pytest.mark.skipif(
@@ -195,30 +220,53 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-@needs_libtpu
-@pytest.mark.parametrize(("losses", "implementation"), [("fused", "fused"), ("dense", "dense")])
-def test_the_loss_alone_needs_what_its_benchmark_found(losses, implementation):
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fused_loss.json"
-    rows = json.loads(results.read_text())["rows"]
-    row = next(
-        row for row in rows
-        if (row["platform"], row["implementation"], row["tokens"]) == ("v5e", implementation, 2048)
-    )  # fmt: skip
+def of_the_benchmark(row, **sections):
+    """A config whose loss alone is what a row of the benchmark measured, on four chips."""
     sizes = {"vocab_size": row["vocabulary"], "num_attention_heads": 16, "num_hidden_layers": 1}
-    wanted = config(
-        losses=losses,
+    return config(
         data={"train": "nowhere.jsonl", "max_length": 64},
         teacher={"model": TEACHER | sizes | {"hidden_size": 4096}, "dtype": "bfloat16"},
         student={"model": STUDENT | sizes | {"hidden_size": 2048}},
-        train={"batch_size": 128, "dtype": "bfloat16"},
+        train={"batch_size": 4 * row["tokens"] // 64, "dtype": "bfloat16"},
         objective={
             "soft": {"loss": "forward_kl", "weight": 0.5, "temperature": 2.0},
             "hard": {"loss": "cross_entropy", "weight": 0.5},
         },
+        **sections,
     )
+
+
+def recorded(implementation):
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fused_loss.json"
+    wanted = ("v5e", implementation, 2048)
+    return next(
+        row
+        for row in json.loads(results.read_text())["rows"]
+        if (row["platform"], row["implementation"], row["tokens"]) == wanted
+    )
+
+
+@needs_libtpu
+def test_the_loss_alone_needs_what_its_benchmark_found():
+    row = recorded("fused")
+    wanted = of_the_benchmark(row)
     found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], dense=False).main
     assert found.memory["temporaries"] == row["temporary_bytes"]
+    assert found.fits
     floor = found.useful_flops / found.devices / TPUS["v5e"].flops
     assert 1e3 * floor == pytest.approx(row["floor_milliseconds"])
     # Chunks of tokens overlap by less than 128 each.
     assert floor <= found.seconds["compute"] < 1.15 * floor
+    with pytest.raises(ConfigError, match="leaves 3 of 4 chips of v5e:2x2 idle"):
+        plan.plan(wanted, "v5e:2x2", mesh="data=1", programs=["loss"])
+
+
+@needs_libtpu
+def test_what_does_not_fit_says_by_how_much():
+    row = recorded("dense")
+    wanted = of_the_benchmark(row | {"tokens": 16 * row["tokens"]}, losses="dense")
+    found = plan.plan(wanted, "v5e:2x2", mesh="data=4", programs=["loss"], suggest=False)
+    assert found.fits is False
+    # Four arrays of logits and gradients in two types, as at 2,048 tokens, 16 times as long.
+    assert found.peak_bytes_per_device > 16 * row["floor_bytes"] > found.main.hbm_bytes
+    assert "DOES NOT FIT" in describe(found)

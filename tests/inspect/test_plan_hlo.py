@@ -200,6 +200,28 @@ ENTRY %main (a: bf16[2,8], b: f32[8,8]) -> f32[2,8] {
 """  # noqa: E501
 
 
+def test_a_message_on_its_way_through_a_product_moves_no_memory():
+    text = """HloModule step
+
+%passing (p.0: bf16[2,800], p.1: bf16[8,800], p.2: f32[4,4]) -> (f32[4,4], bf16[2,800], bf16[8,800]) {
+  %p.0 = bf16[2,800]{1,0} parameter(0)
+  %p.1 = bf16[8,800]{1,0} parameter(1)
+  %p.2 = f32[4,4]{1,0} parameter(2)
+  %gather = bf16[8,800]{1,0} all-gather(%p.0), channel_id=7, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="4"}
+  %twice = f32[4,4]{1,0} add(%p.2, %p.2)
+  ROOT %all = (f32[4,4]{1,0}, bf16[2,800]{1,0}, bf16[8,800]{1,0}) tuple(%twice, %p.0, %gather)
+}
+
+ENTRY %main (a: bf16[2,800], b: bf16[8,800], c: f32[4,4]) -> (f32[4,4], bf16[2,800], bf16[8,800]) {
+  %a = bf16[2,800]{1,0} parameter(0)
+  %b = bf16[8,800]{1,0} parameter(1)
+  %c = f32[4,4]{1,0} parameter(2)
+  ROOT %f = (f32[4,4]{1,0}, bf16[2,800]{1,0}, bf16[8,800]{1,0}) fusion(%a, %b, %c), kind=kOutput, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, calls=%passing
+}
+"""  # noqa: E501
+    assert work.measure(hlo.parse(text)).bytes == 2 * 4 * 4 * 4
+
+
 def test_messages_of_a_program_for_tpus(mesh):
     program = hlo.parse(TPU)
     found = collectives(list(loops.walk(program)), mesh, CPU, (8,))

@@ -45,8 +45,15 @@ def test_heads_of_every_shape(settings, mode):
     assert_close(run(fused_loss, "all", inputs, 2.0, **MODES[mode]), expected, 1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("columns", [(50, 64), (64, 50), (64, 56), (64, 64)])
+@pytest.mark.parametrize(
+    ("columns", "mode"),
+    [
+        ((50, 64), "normal"),
+        ((64, 50), "low memory"),
+        ((64, 56), "normal"),
+        ((64, 56), "low memory"),
+    ],
+)
 def test_padding_of_the_vocabulary_does_not_exist(columns, mode):
     inputs = case(columns=columns, softcap=6.0)
     expected = run_float64("all", inputs, 2.0, vocabulary=50)

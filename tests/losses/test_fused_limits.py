@@ -67,7 +67,7 @@ def test_sums_in_bfloat16_would_not_do():
         jax.tree.map(lambda leaf: leaf.astype(jnp.float32), inputs[side])
         for side in ("student", "teacher")
     )
-    slopes = jax.grad(loss)(logits_of(student), logits_of(teacher))
+    slopes = jax.jit(jax.grad(loss))(logits_of(student), logits_of(teacher))
     total = jnp.zeros(student.weights.shape, jnp.bfloat16)
     for start in range(0, 2048, 4):
         part = student.hidden[start : start + 4].T @ slopes[start : start + 4]

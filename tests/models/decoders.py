@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -96,8 +97,11 @@ def check_outputs(model: Model, theirs: Any, batch: dict[str, Any], tolerance: f
         )
 
 
-def check_packed(model: Model) -> None:
-    """Packed rows, and rows padded on either side, give what each text gives alone."""
+def check_packed(model: Model, *, positions: Sequence[bool] = (False,)) -> None:
+    """Packed rows, and rows padded on either side, give what each text gives alone.
+
+    With `positions` the batches also say the position of each token, as the data pipeline does.
+    """
     taps = ("layers.0.hidden", "layers.1.hidden")
     compiled = parity.compiled(lambda batch: model.apply(model.params, batch, taps=taps))
 
@@ -105,12 +109,12 @@ def check_packed(model: Model) -> None:
         return compiled({name: jnp.asarray(value) for name, value in batch.items()})
 
     alone = [run({"input_ids": np.array([text], np.int32)}) for text in rows()]
-    for positions in (True, False):
-        together = run(packed(positions=positions))
+    for given in positions:
+        together = run(packed(positions=given))
         for i, (row, start) in enumerate([(0, 0), (0, LENGTHS[0]), (1, 0)]):
             _same(alone[i], together, row, start, LENGTHS[i])
         for side in ("left", "right"):
-            batch = run(padded(side, positions=positions))
+            batch = run(padded(side, positions=given))
             for i, length in enumerate(LENGTHS):
                 start = max(LENGTHS) - length if side == "left" else 0
                 _same(alone[i], batch, i, start, length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.models.family import Model
+from jaxdistill.models.family import Apply, Model
 from jaxdistill.models.folder import Stored
 from jaxdistill.models.hub import import_tensors
 from jaxdistill.models.registry import family_named, load_model, save_model
@@ -116,10 +117,24 @@ def compiled(function: Any) -> Any:
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def run(model: Model, batch: dict[str, Any], taps: tuple[str, ...] = (), **options: Any) -> Any:
-    """Run a model under jit."""
+@functools.lru_cache(maxsize=4)
+def _program(apply: Apply, taps: tuple[str, ...], train: bool) -> Any:
+    return compiled(
+        lambda params, batch, rng: apply(params, batch, taps=taps, train=train, rng=rng)
+    )
+
+
+def run(
+    model: Model,
+    batch: dict[str, Any],
+    taps: tuple[str, ...] = (),
+    *,
+    rng: jax.Array | None = None,
+    train: bool = False,
+) -> Any:
+    """Run a model under jit: one program for all batches of the same shapes."""
     arrays = {name: jnp.asarray(value) for name, value in batch.items()}
-    return compiled(lambda params: model.apply(params, arrays, taps=taps, **options))(model.params)
+    return _program(model.apply, taps, train)(model.params, arrays, rng)
 
 
 def run_torch(model: Any, batch: dict[str, Any], **options: Any) -> Any:

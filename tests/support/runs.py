@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from jaxdistill.cli import call
 from jaxdistill.models.registry import build_model, save_model
 from support.setups import LABELS, WORDS, save_tokenizer
 
@@ -70,3 +72,14 @@ def write_config(folder: Path, **sections: Any) -> str:
     path = folder / "toy.yaml"
     path.write_text(json.dumps(config), encoding="utf-8")
     return str(path)
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a command that must end with code 2 and one line that says why; return the line."""
+    code = call(arguments)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert code == 2, captured.err
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]

@@ -1,16 +1,23 @@
-"""A cache on disk: what goes in comes out, whatever happens in between is noticed."""
+"""A cache on disk: what goes in comes out, in every layout and of any teacher."""
 
 import hashlib
 import json
-import logging
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
+from support.caches import (
+    IDENTITY,
+    WIDTH,
+    assert_holds,
+    documents,
+    shards,
+    written,
+)
 
 import jaxdistill as jd
-from jaxdistill.errors import CacheError, ConfigError, DataError
+from jaxdistill.errors import CacheError, ConfigError
 from jaxdistill.models.outputs import Head
 from jaxdistill.teacher import codecs
 from jaxdistill.teacher.cache_reader import inspect, open_cache
@@ -18,65 +25,6 @@ from jaxdistill.teacher.cache_writer import CacheWriter
 from jaxdistill.teacher.codecs import Full, Hidden, Sampled, TopK
 from jaxdistill.teacher.manifest import hash_tree
 from jaxdistill.teacher.shards import map_tensors, write_tensors
-
-WIDTH = 5
-IDENTITY = {"teacher": "a" * 64, "tokenizer": "b" * 64, "data": "c" * 64}
-
-
-def documents(count=12, seed=0):
-    """Ragged examples as {number: float32 [tokens, WIDTH]}, one of them empty."""
-    generator = np.random.default_rng(seed)
-    numbers = generator.permutation(100)[:count]
-    lengths = generator.integers(1, 9, count)
-    lengths[3] = 0
-    return {
-        int(number): generator.normal(0, 1, (length, WIDTH)).astype(np.float32)
-        for number, length in zip(numbers, lengths, strict=True)
-    }
-
-
-def batches(examples, size=3):
-    """Arguments of `write_encoded` for the codec `full`, which stores what it is given."""
-    items = list(examples.items())
-    for start in range(0, len(items), size):
-        part = items[start : start + size]
-        values = np.concatenate([value for _, value in part])
-        yield [number for number, _ in part], {"logits": values}, [len(v) for _, v in part]
-
-
-def make(path, identity=None, **options):
-    identity = IDENTITY if identity is None else identity
-    options = {"width": WIDTH, "process_index": 0, "process_count": 1, **options}
-    return CacheWriter(path, Full(), identity, **options)
-
-
-def written(path, examples=None, **options):
-    with make(path, shard_bytes=1, **options) as writer:
-        for batch in batches(documents() if examples is None else examples):
-            writer.write_encoded(*batch)
-    return path
-
-
-def content(path):
-    """Everything in a cache, by example."""
-    cache = open_cache(path)
-    fields, lengths = cache.read(cache.examples)
-    ends = np.cumsum(lengths)
-    return {
-        int(number): fields["logits"][end - length : end]
-        for number, end, length in zip(cache.examples, ends, lengths, strict=True)
-    }
-
-
-def assert_holds(path, examples):
-    found = content(path)
-    assert found.keys() == examples.keys()
-    for number, values in examples.items():
-        np.testing.assert_array_equal(found[number], values)
-
-
-def shards(path):
-    return sorted((path / "shards").iterdir())
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -138,246 +86,6 @@ def test_shards_are_safetensors(tmp_path):
         for name in "abcf":
             np.testing.assert_array_equal(file.get_tensor(name), arrays[name])
         assert [file.get_slice(name).get_dtype() for name in "de"] == ["BF16", "F8_E4M3"]
-
-
-def test_a_writer_that_fails_goes_on_where_it_was(tmp_path, caplog):
-    examples, path = documents(), tmp_path / "cache"
-    given = list(batches(examples))
-    _fail_after(path, given[:2])
-    with pytest.raises(CacheError, match=r"not complete: 0 of 1 writers .* 2 shards"):
-        open_cache(path)
-    (path / "shards" / "00000-000002.safetensors.tmp").write_bytes(b"torn")
-    (path / "shards" / "00000-000009.safetensors").write_bytes(b"never noted")
-    before = {file.name: file.stat().st_mtime_ns for file in shards(path)}
-    with caplog.at_level(logging.INFO, "jaxdistill"), make(path, shard_bytes=1) as writer:
-        assert "goes on with 2 whole shards of 6 examples; swept 2" in caplog.text
-        np.testing.assert_array_equal(writer.has(list(examples)), [True] * 6 + [False] * 6)
-        for batch in given:
-            writer.write_encoded(*batch)
-    assert_holds(path, examples)
-    after = {file.name: file.stat().st_mtime_ns for file in shards(path)}
-    assert len(after) == 4
-    assert all(after[name] == before[name] for name in list(before)[:2])  # kept, not rewritten
-    # Once more: nothing to do, and nothing is touched.
-    stamp = (path / "manifest.json").stat().st_mtime_ns
-    with make(path) as writer:
-        for batch in given:
-            writer.write_encoded(*batch)
-    assert (path / "manifest.json").stat().st_mtime_ns == stamp
-    assert {file.name: file.stat().st_mtime_ns for file in shards(path)} == after
-
-
-def _fail_after(path, given):
-    try:
-        with make(path, shard_bytes=1) as writer:
-            for batch in given:
-                writer.write_encoded(*batch)
-            raise InterruptedError
-    except InterruptedError:
-        pass
-
-
-def test_every_flipped_bit_is_found_and_named(tmp_path):
-    path = written(tmp_path / "cache")
-    shard = shards(path)[1]
-    whole = shard.read_bytes()
-    generator = np.random.default_rng(0)
-    places = {0, 7, 8, 20, len(whole) - 1, *generator.integers(0, len(whole), 40).tolist()}
-    for place in places:  # length, header, index and data
-        broken = bytearray(whole)
-        broken[place] ^= 1 << int(generator.integers(8))
-        shard.write_bytes(broken)
-        with pytest.raises(CacheError, match=shard.name):
-            content(path)
-    shard.write_bytes(whole)
-    assert_holds(path, documents())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda shard, whole: shard.write_bytes(whole[:-1]), r"got \d+ bytes, .* truncated"),
-        (lambda shard, whole: shard.write_bytes(b""), "got 0 bytes, .* truncated"),
-        (lambda shard, whole: shard.write_bytes(whole + b"x"), "longer than it was"),
-        (lambda shard, whole: shard.unlink(), "the file is missing"),
-    ],
-)
-def test_a_damaged_shard_is_named_and_written_again(tmp_path, change, message, caplog):
-    path = written(tmp_path / "cache")
-    shard = shards(path)[2]
-    change(shard, shard.read_bytes())
-    with pytest.raises(CacheError, match=f"{shard.name}: .*{message}"):
-        open_cache(path)
-    with make(path) as writer:
-        assert shard.name in caplog.text
-        assert not (path / "manifest.json").exists()
-        assert writer.has(list(documents())).sum() == 9
-        for batch in batches(documents()):
-            writer.write_encoded(*batch)
-    assert_holds(path, documents())
-
-
-def test_all_damage_is_listed_at_once(tmp_path):
-    path = written(tmp_path / "cache")
-    for shard in (shards(path)[0], shards(path)[3]):
-        whole = bytearray(shard.read_bytes())
-        start = 8 + int.from_bytes(whole[:8], "little")
-        whole[start + 8 * 3 + 4 * 3] ^= 1  # behind the index of 3 examples
-        shard.write_bytes(whole)
-    cache = open_cache(path)  # sizes and indexes are whole
-    with pytest.raises(CacheError) as error:
-        cache.verify()
-    assert all(shards(path)[number].name in str(error.value) for number in (0, 3))
-    with pytest.raises(CacheError, match="00000-000000"):
-        open_cache(path, verify=True)
-
-
-def test_a_cache_of_something_else_is_refused_field_by_field(tmp_path):
-    path = written(tmp_path / "cache")
-    assert open_cache(path, IDENTITY | {"codec": "full", "width": WIDTH})
-    assert open_cache(path, {"codec": {"name": "full", "dtype": "float32"}})
-    other = {
-        "teacher": "d" * 64,
-        "tokenizer": "b" * 64,
-        "data": "e" * 64,
-        "codec": {"name": "topk", "k": 64},
-        "width": 7,
-        "revision": "main",
-    }
-    with pytest.raises(CacheError) as error:
-        open_cache(path, other)
-    message = str(error.value)
-    assert "6 fields do not match" in message
-    for part in (
-        "teacher: got 'aaaaaaaaaaaaaaaa…', expected 'dddddddddddddddd…'",
-        "data: got 'cccc",
-        "codec.name: got 'full', expected 'topk'",
-        "codec.k: got nothing, expected 64",
-        "width: got 5, expected 7",
-        "revision: got nothing, expected 'main'",
-    ):
-        assert part in message
-    assert "tokenizer" not in message
-    assert "\n" not in message
-
-
-def test_another_cache_is_not_written_over(tmp_path):
-    path = written(tmp_path / "cache")
-    with pytest.raises(CacheError, match=r"holds another cache: identity\.teacher: got 'aaa"):
-        make(path, {**IDENTITY, "teacher": "x"})
-    with pytest.raises(CacheError, match=r"width: got 5, expected 6"):
-        make(path, width=6)
-    with pytest.raises(CacheError, match=r"codec\.dtype: got 'float32', expected 'float16'"):
-        CacheWriter(path, Full("float16"), IDENTITY, process_index=0, process_count=1)
-    assert_holds(path, documents())
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds thesis\.tex"):
-        make(tmp_path / "other")
-    with pytest.raises(ConfigError, match="got a file"):
-        make(tmp_path / "other" / "thesis.tex")
-
-
-def test_two_processes_write_one_cache(tmp_path):
-    path, examples = tmp_path / "cache", documents()
-    given = list(batches(examples))
-    for process in (1, 0):
-        with pytest.raises(CacheError, match=r"teacher cache|not complete"):
-            open_cache(path)
-        with make(path, process_index=process, process_count=2) as writer:
-            for batch in given[process::2]:
-                writer.write_encoded(*batch)
-    assert_holds(path, examples)
-    assert [file.name[:6] for file in shards(path)] == ["00000-", "00001-"]
-
-
-def test_a_process_without_examples_completes_the_cache(tmp_path):
-    path = tmp_path / "cache"
-    written(path, process_count=2)
-    with make(path, process_index=1, process_count=2, width=None):
-        pass
-    assert_holds(path, documents())
-
-
-def test_writers_that_disagree_are_refused(tmp_path):
-    path = tmp_path / "cache"
-    written(path, process_count=2)
-    other = make(path, {**IDENTITY, "data": "other"}, process_index=1, process_count=2)
-    with pytest.raises(CacheError, match=r"writers made different caches.*identity\.data"):
-        other.close()
-
-
-def test_two_processes_with_the_same_examples_are_refused(tmp_path):
-    path = tmp_path / "cache"
-    for process in (0, 1):
-        with make(path, process_index=process, process_count=2) as writer:
-            writer.write_encoded(*next(batches(documents())))
-    with pytest.raises(CacheError, match=r"is in shards/00000.* and in shards/00001"):
-        open_cache(path)
-
-
-def test_one_part_has_one_writer_at_a_time(tmp_path):
-    with make(tmp_path / "cache"):
-        with pytest.raises(CacheError, match="another process is writing"):
-            make(tmp_path / "cache")
-        make(tmp_path / "cache", process_index=1, process_count=2).close(complete=False)
-
-
-def test_bad_examples_are_named(tmp_path):
-    with make(tmp_path / "cache", width=None) as writer:
-        with pytest.raises(ConfigError, match="width: got none"):
-            writer.write_encoded([1], {}, [1])
-        writer.write([1, 2], np.zeros((2, WIDTH), np.float32))
-        with pytest.raises(DataError, match="example 2: written twice"):
-            writer.write([2, 3], np.zeros((2, WIDTH), np.float32))
-        with pytest.raises(DataError, match="written twice"):
-            writer.write([4, 4], np.zeros((2, WIDTH), np.float32))
-        with pytest.raises(DataError, match="got width 6, expected 5"):
-            writer.write([5], np.zeros((1, 6), np.float32))
-        with pytest.raises(DataError, match="examples: got float64"):
-            writer.write([0.5], np.zeros((1, WIDTH), np.float32))
-        with pytest.raises(DataError, match="examples: got int64"):
-            writer.write([-5], np.zeros((1, WIDTH), np.float32))
-        with pytest.raises(DataError, match=r"values: got shape \(3, 5\) for 2 examples"):
-            writer.write([5, 6], np.zeros((3, WIDTH), np.float32), lengths=[1, 1])
-        with pytest.raises(DataError, match=r"where: got float64 \(2, 3\)"):
-            writer.write([5, 6], np.zeros((2, 3, WIDTH), np.float32), where=np.ones((2, 3)))
-        with pytest.raises(DataError, match="fields: got"):
-            writer.write_encoded([5], {"logits": np.zeros((1, WIDTH), np.float16)}, [1])
-        broken = np.zeros((2, 3, WIDTH), np.float32)
-        broken[1, 2, 0] = np.nan
-        with pytest.raises(DataError, match="example 6: the teacher's values at token 2 are NaN"):
-            writer.write([5, 6], broken)
-        writer.write([5, 6], broken, lengths=[3, 2])  # padding is never looked at
-    assert sorted(content(tmp_path / "cache")) == [1, 2, 5, 6]
-    with pytest.raises(ConfigError, match="identity: got"):
-        make(tmp_path / "other", {"teacher": object()})
-    with pytest.raises(ConfigError, match="identity: got the names codec"):
-        make(tmp_path / "other", {"codec": "mine"})
-    with pytest.raises(ConfigError, match="process_index: got 2"):
-        make(tmp_path / "other", process_index=2)
-
-
-def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(CacheError, match=r"no manifest\.json, expected the folder"):
-        open_cache(tmp_path)
-    cache = open_cache(written(tmp_path / "cache"))
-    absent = next(number for number in range(100) if number not in documents())
-    with pytest.raises(DataError, match=f"example {absent} is not in the cache"):
-        cache.read([absent])
-    number = int(cache.examples[cache.lengths == cache.lengths.max()][0])
-    longest = int(cache.lengths.max())
-    with pytest.raises(DataError, match=f"got position {longest}, expected 0 to {longest - 1}"):
-        cache.tokens([number], [longest])
-    with pytest.raises(CacheError, match="got the codec full, expected hidden"):
-        cache.head()
-    content = json.loads((cache.path / "manifest.json").read_text())
-    (cache.path / "manifest.json").write_text(json.dumps(content | {"version": 9}))
-    with pytest.raises(CacheError, match="version 9, expected"):
-        open_cache(cache.path)
-    (cache.path / "manifest.json").write_text("{")
-    with pytest.raises(CacheError, match=r"manifest\.json: cannot be read"):
-        open_cache(cache.path)
 
 
 def test_layouts_of_the_same_tokens_are_stored_alike(tmp_path):

@@ -19,7 +19,8 @@ from jaxdistill.inspect.plan.programs import Program
 from jaxdistill.inspect.plan.topology import Topology
 from jaxdistill.inspect.plan.work import measure
 
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# What the compiler for TPUs says of a program that is too large, in two of its wordings.
+_USED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxdistill.inspect.plan.chips import Chip
 from jaxdistill.inspect.plan.hlo import Instruction
 from jaxdistill.inspect.plan.loops import Visit
+from jaxdistill.inspect.plan.work import KINDS
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _STARTS = {f"{kind}-start": kind for kind in KINDS} | {"ragged-all-to-all": "all-to-all"}
 _PAIR = re.compile(r"\{(\d+),(\d+)\}")
 

@@ -319,8 +319,12 @@ def with_shardings(tree: Any, shardings: Any) -> Any:
 
 
 def bytes_held(tree: Any) -> int:
-    """Return the bytes of one device's part of shapes that know how they are laid out."""
+    """Return the bytes of one device's part of shapes that know how they are laid out.
+
+    What lies in the host's memory takes none.
+    """
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != "pinned_host"
     )

@@ -95,17 +95,20 @@ def _program_after(name: str, overrides: tuple[str, ...]) -> str:
 def changes(config: Config, topology: Topology, name: str) -> Iterator[tuple[str, ...]]:
     """Yield changes, the smallest first.
 
-    Results stay the same with fused losses, another mesh, recomputed layers and microbatches, one
-    after the other and then together. A cache takes a pass of the teacher before, and a smaller
-    batch is another training.
+    Results stay the same with fused losses, another mesh, recomputed layers, microbatches and a
+    teacher in the host's memory, one after the other and then together. A teacher in int8 is
+    rounded, a cache takes a pass of it before, and a smaller batch is another training.
     """
     stage = "finetune" if name == "finetune" else "train"
     train = getattr(config, stage)
     free: list[tuple[str, ...]] = []
     if config.task == "language_model" and config.losses == "dense":
         free.append(("losses=fused",))
-    if config.teacher.dtype == "float32" and name == "joint":
+    if name == "joint" and config.teacher.dtype == "float32":
         free.append(("teacher.dtype=bfloat16",))
+    live = name == "joint"
+    if live and config.parallel.teacher == "shared" and config.parallel.sizes["data"] != 1:
+        free.append(("parallel.teacher=wide",))
     meshes = list(_wider(config, len(topology.devices)))
     if not train.remat:
         free.append((f"{stage}.remat=true",))
@@ -118,7 +121,12 @@ def changes(config: Config, topology: Topology, name: str) -> Iterator[tuple[str
     while rows % (parts * accumulate) == 0:
         yield (*base, f"{stage}.accumulate={accumulate}")
         accumulate *= 2
-    if name == "joint" and config.cache is None and config.on_policy is None:
+    if live and config.parallel.teacher_memory == "device" and topology.chip.name != "cpu":
+        yield (*base, "parallel.teacher_memory=host")
+    if live and config.teacher.storage != "int8":
+        yield ("teacher.storage=int8",)
+        yield (*base, "teacher.storage=int8")
+    if live and config.cache is None and config.on_policy is None:
         codec = "sampled" if config.task == "language_model" else "full"
         yield (f"cache.codec={codec}",)
         yield (*base, f"cache.codec={codec}")

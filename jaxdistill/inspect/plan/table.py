@@ -39,26 +39,30 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _changes(plan)
     if plan.ranked:
         yield ""
-        yield "search: fastest first, by the floor of a step"
+        told = "fastest first, by the floor of a step" if chip.flops else "least memory first"
+        yield f"search: {told}"
         for candidate in plan.ranked:
             one = candidate.account
             bound = "" if one.bound is None else f"  at least {1e3 * one.bound:8.1f} ms"
             fits = "" if one.fits is not False else "  does not fit"
-            yield f"  {one.peak_bytes / GIB:7.2f} GiB{bound}  {' '.join(candidate.overrides)}{fits}"
+            words = [o.removeprefix("parallel.") for o in candidate.overrides if o[-2:] != "=1"]
+            yield f"  {_size(one.peak_bytes)}{bound}  {' '.join(words) or 'one device'}{fits}"
         yield from (f"  cannot be: {reason}" for reason in plan.refused)
 
 
 def _account(one: Account, dense: Account | None, price: float | None) -> Iterator[str]:
     yield f"{one.name}: {one.tokens:,} {one.unit} a step{_verdict(one)}"
-    head = "GiB per chip"
-    yield f"  {head:36}{'':>9}" + ("" if dense is None else f"{'with dense losses':>20}")
+    unit, letters = (GIB, "GiB") if one.peak_bytes >= GIB / 10 else (2**20, "MiB")
+    head = f"{letters} per chip"
+    beside = "" if dense is None else f"{'with dense losses':>29}"
+    yield f"  {head:36}{beside}".rstrip()
     for part, words in _PARTS.items():
         if part in ("activations", "program") and not one.memory[part]:
             continue
-        beside = "" if dense is None else f"{dense.memory[part] / GIB:20.3f}"
-        yield f"  {words:36}{one.memory[part] / GIB:9.3f}{beside}"
-    beside = "" if dense is None else f"{dense.peak_bytes / GIB:20.3f}{_verdict(dense)}"
-    yield f"  {'at once':36}{one.peak_bytes / GIB:9.3f}{beside}"
+        beside = "" if dense is None else f"{dense.memory[part] / unit:20.3f}"
+        yield f"  {words:36}{one.memory[part] / unit:9.3f}{beside}"
+    beside = "" if dense is None else f"{dense.peak_bytes / unit:20.3f}{_verdict(dense)}"
+    yield f"  {'at once':36}{one.peak_bytes / unit:9.3f}{beside}"
     if one.flops is None:
         return
     loops = "" if one.bounded else " (a loop that its data end counts once)"
@@ -90,11 +94,15 @@ def _changes(plan: Plan) -> Iterator[str]:
     yield ""
     for one in plan.tried:
         words = " ".join(one.overrides)
-        yield f"  tried {words}: {one.account.peak_bytes / GIB:.2f} GiB{_verdict(one.account)}"
+        yield f"  tried {words}: {_size(one.account.peak_bytes)}{_verdict(one.account)}"
     if plan.change is None:
         yield "nothing that was tried fits: take more chips, or chips with more memory"
     else:
         yield f"the smallest change that fits: {' '.join(plan.change.overrides)}"
+
+
+def _size(value: float) -> str:
+    return f"{value / GIB:.2f} GiB" if value >= GIB / 10 else f"{value / 2**20:.2f} MiB"
 
 
 def _si(value: float) -> str:

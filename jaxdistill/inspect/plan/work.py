@@ -22,6 +22,7 @@ _FREE = frozenset(
     )
 )  # fmt: skip
 _SLICES = ("dynamic-slice", "slice", "gather")
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _NAMING = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
@@ -138,8 +139,9 @@ def _fusion(line: Instruction, inside: Computation, called: Computation) -> floa
     """Bytes of a fusion: of what it only slices, the slices; in place, what it updates."""
     total = 0.0
     updated = _updates(called)
+    carried = _carried(line, called)
     for number, parameter in called.parameters.items():
-        if number >= len(line.operands) or parameter.name in updated:
+        if number >= len(line.operands) or parameter.name in updated or number in carried.values():
             continue
         source = inside[line.operands[number]].arrays
         users = _readers(called, parameter.name)
@@ -149,8 +151,22 @@ def _fusion(line: Instruction, inside: Computation, called: Computation) -> floa
         else:
             total += sum(_memory(array) for array in source)
     sizes = [bytes for bytes in updated.values() if bytes]
-    outputs = sorted((_memory(array) for array in line.arrays), reverse=True)
+    written = [array for index, array in enumerate(line.arrays) if index not in carried]
+    outputs = sorted(map(_memory, written), reverse=True)
     return total + 2 * sum(sizes) + sum(outputs[len(sizes) :])
+
+
+def _carried(line: Instruction, called: Computation) -> dict[int, int]:
+    """Return results of a fusion that are its operands handed on, by number.
+
+    They are buffers of a message on its way, which the compiler for TPUs takes along through the
+    products that hide it.
+    """
+    if not any(one.opcode.startswith(KINDS) for one in called.values()):
+        return {}
+    told = line.text.partition("output_to_operand_aliasing={")[2].partition("calls=")[0]
+    pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}\)", told)
+    return {int(result): int(operand) for result, operand in pairs}
 
 
 def _updates(called: Computation) -> dict[str, float]:
