@@ -69,8 +69,9 @@ def ours(phrases: int, scratch: Path) -> Epoch:
     from jaxdistill import build
     from jaxdistill.data.loader import device_batches
     from jaxdistill.engine.mesh import make_mesh
+    from jaxdistill.evaluator import make_evaluator
     from jaxdistill.teacher.precomputed import with_targets
-    from jaxdistill.training import make_evaluator, make_trainer
+    from jaxdistill.training import make_trainer
 
     config = configuration(phrases)
     dataset = build.load_data(config, scratch)

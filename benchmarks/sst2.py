@@ -29,8 +29,8 @@ from jaxdistill import build, pipeline  # noqa: E402
 from jaxdistill.config import Config  # noqa: E402
 from jaxdistill.config_file import load_config  # noqa: E402
 from jaxdistill.engine.mesh import mesh_of  # noqa: E402
+from jaxdistill.evaluator import make_evaluator  # noqa: E402
 from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
-from jaxdistill.training import make_evaluator  # noqa: E402
 
 
 def main() -> None:

@@ -50,30 +50,30 @@ PrintConfig = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Redo stages whose settings changed.")]
 
 
-@app.command()
-@of_several
-def run(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Take every stage in order, then print the table and the verdict."""
-    _run_until(None, config, overrides, workdir, print_config, force)
+def _stage(name: str, until: str | None, purpose: str) -> None:
+    """Add a command that runs the stages up to one."""
+
+    def command(
+        config: Source,
+        overrides: Overrides = None,
+        workdir: Workdir = None,
+        print_config: PrintConfig = False,
+        force: Force = False,
+    ) -> None:
+        _run_until(until, config, overrides, workdir, print_config, force)
+
+    app.command(name, help=purpose)(of_several(command))
 
 
-@app.command()
-@of_several
-def finetune(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Fine-tune the teacher on the task."""
-    _run_until("finetune", config, overrides, workdir, print_config, force)
+_stage("run", None, "Take every stage in order, then print the table and the verdict.")
+for _name, _purpose in {
+    "finetune": "Fine-tune the teacher on the task.",
+    "distill": "Train the student from the teacher, after all that it needs.",
+    "evaluate": "Compare teacher, student alone and distilled student, after all that it needs.",
+    "export": "Write the distilled student as a Hugging Face folder, after all that it needs.",
+    "report": "Write report.html, after all that it needs.",
+}.items():
+    _stage(_name, _name, _purpose)
 
 
 @app.command()
@@ -129,58 +129,6 @@ def generate(
     path = output or folder / "texts.jsonl"
     writing.write(_writable(folder, resolved), folder, path, force=force)
     return None
-
-
-@app.command()
-@of_several
-def distill(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Train the student from the teacher, after the stages that it needs."""
-    _run_until("distill", config, overrides, workdir, print_config, force)
-
-
-@app.command()
-@of_several
-def evaluate(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Compare teacher, student alone and distilled student, after the stages that it needs."""
-    _run_until("evaluate", config, overrides, workdir, print_config, force)
-
-
-@app.command()
-@of_several
-def export(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Write the distilled student as a Hugging Face folder, after the stages that it needs."""
-    _run_until("export", config, overrides, workdir, print_config, force)
-
-
-@app.command()
-@of_several
-def report(
-    config: Source,
-    overrides: Overrides = None,
-    workdir: Workdir = None,
-    print_config: PrintConfig = False,
-    force: Force = False,
-) -> None:
-    """Write report.html, after the stages that it needs."""
-    _run_until("report", config, overrides, workdir, print_config, force)
 
 
 @app.command()

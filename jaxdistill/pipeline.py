@@ -19,6 +19,7 @@ from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.evaluator import make_evaluator
 from jaxdistill.inspect import doctor
 from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import measure_speed
@@ -29,7 +30,7 @@ from jaxdistill.inspect.uncertainty import difference_error
 from jaxdistill.inspect.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
 from jaxdistill.teacher import manifest
-from jaxdistill.training import Trainer, make_evaluator, make_trainer, run_seed
+from jaxdistill.training import Trainer, make_trainer, run_seed
 from jaxdistill.workspace import Workspace, run_stage, write_json
 
 log = logging.getLogger("jaxdistill")

@@ -18,11 +18,11 @@ from jaxdistill.engine import processes
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError
+from jaxdistill.evaluator import make_evaluator
 from jaxdistill.inspect import doctor
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher.cache_reader import Cache
 from jaxdistill.teacher.manifest import MANIFEST
-from jaxdistill.training import make_evaluator
 
 
 class Workspace:

@@ -216,7 +216,7 @@ def test_a_writer_that_is_stopped_goes_on(toy, tmp_path, monkeypatch):
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     of = caching.identity(config, dataset, None)
     asked = iter([False, False, True])
-    monkeypatch.setattr(preemption, "requested", lambda: next(asked, False))
+    monkeypatch.setattr(preemption, "asked", lambda: next(asked, False))
     path = tmp_path / "cache"
     with pytest.raises(Preempted, match="run the same command to go on"):
         caching.write(config, dataset, teacher, path, of)

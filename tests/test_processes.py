@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 from support import runs
 
+from jaxdistill import pipeline
+from jaxdistill.config_file import load_config
+from jaxdistill.engine.process_settings import ProcessSettings, to_environment
+from jaxdistill.launching.local import free_port
+
 # Compile quickly: what is compared ran through the same compiler.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 CLEAN = {
@@ -22,6 +27,7 @@ CLEAN = {
 ENVIRONMENT = {**CLEAN, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 JAXDISTILL = [sys.executable, "-m", "jaxdistill"]
 HEARTBEAT = 6
+STEPS = 8
 
 
 def start(
@@ -49,26 +55,27 @@ def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int,
     return process.returncode, output
 
 
-def rows(workdir: Path, stage: str = "baseline") -> list[dict]:
-    path = workdir / stage / "seed-0" / "metrics.jsonl"
+def rows(workdir: Path, stage: str) -> list[dict]:
+    folder = workdir / stage
+    path = (folder if stage == "finetune" else folder / "seed-0") / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def losses(workdir: Path, stage: str = "baseline") -> dict[int, float]:
+def losses(workdir: Path, stage: str) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows(workdir, stage) if "event" not in row}
 
 
 def saved(workdir: Path) -> list[int]:
-    folder = workdir / "baseline" / "seed-0" / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    folder = workdir / "finetune" / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
 def toy(folder: Path, **sections) -> str:
     options = {
         "finetune": None,
-        "data": {"buckets": 1, "cache": False},
-        "train": {"steps": 50, "batch_size": 16, "learning_rate": 1e-3, "keep": "last"},
+        "data": {"buckets": 1, "cache": False, "eval_batch_size": 48},
+        "train": {"steps": STEPS, "batch_size": 16, "learning_rate": 1e-3, "keep": "last"},
         "telemetry": {"log_every": 1, "progress": "none"},
         "parallel": {"data": -1, "compilation_cache": True},
     }
@@ -77,49 +84,41 @@ def toy(folder: Path, **sections) -> str:
     return runs.write_config(folder, **options)
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> str:
-    return toy(tmp_path_factory.mktemp("toy"))
-
-
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(config, tmp_path):
-    """2 x 4 devices, sharded, packed, with a live teacher, against one device."""
-    overrides = ["data.layout=pack", "teacher.precompute=false", "train.dropout=0"]
+def test_two_processes_train_as_one_device_does(tmp_path):
+    """2 x 4 devices, parameters shared, with a live teacher; then all stages after it."""
+    config = toy(tmp_path)
+    overrides = ["teacher.precompute=false", "train.dropout=0"]
+    mesh = ["parallel.data=2", "parallel.fsdp=4"]
     together, alone = tmp_path / "together", tmp_path / "alone"
-    two = start(
-        "run", config, "parallel.data=2", "parallel.fsdp=4", *overrides, "--workdir", str(together),
-        devices=4,
-    )  # fmt: skip
-    code, output = finished(two)
-    assert code == 0, output
-    shown = [line for line in output.splitlines() if line.startswith("[1] ")]
-    assert all("Gloo" in line for line in shown), "process 0 tells what concerns all"
-    one = start(
-        "run", config, "parallel.data=1", *overrides, "--workdir", str(alone), launched=False
-    )
-    code, output = finished(one)
+    process = start("run", config, *mesh, *overrides, "--workdir", str(together), devices=4)
+    one = load_config(config, ["parallel.data=1", "parallel.compilation_cache=false", *overrides])
+    pipeline.run(one, alone, until="distill")
+    code, output = finished(process)
     assert code == 0, output
     for stage in ("baseline", "distill"):
         expected, got = losses(alone, stage), losses(together, stage)
-        assert list(got) == list(expected) == list(range(1, 51))
+        assert list(got) == list(expected) == list(range(1, STEPS + 1))
         assert got == pytest.approx(expected, rel=2e-6), stage
-    ours, theirs = (json.loads((each / "result.json").read_text()) for each in (together, alone))
-    assert ours["student_distilled"]["values"] == theirs["student_distilled"]["values"]
-    assert ours["environment"]["processes"] == 2
-    exported = together / "export" / "student" / "model.safetensors"
-    assert exported.stat().st_size == (alone / "export/student/model.safetensors").stat().st_size
+    ours = [line.removeprefix("[1] ") for line in output.splitlines() if line.startswith("[1]")]
+    # What C++ prints is not ours to leave out.
+    assert not [line for line in ours if not re.search(r"Gloo|connected|^W\d{4} ", line)]
+    result = json.loads((together / "result.json").read_text())
+    assert result["environment"]["processes"] == 2
+    assert (together / "report.html").is_file()
+    names = {path.name for path in (together / "export" / "student").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
 
 
 def stop_one(config: str, workdir: Path, victim: int, number: signal.Signals, step: int):
-    """Start two processes, send one of them a signal, and return how it ended."""
-    process = start("distill", config, "--workdir", str(workdir), devices=1)
+    """Start two processes, send one of them a signal, and return how that ended."""
+    process = start("finetune", config, "--workdir", str(workdir), devices=1)
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.fullmatch(r"launch  2 processes: (\d+) (\d+)\n", line)
     assert found is not None, line
     deadline = time.monotonic() + 200
-    while max(losses(workdir), default=0) < step:
+    while max(losses(workdir, "finetune"), default=0) < step or not saved(workdir):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -132,50 +131,85 @@ def stop_one(config: str, workdir: Path, victim: int, number: signal.Signals, st
 
 
 @pytest.mark.slow
-def test_stopped_killed_and_started_again(tmp_path):
-    """A run is stopped at one process, then loses that one, then the other; it always goes on."""
+def test_killed_then_started_again_then_stopped(tmp_path):
     config = toy(
         tmp_path,
-        train={"steps": 4000},
+        finetune={"steps": 4000, "batch_size": 16, "keep": "last", "evaluate_every": 4000},
         checkpoint={"every": 10, "keep_last": 2, "keep_best": False},
     )
     workdir = tmp_path / "work"
-    code, output, seconds = stop_one(config, workdir, 1, signal.SIGTERM, step=12)
+    code, output, seconds = stop_one(config, workdir, 1, signal.SIGKILL, step=12)
+    assert code == 128 + signal.SIGKILL, output
+    assert re.search(r"^error: process 1 \(on .*\) was not heard of for .*: dead", output, re.M)
+    assert seconds < HEARTBEAT + 1
+    left, last = max(losses(workdir, "finetune")), saved(workdir)[-1]
+    assert 10 <= last <= left
+
+    code, output, seconds = stop_one(config, workdir, 1, signal.SIGTERM, step=left + 3)
     assert code == 75, output
     assert seconds < 10
     stopped = re.findall(r"stopped after step (\d+) of 4000", output)
     assert len(stopped) == 2
     assert stopped[0] == stopped[1]
-    assert saved(workdir)[-1] == int(stopped[0]) == max(losses(workdir))
+    assert saved(workdir)[-1] == int(stopped[0]) == max(losses(workdir, "finetune"))
+    assert list(losses(workdir, "finetune")) == list(range(1, int(stopped[0]) + 1))
 
-    step = max(losses(workdir)) + 15
-    code, output, seconds = stop_one(config, workdir, 1, signal.SIGKILL, step)
-    assert code == 128 + signal.SIGKILL, output
-    assert re.search(r"^error: process 1 \(on .*\) was not heard of for .*: dead", output, re.M)
-    assert seconds < HEARTBEAT + 1
-    resumed = min(step for step in losses(workdir) if step > int(stopped[0]))
-    assert resumed == int(stopped[0]) + 1
 
-    last = saved(workdir)[-1]
-    assert last > int(stopped[0])
-    code, output, seconds = stop_one(config, workdir, 0, signal.SIGKILL, max(losses(workdir)) + 5)
-    assert code == 128 + signal.SIGKILL, output
-    assert re.search(r"^\[1\] error: process 0 \(on .*\), which coordinates .* died", output, re.M)
-    assert seconds < HEARTBEAT
-    assert list(losses(workdir)) == list(range(1, max(losses(workdir)) + 1))
+JOINED = """
+import sys, time
+from jaxdistill.engine import processes
+processes.start()
+assert processes.everyone("names", f"{processes.index()}!") == ["0!", "1!"]
+assert processes.first("sum", lambda: [processes.index(), 1]) == [0, 1]
+print("joined", flush=True)
+"""
+
+
+def join_two(first: str, second: str) -> list[subprocess.Popen[str]]:
+    """Start two bare processes that do something once they have joined."""
+    coordinator = f"127.0.0.1:{free_port()}"
+    children = []
+    for index, body in enumerate((first, second)):
+        settings = ProcessSettings(coordinator, 2, index, heartbeat_seconds=5)
+        own = {**to_environment(settings), "JAX_COORDINATOR_BIND_ADDRESS": coordinator}
+        children.append(
+            subprocess.Popen(
+                [sys.executable, "-c", JOINED + body],
+                env={**ENVIRONMENT, **own},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for child in children:
+        assert child.stdout is not None
+        lines = iter(child.stdout.readline, "")
+        assert any(line == "joined\n" for line in lines), child.communicate()
+    return children
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_all_processes_with_its_code_and_its_line(tmp_path):
-    config = toy(tmp_path, train={"batch_size": 6})
-    code, output = finished(start("run", config, "--workdir", str(tmp_path / "w"), devices=2))
-    assert code == 2, output
-    assert "error: train.batch_size: got 6, expected a multiple of" in output
-    assert "launch  process" in output
+def test_the_death_of_the_coordinator_is_named_and_so_is_what_one_process_fails_at():
+    first, second = join_two("time.sleep(60)", "time.sleep(60)")
+    first.kill()
+    begun = time.monotonic()
+    code, output = finished(second)
+    assert code == 76
+    assert re.search(r"^error: process 0 \(on .*\), which coordinates .* has died", output, re.M)
+    assert time.monotonic() - begun < 5
+    first.communicate()
+    first, second = join_two("processes.barrier('never')", "processes.leave(2)")
+    assert finished(second)[0] == 2
+    code, output = finished(first)
+    assert code == 76
+    assert re.search(r"^error: process 1 \(on .*\) ended with exit code 2", output, re.M)
+    first, second = join_two("processes.leave(0)", "time.sleep(1); processes.leave(0)")
+    assert [finished(first)[0], finished(second)[0]] == [0, 0]
 
 
-def test_a_missing_process_is_named(config, tmp_path):
+def test_a_missing_process_is_named(tmp_path):
     where = ["--coordinator", "127.0.0.1:1", "--processes", "3", "--process-id", "1"]
+    config = toy(tmp_path)
     process = start(
         "run", config, "--workdir", str(tmp_path / "w"), *where, "--initialization-timeout", "0.5",
         launched=False,

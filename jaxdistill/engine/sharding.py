@@ -202,9 +202,10 @@ def fetch(tree: Any) -> Any:
         if isinstance(sharding, NamedSharding) and not leaf.is_fully_addressable:
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())
             leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
-        return leaf
+        # One by one: whole copies of all would not fit where their parts do.
+        return jax.device_get(leaf)
 
-    return jax.device_get(jax.tree.map(whole, tree))
+    return jax.tree.map(whole, tree)
 
 
 _GATHERED = "gathered"
