@@ -127,9 +127,11 @@ def bench(
     mesh = mesh_of(config.parallel.sizes)
     machine = topology_of(mesh)
     peak = peak_of(machine, config.train.dtype)
-    # A mistake in the data is found before anything is compiled.
+    # A mistake in the data, or a cache that is not there, is found before anything is compiled.
     workspace = Workspace(config, workdir, force=False)
     dataset = workspace.dataset if loader else None
+    if loader and workspace.cache_path is not None:
+        assert workspace.cache is not None
     name = "cached" if reads_outputs(config) else "joint"
     program = make_program(config, mesh, name, apart=machine.chip.name == "cpu")
     log.info("bench: compiling the step for %s", machine.name)
@@ -141,6 +143,8 @@ def bench(
     made_up = _made_up(config, program, compiled, steps, repeats, own)
     measured = peak_in_use(mesh)
     notes: list[str] = []
+    if config.parallel.strategy == "pmap":
+        notes.append("made-up batches run under jit, those of the loader under pmap")
     real = None
     if dataset is not None:
         real = time_loader(workspace, dataset, steps, repeats, trace, notes)
