@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxdistill import __version__, cli_plan
+from jaxdistill import __version__, cli_bench, cli_plan
 from jaxdistill.cli_pod import LAUNCH_CONTEXT, among_others, launch, of_several
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
@@ -154,6 +154,7 @@ def doctor(
 
 
 app.command()(cli_plan.plan)
+app.command()(of_several(cli_bench.bench))
 
 
 @app.command()

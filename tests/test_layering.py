@@ -17,7 +17,8 @@ IO = (
     "datasets", "grain", "orbax", "safetensors", "tensorboardX", "tokenizers", "transformers",
     "wandb",
 )  # fmt: skip
-TOP = ("jaxdistill.inspect", "jaxdistill.pipeline", "jaxdistill.cli", "jaxdistill.cli_plan")
+COMMANDS = ("jaxdistill.cli", "jaxdistill.cli_bench", "jaxdistill.cli_plan", "jaxdistill.cli_pod")
+TOP = ("jaxdistill.inspect", "jaxdistill.pipeline", *COMMANDS)
 CORE = tuple(f"engine/{name}.py" for name in ("reduce", "objective", "state", "step"))
 ABOVE_CORE = (
     "jaxdistill.models", "jaxdistill.teacher", "jaxdistill.data", "jaxdistill.config",
@@ -34,11 +35,11 @@ RULES = (
     (CORE, ABOVE_CORE, (*CORE_MODULES, "jaxdistill.models.outputs")),
     (("models/*", "teacher/*", "data/*"), ("jaxdistill.engine.loop", *TOP), ()),
     (("engine/*",), TOP, ()),
-    (("inspect/*", "pipeline.py"), ("jaxdistill.cli", "jaxdistill.cli_plan"), ()),
+    (("inspect/*", "pipeline.py"), COMMANDS, ()),
     (("errors.py",), ("jaxdistill", "jax", "flax"), ()),
     (("*",), ("typer",), ()),
 )
-ALLOWED = {"typer": ("cli.py", "cli_plan.py", "cli_pod.py")}
+ALLOWED = {"typer": ("cli.py", "cli_bench.py", "cli_plan.py", "cli_pod.py")}
 
 
 def imported(source: str, module: str, *, package: bool = False) -> Iterator[tuple[int, str]]:

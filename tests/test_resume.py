@@ -92,27 +92,17 @@ def uninterrupted(config, tmp_path_factory) -> tuple[Path, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_twice_ends_bitwise_equal(config, uninterrupted, tmp_path):
+def test_killed_twice_and_asked_to_stop_ends_bitwise_equal(config, uninterrupted, tmp_path):
     whole, expected = uninterrupted
-    first = random.randrange(8, STEPS // 2)
-    second = random.randrange(first + 8, STEPS - 8)
-    print(f"killed at steps {first} and {second}")
+    first, second, third = sorted(random.sample(range(8, STEPS - 8, 8), 3))
+    print(f"killed at steps {first} and {third}, asked to stop at {second}")
     workdir = before_distilling(whole, tmp_path)
-    for step in (first, second):
-        assert stop_at(step, config, workdir, signal.SIGKILL) == -signal.SIGKILL
+    assert stop_at(first, config, workdir, signal.SIGKILL) == -signal.SIGKILL
+    assert stop_at(second, config, workdir, signal.SIGTERM) == 75
+    folder = workdir / "distill/seed-0/checkpoints"
+    saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    assert max(saved) == rows(workdir)[-1]["step"]
+    assert stop_at(third, config, workdir, signal.SIGKILL) == -signal.SIGKILL
     assert finish(config, workdir) == expected
     assert losses(workdir) == losses(whole)
     assert list(losses(workdir)) == list(range(1, STEPS + 1))
-
-
-@pytest.mark.slow
-def test_asked_to_stop_saves_and_exits_75(config, uninterrupted, tmp_path):
-    whole, expected = uninterrupted
-    workdir = before_distilling(whole, tmp_path)
-    assert stop_at(10, config, workdir, signal.SIGTERM) == 75
-    steps = [row["step"] for row in rows(workdir)]
-    saved = [
-        int(f.name) for f in (workdir / "distill/seed-0/checkpoints").iterdir() if f.name.isdigit()
-    ]
-    assert max(saved) == steps[-1]
-    assert finish(config, workdir) == expected

@@ -1,6 +1,7 @@
 """Texts of a teacher, written to a file that is read as data; those of a student, in its run."""
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -143,18 +144,34 @@ def test_what_cannot_be_written_is_named(made, tmp_path, sections, message):
         writing.write(config(made, **sections), tmp_path, tmp_path / "texts.jsonl")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["jit", "pmap"])
-def test_a_run_lets_the_student_write_a_share_of_the_batches(made, tmp_path, strategy):
+@pytest.fixture(scope="module")
+def plan(made):
+    """A run whose student writes no batch at first, and all of them at last."""
     share = {"share": {"start": 0.0, "end": 1.0, "over": 4}, "prompt_tokens": 4}
-    plan = config(
+    return config(
         made,
         on_policy=share,
         # The doctor refuses a teacher that knows nothing.
         finetune={"steps": 60, "batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 60},
         objective={"it": {"loss": "reverse_kl"}, "hard": {"loss": "cross_entropy"}},
-        parallel={"data": 2, "strategy": strategy, "compilation_cache": False},
+        parallel={"data": 2, "compilation_cache": False},
     )
+
+
+@pytest.fixture(scope="module")
+def before(plan, tmp_path_factory):
+    """Its work directory when only the distillation is left."""
+    workdir = tmp_path_factory.mktemp("before") / "work"
+    pipeline.run(plan, workdir, until="baseline")
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_run_lets_the_student_write_a_share_of_the_batches(plan, before, tmp_path, strategy):
+    shutil.copytree(before, tmp_path / "work")
+    parallel = plan.parallel.model_copy(update={"strategy": strategy})
+    plan = plan.model_copy(update={"parallel": parallel})
     pipeline.run(plan, tmp_path / "work", until="distill")
     lines = (tmp_path / "work" / "distill" / "seed-0" / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "on_policy" in row]

@@ -100,7 +100,7 @@ def accounts(programs: Sequence[tuple[Program, Mesh]], topology: Topology) -> li
     with ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
         compiled = list(pool.map(_compile, lowered))
     return [
-        _account(program, found, mesh, topology)
+        account(program, found, mesh, topology)
         for (program, mesh), found in zip(programs, compiled, strict=True)
     ]
 
@@ -116,7 +116,8 @@ def _compile(lowered: Any) -> Any:
         return int(float(used.group(1)) * _UNITS[used.group(2)])
 
 
-def _account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) -> Account:
+def account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) -> Account:
+    """Say what an executable costs; an integer are the bytes of one that does not fit."""
     chip = topology.chip
     known: dict[str, Any] = {
         "name": program.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -37,28 +37,38 @@ class Forward:
         return self.layers + self.attention + self.head
 
 
-def forward_flops(model: Model, batch: Mapping[str, Any]) -> Forward | None:
+def forward_flops(
+    model: Model, batch: Mapping[str, Any], *, read: Collection[int] = ()
+) -> Forward | None:
     """Count a forward pass of a transformer over text; None for what reads no tokens.
 
     Args:
       model: its parameters may be shapes.
       batch: with `input_ids` `[B, T]`.
+      read: layers whose states or attention a loss reads.
     """
     ids = batch.get("input_ids")
     if ids is None or model.axes is None or "layers" not in model.params:
         return None
     rows, length = ids.shape
     tokens = rows * length
-    weights = {"layers": 0, "head": 0, "rest": 0}
-    for path, leaf in jax.tree.leaves_with_path(model.params):
-        names = [str(getattr(part, "key", "")) for part in path]
-        if names[-1:] == ["kernel"] or "kernel" in names:
-            place = names[0] if names[0] in ("layers", "head") else "rest"
-            weights[place] += math.prod(leaf.shape)
     config, options = model.config, model.options
     shape = getattr(config, "shape", None)
     heads, width, depth = _attention(config, shape)
     language = options is not None and options.head in ("lm", "masked_lm")
+    pools = options is not None and options.head == "classification" and options.pooling != "mean"
+    # Of a last layer that nothing else reads, a classifier computes the pooled tokens only, from
+    # all keys and values.
+    pools = pools and depth > 0 and depth - 1 not in read
+    fewer = (tokens - rows) / depth if pools else 0.0
+    weights = {"layers": 0.0, "head": 0, "rest": 0}
+    for path, leaf in jax.tree.leaves_with_path(model.params):
+        names = [str(getattr(part, "key", "")) for part in path]
+        if names[-1:] == ["kernel"] or "kernel" in names:
+            place = names[0] if names[0] in ("layers", "head") else "rest"
+            whole = place != "layers" or {"key", "value"} & set(names)
+            size = math.prod(leaf.shape)
+            weights[place] += size if whole else size * (1 - fewer / tokens)
     head = weights["head"] * (tokens if language else rows)
     if language and shape is not None and shape.tied:
         head += shape.vocabulary * shape.width * tokens
@@ -66,7 +76,7 @@ def forward_flops(model: Model, batch: Mapping[str, Any]) -> Forward | None:
         head += config.vocab_size * config.hidden_size * tokens
     return Forward(
         2.0 * weights["layers"] * tokens,
-        4.0 * length * heads * width * depth * tokens,
+        4.0 * length * heads * width * depth * (tokens - fewer),
         2.0 * (head + weights["rest"] * rows),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from jaxdistill.config import Config
 from jaxdistill.engine.mesh import AXES, make_mesh, mesh_sizes, shown
 from jaxdistill.errors import ConfigError, did_you_mean
+from jaxdistill.inspect.json_file import write_json
 from jaxdistill.inspect.plan.account import Account, accounts
 from jaxdistill.inspect.plan.programs import Program, make_program
 from jaxdistill.inspect.plan.search import Candidate, changed, rank, smallest_change
@@ -96,10 +96,7 @@ class Plan:
         Raises:
           ConfigError: it cannot be written.
         """
-        try:
-            path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"json: cannot write {str(path)!r} ({error.strerror})") from None
+        write_json(path, self.as_json())
 
 
 def plan(

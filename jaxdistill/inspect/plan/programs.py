@@ -53,6 +53,8 @@ class Program:
         models' shapes do not tell.
       run_flops: the same with what is computed twice.
       turns: of a loop that ends by its data.
+      useful: `useful_flops` of `teacher` and `student`; empty where they are not known.
+      arguments: of a training step: the shapes and layouts of its state, teacher and batch.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Program:
     useful_flops: float | None
     run_flops: float | None
     turns: int | None = None
+    arguments: tuple[Any, ...] = ()
+    useful: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) -> Program:
@@ -138,9 +142,11 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
         },
         train.batch_size if ids is None else math.prod(ids.shape),
         "examples" if ids is None else "tokens",
-        useful,
+        sum(useful.values()) or None,
         run,
         _room(config.on_policy, shapes.row_length(config, plain)) if config.on_policy else None,
+        (state, taught, given),
+        useful,
     )
 
 
@@ -297,12 +303,20 @@ def _loss(config: Config, mesh: Mesh) -> Program:
 
 def _flops(
     student: Model, teacher: Model | None, batch: shapes.Batch, train: TrainConfig, config: Config
-) -> tuple[float | None, float | None]:
-    own = forward_flops(student, batch)
-    theirs = None if teacher is None else forward_flops(teacher, batch)
-    if own is None or (teacher is not None and theirs is None) or config.on_policy is not None:
-        return None, None
-    return step_flops(own, theirs), step_flops(own, theirs, remat=train.remat)
+) -> tuple[dict[str, float], float | None]:
+    """Return the useful operations of a step, of each model, and all with those run twice."""
+    maps = [term.layers or {} for term in config.terms.values()] if teacher is not None else []
+    own = forward_flops(student, batch, read={layer for layers in maps for layer in layers})
+    if own is None or config.on_policy is not None:
+        return {}, None
+    run = step_flops(own, None, remat=train.remat)
+    if teacher is None:
+        return {"student": step_flops(own, None)}, run
+    read = {layer for layers in maps for layer in layers.values()}
+    theirs = forward_flops(teacher, batch, read=read)
+    if theirs is None:
+        return {}, None
+    return {"teacher": theirs.total, "student": step_flops(own, None)}, run + theirs.total
 
 
 def _shapes(tree: Any) -> Any:

@@ -46,7 +46,7 @@ def _lines(plan: Plan) -> Iterator[str]:
             bound = "" if one.bound is None else f"  at least {1e3 * one.bound:8.1f} ms"
             fits = "" if one.fits is not False else "  does not fit"
             words = [o.removeprefix("parallel.") for o in candidate.overrides if o[-2:] != "=1"]
-            yield f"  {_size(one.peak_bytes)}{bound}  {' '.join(words) or 'one device'}{fits}"
+            yield f"  {size_text(one.peak_bytes)}{bound}  {' '.join(words) or 'one device'}{fits}"
         yield from (f"  cannot be: {reason}" for reason in plan.refused)
 
 
@@ -66,12 +66,12 @@ def _account(one: Account, dense: Account | None, price: float | None) -> Iterat
     if one.flops is None:
         return
     loops = "" if one.bounded else " (a loop that its data end counts once)"
-    work = f"{_si(one.flops)}FLOP, {_si(one.moved_bytes or 0)}B of memory"
+    work = f"{unit_text(one.flops)}FLOP, {unit_text(one.moved_bytes or 0)}B of memory"
     yield f"  per chip and step: {work}{loops}"
     for message in one.messages[:6]:
         time = "" if message.seconds is None else f"  {1e3 * message.seconds:9.2f} ms"
         yield (
-            f"    {message.kind:18} over {message.axes:10} {_si(message.bytes):>9}B in "
+            f"    {message.kind:18} over {message.axes:10} {unit_text(message.bytes):>9}B in "
             f"{message.count:6.0f}{time}"
         )
     if not one.seconds or one.bound is None:
@@ -94,18 +94,20 @@ def _changes(plan: Plan) -> Iterator[str]:
     yield ""
     for one in plan.tried:
         words = " ".join(one.overrides)
-        yield f"  tried {words}: {_size(one.account.peak_bytes)}{_verdict(one.account)}"
+        yield f"  tried {words}: {size_text(one.account.peak_bytes)}{_verdict(one.account)}"
     if plan.change is None:
         yield "nothing that was tried fits: take more chips, or chips with more memory"
     else:
         yield f"the smallest change that fits: {' '.join(plan.change.overrides)}"
 
 
-def _size(value: float) -> str:
+def size_text(value: float) -> str:
+    """Write bytes in GiB or MiB."""
     return f"{value / GIB:.2f} GiB" if value >= GIB / 10 else f"{value / 2**20:.2f} MiB"
 
 
-def _si(value: float) -> str:
+def unit_text(value: float) -> str:
+    """Write a number with three digits and the letter of its power of 1,000."""
     for factor, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.2f} {letter}"
