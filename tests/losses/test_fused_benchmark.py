@@ -18,7 +18,7 @@ def test_rows_hold_what_others_read(monkeypatch, tmp_path):
 
     sizes = benchmark.Sizes(8, 16, 200, "float32")
     monkeypatch.setattr(benchmark, "CPU", sizes)
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     path = tmp_path / "fused_loss.json"
     options = ["--platforms", "v5e", "gpu", "cpu", "--tokens", "64", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["fused_loss.py", *options, "--json", str(path)])
