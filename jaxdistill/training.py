@@ -135,19 +135,21 @@ def make_trainer(
     total_steps = train_config.steps or max(
         1, math.ceil(train_config.epochs * source.steps_per_epoch)
     )
+
+    def real_classes(cached: int | None) -> int | None:
+        return language.real_vocabulary(dataset, cached, model, teacher) if speaks else None
+
     teaching = None
     if teacher is not None:
         targets = _precomputed_logits(config, teacher, dataset, mesh)
-        real = language.real_vocabulary(dataset, None, model, teacher) if speaks else None
-        teaching = live_teaching(config, model, teacher, mesh, vocabulary=real)
+        teaching = live_teaching(config, model, teacher, mesh, vocabulary=real_classes(None))
     if targets is not None:
-        real = language.real_vocabulary(dataset, targets.classes, model, teacher)
         teaching = Teaching(
             precomputed.make_apply(targets.codec),
             targets.head,
             precomputed.head_axes(targets.head),
             codec=targets.codec,
-            vocabulary=real if speaks else None,
+            vocabulary=real_classes(targets.classes),
             projections={} if teaching is None else teaching.projections,
         )
 

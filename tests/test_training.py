@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import runs
 
-from jaxdistill import build
+from jaxdistill import build, pipeline
 from jaxdistill.config_file import load_config
 from jaxdistill.data import vocabulary
 from jaxdistill.engine import preemption
@@ -187,3 +187,13 @@ def test_layer_rates_agree_between_layouts(config_file):
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(np.ravel(a), np.ravel(b)), joined, stacked
     )
+
+
+@pytest.mark.parametrize("precompute", ["true", "false"])
+def test_the_embedded_images_are_distilled(tmp_path, precompute):
+    """The recipe of the README, whose models have no vocabulary."""
+    steps = ["finetune.steps=2", "train.steps=2", "seeds=[0]", "data.train_examples=64"]
+    layout = ["parallel.data=1", "parallel.compilation_cache=false", "telemetry.progress=none"]
+    overrides = [*steps, *layout, f"teacher.precompute={precompute}"]
+    result = pipeline.run(load_config("digits", overrides), tmp_path, until="distill")
+    assert result["seeds"][0]["steps"] == 2
