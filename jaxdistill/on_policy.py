@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxdistill.config import Config
+from jaxdistill.config_terms import OnPolicyConfig
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine.on_policy import make_on_policy_step
@@ -16,10 +19,24 @@ def with_own_texts(
     step: TrainStep, config: Config, dataset: Dataset, student: Model, total_steps: int
 ) -> TrainStep:
     """Return a step whose student writes the configured share of the batches, or `step` itself."""
-    wanted = config.on_policy
-    if wanted is None:
+    if config.on_policy is None:
         return step
     assert dataset.tokenizer is not None  # a language model's data has one
+    return writing_step(
+        step,
+        config.on_policy,
+        student,
+        total_steps,
+        eos_id=load_tokenizer(dataset.tokenizer).eos_token_id,
+        pad_id=dataset.train.pad_id,
+        vocabulary=tokens_of(student, dataset),
+    )
+
+
+def writing_step(
+    step: TrainStep, wanted: OnPolicyConfig, student: Model, total_steps: int, **tokens: Any
+) -> TrainStep:
+    """Return the step of a student that writes; `tokens` are those of `make_continue`."""
     continue_texts = make_continue(
         student,
         prompt_tokens=wanted.prompt_tokens,
@@ -27,9 +44,7 @@ def with_own_texts(
         temperature=wanted.temperature,
         top_k=wanted.top_k,
         top_p=wanted.top_p,
-        eos_id=load_tokenizer(dataset.tokenizer).eos_token_id,
-        pad_id=dataset.train.pad_id,
-        vocabulary=tokens_of(student, dataset),
+        **tokens,
     )
     return make_on_policy_step(step, continue_texts, value_schedule(wanted.share, total_steps))
 

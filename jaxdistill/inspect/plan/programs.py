@@ -23,16 +23,14 @@ from jaxdistill.engine.mesh import (
     check_length,
     check_rows,
 )
-from jaxdistill.engine.on_policy import make_on_policy_step
-from jaxdistill.engine.optim import value_schedule
 from jaxdistill.engine.step import TrainStep
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.plan import loss, shapes
 from jaxdistill.inspect.plan.flops import forward_flops, step_flops
 from jaxdistill.joint import Teaching, live_teaching, make_joint
 from jaxdistill.models import generate
-from jaxdistill.models.continuation import make_continue
 from jaxdistill.models.registry import Model
+from jaxdistill.on_policy import writing_step
 from jaxdistill.teacher import codecs, precomputed
 
 PROGRAMS = ("joint", "cached", "finetune", "generate", "loss")
@@ -186,18 +184,9 @@ def _stored(config: Config, codec: codecs.Codec, student: Model, teacher: Model)
 
 def _writing(config: Config, student: Model, step: TrainStep) -> TrainStep:
     """Add the student's own texts where the config has them."""
-    wanted = config.on_policy
-    if wanted is None:
+    if config.on_policy is None:
         return step
-    continue_texts = make_continue(
-        student,
-        prompt_tokens=wanted.prompt_tokens,
-        max_new_tokens=wanted.max_new_tokens,
-        temperature=wanted.temperature,
-        top_k=wanted.top_k,
-        top_p=wanted.top_p,
-    )
-    return make_on_policy_step(step, continue_texts, value_schedule(wanted.share, _STEPS))
+    return writing_step(step, config.on_policy, student, _STEPS)
 
 
 def _room(wanted: Any, length: int) -> int:
