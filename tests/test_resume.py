@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from support import runs
 
+from jaxdistill.cli import call
+from jaxdistill.engine.telemetry import Telemetry
+
 COMMAND = [sys.executable, "-c", "from jaxdistill.cli import main; main()", "distill"]
 # Compiled as quickly as here, for one device: what is compared ran through the same compiler.
 FLAGS = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
@@ -106,3 +109,34 @@ def test_killed_twice_and_asked_to_stop_ends_bitwise_equal(config, uninterrupted
     assert finish(config, workdir) == expected
     assert losses(workdir) == losses(whole)
     assert list(losses(workdir)) == list(range(1, STEPS + 1))
+
+
+def test_stopped_in_an_evaluation_goes_on_from_that_step(tmp_path, monkeypatch):
+    """The step is saved, measured when the run goes on, and can be the best one."""
+    sections = {"train": {"keep": "best"}, "telemetry": {"log_every": 1, "progress": "none"}}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = runs.write_config(tmp_path / "toy", **sections)
+    assert call(["distill", config, "--workdir", str(whole)]) == 0
+    shutil.copytree(whole, stopped, ignore=shutil.ignore_patterns("distill"))
+    write = Telemetry.row
+
+    def ask_to_stop(report: Telemetry, step: int, values: dict) -> None:
+        write(report, step, values)
+        if step == 6:  # The end of the first epoch: next comes its evaluation.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Telemetry, "row", ask_to_stop)
+        assert call(["distill", config, "--workdir", str(stopped)]) == 75
+    checkpoints = stopped / "distill" / "seed-0" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["6"]
+    assert call(["distill", config, "--workdir", str(stopped)]) == 0
+    evaluations = [
+        [(row["step"], row["loss"]) for row in rows(folder) if row.get("event") == "evaluation"]
+        for folder in (whole, stopped)
+    ]
+    assert [step for step, _ in evaluations[0]] == [6, 12]
+    assert evaluations[0] == evaluations[1]
+    assert losses(whole) == losses(stopped)
+    model = "distill/seed-0/model/model.safetensors"
+    assert (whole / model).read_bytes() == (stopped / model).read_bytes()

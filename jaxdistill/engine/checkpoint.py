@@ -45,7 +45,10 @@ class Checkpointer:
     ) -> None:
         """Start saving `state` as `step`; `value` is the ranking metric where it was measured."""
         if step in self._manager.all_steps():
-            return
+            if value is None:
+                return
+            # Saved when the run was stopped before it was measured: only a ranked step can be best.
+            self._manager.delete(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(

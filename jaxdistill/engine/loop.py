@@ -43,6 +43,7 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
     evaluations_without_gain: int = 0
+    evaluated_step: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +107,28 @@ def train(
         checkpointer.save(done, gather(state), remembered, value)
         last_save = time.monotonic()
 
+    def measure() -> None:
+        pause = time.monotonic()
+        try:
+            values = evaluate(gather(state))
+        except Preempted:
+            save(done)
+            checkpointer.wait()
+            raise
+        report.evaluation(done, values)
+        _remember(progress, plan, done, values[plan.metric])
+        if plan.checkpoint_evaluations or done == plan.total_steps:
+            save(done, values[plan.metric])
+        window.skip(time.monotonic() - pause)
+        whole.skip(time.monotonic() - pause)
+
+    done = first
     batches: Iterator[Any] = device_batches(
         source, first, plan.total_steps, place=place, prefetch=plan.prefetch
     )
-    done = first
     try:
+        if done and _evaluation_due(plan, done) and progress.evaluated_step != done:
+            measure()  # The run was stopped in the middle of this one.
         for batch, info in batches:
             if _stopped(plan, progress):
                 break
@@ -139,15 +157,8 @@ def train(
                     },
                 )
                 pending, window = [], _Window()
-            if done % plan.evaluate_every == 0 or done == plan.total_steps:
-                pause = time.monotonic()
-                values = evaluate(gather(state))
-                report.evaluation(done, values)
-                _remember(progress, plan, done, values[plan.metric])
-                if plan.checkpoint_evaluations or done == plan.total_steps:
-                    save(done, values[plan.metric])
-                window.skip(time.monotonic() - pause)
-                whole.skip(time.monotonic() - pause)
+            if _evaluation_due(plan, done):
+                measure()
             if time.monotonic() - last_save > plan.checkpoint_seconds:
                 SAVE.ask()  # Clocks differ between processes; all save the same step.
             due = plan.checkpoint_every is not None and done % plan.checkpoint_every == 0
@@ -180,12 +191,17 @@ def train(
     )
 
 
+def _evaluation_due(plan: LoopPlan, done: int) -> bool:
+    return done % plan.evaluate_every == 0 or done == plan.total_steps
+
+
 def _stopped(plan: LoopPlan, progress: Progress) -> bool:
     patience = plan.early_stopping
     return patience is not None and progress.evaluations_without_gain >= patience
 
 
 def _remember(progress: Progress, plan: LoopPlan, step: int, value: float) -> None:
+    progress.evaluated_step = step
     best = progress.best_value
     # The newest of equals is best, as it is among the checkpoints.
     gained = best is None or (value >= best if plan.higher_is_better else value <= best)

@@ -76,6 +76,19 @@ def test_keeps_the_last_and_the_best(tmp_path, higher, best):
     assert kept == [best, 5]
 
 
+def test_a_step_saved_before_it_was_measured_can_still_be_best(tmp_path):
+    state = trained(1)[1]
+    saver = Checkpointer(tmp_path, CheckpointConfig(keep_last=1), higher_is_better=True)
+    saver.save(1, state, {})
+    saver.wait()
+    saver.save(1, state, {}, 0.9)
+    saver.save(1, state, {})
+    for step, value in ((2, 0.5), (3, 0.4)):
+        saver.save(step, state, {}, value)
+    saver.close()
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [1, 3]
+
+
 def test_missing_and_misfitting_checkpoints_are_named(tmp_path):
     state = trained(1)[1]
     saver = Checkpointer(tmp_path, CheckpointConfig(), higher_is_better=True)
