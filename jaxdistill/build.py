@@ -128,6 +128,7 @@ def _model(
         "seed": seed,
         "dtype": train.dtype,
         "remat": train.remat,
+        "attention": config.parallel.attention,
     }
     if config.task == language.TASK:
         options |= {"head": "lm", "logits": config.losses == "dense"}

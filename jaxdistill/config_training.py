@@ -119,6 +119,8 @@ class ParallelConfig(Section):
     """The frozen teacher: split over `fsdp` as the student is, over `data` x `fsdp`, or not."""
     teacher_memory: Literal["device", "host"] = "device"
     """Where it lies; from the host's memory every layer is fetched for its turn (TPU, GPU)."""
+    attention: Literal["auto", "dense"] = "auto"
+    """Of decoders over long rows: in blocks on TPU, or all scores of a row at once."""
     compilation_cache: bool = True
     """Keep compiled programs in the work directory's parent."""
 

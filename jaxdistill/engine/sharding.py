@@ -215,11 +215,23 @@ _laid_out: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh | None) -> Iterator[None]:
     """Let `constrain` and `gather` mean this mesh, while a step is traced."""
-    token = _laid_out.set(mesh if mesh is not None and mesh.size > 1 else None)
+    token = _laid_out.set(mesh)
     try:
         yield
     finally:
         _laid_out.reset(token)
+
+
+def mesh_of_step() -> Mesh | None:
+    """Return the mesh of the step that is traced, None on one device or outside of any."""
+    mesh = _laid_out.get()
+    return None if mesh is None or mesh.size == 1 else mesh
+
+
+def platform() -> str:
+    """Return what the step that is traced will run on: `cpu`, `gpu` or `tpu`."""
+    mesh = _laid_out.get()
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -227,7 +239,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
     An axis that does not divide stays whole.
     """
-    mesh = _laid_out.get()
+    mesh = mesh_of_step()
     if mesh is None or x.ndim != len(names):
         return x
     spec = []
@@ -244,7 +256,7 @@ def gather(value: jax.Array, axes: Axes) -> jax.Array:
     Its gradient goes back to where the parameter lies, so that what crosses the mesh is one gather
     and one reduce-scatter of the parameter, in the dtype of `value`, never activations.
     """
-    mesh = _laid_out.get()
+    mesh = mesh_of_step()
     if mesh is None:
         return value
     kept = NamedSharding(mesh, spec_of(axes, value.shape, mesh))
@@ -257,7 +269,7 @@ def recompute_gathers(body: Callable[..., Any]) -> Callable[..., Any]:
 
     Everything else that it needs is kept. Where no parameters are shared, nothing changes.
     """
-    mesh = _laid_out.get()
+    mesh = mesh_of_step()
     if mesh is None or mesh.shape[FSDP] == 1:
         return body
     policy = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)

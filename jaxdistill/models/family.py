@@ -50,6 +50,8 @@ class Options:
       problem_type: as in Hugging Face configs; None: regression for one label, else single label.
       dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
       remat: recompute each layer's intermediates in the backward pass.
+      attention: of a decoder: `auto` for blocks where the platform has kernels for them (see
+        `flash`), `dense` for all scores of a row at once.
       unroll: layers per iteration of the scan over layers.
       logits: whether an `lm` head computes `Outputs.logits`; without them, losses work from
         `Outputs.hidden` and `Outputs.head()`.
@@ -62,6 +64,7 @@ class Options:
     problem_type: str | None = None
     dtype: str = "float32"
     remat: bool = False
+    attention: str = "auto"
     unroll: int = 1
     logits: bool = True
 
@@ -149,6 +152,7 @@ def check_options(family: Family, options: Options) -> None:
         ("head", options.head, list(family.architectures)),
         ("pooling", options.pooling, ("default", "first", "mean")),
         ("dtype", options.dtype, _DTYPES),
+        ("attention", options.attention, ("auto", "dense")),
         ("problem_type", options.problem_type, problem),
     ]
     for name, got, known in choices:

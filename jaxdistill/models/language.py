@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.models import flash
 from jaxdistill.models.attention import attend_causally, positions_of, segments_of, visible
 from jaxdistill.models.decoder import DecoderLayer, Shape, norm_of
 from jaxdistill.models.encoder import check_taps
@@ -143,6 +144,14 @@ class DecoderModel(nnx.Module):
         emit_hidden = any(name.endswith("hidden") for name in wanted)
         emit_attention = any(name.endswith("attention") for name in wanted)
         table = rotations(shape.frequencies, positions) if shape.frequencies else None
+        in_blocks = not emit_attention and flash.wanted(
+            hidden.shape[0],
+            hidden.shape[1],
+            shape.heads,
+            shape.key_heads,
+            choice=self.options.attention,
+            dropped=shape.attention_rate > 0.0 and rng is not None,
+        )
 
         def step(
             layer: DecoderLayer, hidden: jax.Array, rng: jax.Array | None, own: Any
@@ -150,6 +159,18 @@ class DecoderModel(nnx.Module):
             def mix(
                 query: jax.Array, key: jax.Array, value: jax.Array, rng: jax.Array | None
             ) -> tuple[jax.Array, Any]:
+                if in_blocks:
+                    mixed = flash.attend_in_blocks(
+                        query,
+                        key,
+                        value,
+                        segments,
+                        scale=shape.scale,
+                        softcap=shape.softcap,
+                        window=own["window"],
+                        windows=shape.windows,
+                    )
+                    return mixed, None
                 return attend_causally(
                     query,
                     key,

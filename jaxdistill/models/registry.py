@@ -105,6 +105,7 @@ def build_model(
     problem_type: str | None = None,
     dtype: str = "float32",
     remat: bool = False,
+    attention: str = "auto",
     unroll: int = 1,
     logits: bool = True,
 ) -> Model:
@@ -116,7 +117,7 @@ def build_model(
       labels: names of the classes in the order of the logits.
       head: see `Options`; `default`: `lm` for a decoder, else `classification`.
       seed: of the parameters.
-      pooling, problem_type, dtype, remat, unroll, logits: see `Options`.
+      pooling, problem_type, dtype, remat, attention, unroll, logits: see `Options`.
 
     Raises:
       ModelError: an unknown family, field or option, or no number of labels.
@@ -127,15 +128,15 @@ def build_model(
     config = config_from(family, {k: v for k, v in spec.items() if k != "family"}, {})
     head = family.head_named(head)
     options = Options(
-        head,
-        count_labels(head, num_labels, labels),
-        pooling,
-        True,
-        problem_type,
-        dtype,
-        remat,
-        unroll,
-        logits,
+        head=head,
+        num_labels=count_labels(head, num_labels, labels),
+        pooling=pooling,
+        problem_type=problem_type,
+        dtype=dtype,
+        remat=remat,
+        attention=attention,
+        unroll=unroll,
+        logits=logits,
     )
     check_options(family, options)
     _, shapes, statistics, _ = abstract(family, config, options)
@@ -158,6 +159,7 @@ def load_model(
     problem_type: str | None = None,
     dtype: str = "float32",
     remat: bool = False,
+    attention: str = "auto",
     unroll: int = 1,
     logits: bool = True,
 ) -> Model:
@@ -172,7 +174,7 @@ def load_model(
       fresh_head: draw the head even if the checkpoint has one.
       pooling: see `Options`; None: the checkpoint's.
       head: see `Options`; `default`: `lm` for a decoder, else `classification`.
-      problem_type, dtype, remat, unroll, logits: see `Options`.
+      problem_type, dtype, remat, attention, unroll, logits: see `Options`.
 
     Raises:
       ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
@@ -188,6 +190,7 @@ def load_model(
         problem_type=problem_type or (raw.get("problem_type") if not fresh_head else None),
         dtype=dtype,
         remat=remat,
+        attention=attention,
         unroll=unroll,
         logits=logits,
     )

@@ -111,7 +111,11 @@ def test_operations_are_those_of_an_analytic_count(planned):
     teacher = 2 * layer["teacher"] + scores["teacher"] + 2 * 64 * 256
     student = 4 * (2 * layer["student"] + scores["student"]) + 3 * 2 * 32 * 256
     assert one.run_flops == tokens * (teacher + student)
-    assert one.useful_flops < one.run_flops
+    # Useful are the scores of a token with itself and those before, and nothing that runs again.
+    seen = (length + 1) / 2 / length
+    teacher -= (1 - seen) * scores["teacher"]
+    student = 3 * (2 * layer["student"] + seen * scores["student"] + 2 * 32 * 256)
+    assert one.useful_flops == pytest.approx(tokens * (teacher + student))
 
 
 def test_a_plan_as_json_and_as_text(planned, tmp_path):
@@ -259,6 +263,27 @@ def test_the_loss_alone_needs_what_its_benchmark_found():
     assert floor <= found.seconds["compute"] < 1.15 * floor
     with pytest.raises(ConfigError, match="leaves 3 of 4 chips of v5e:2x2 idle"):
         plan.plan(wanted, "v5e:2x2", mesh="data=1", programs=["loss"])
+
+
+@needs_libtpu
+def test_a_long_row_is_attended_in_blocks_on_tpu():
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128}
+    wanted = config(
+        data={"train": "nowhere.jsonl", "max_length": 1024},
+        teacher={"model": TEACHER | heads | {"max_position_embeddings": 1024}, "dtype": "bfloat16"},
+        student={"model": STUDENT | heads | {"max_position_embeddings": 1024}},
+        train={"batch_size": 4, "steps": 10, "remat": True, "dtype": "bfloat16"},
+    )
+    mesh = "data=2,fsdp=2"
+    found = plan.plan(wanted, "v5e:2x2", mesh=mesh, dense=False, suggest=False).main
+    whole = wanted.model_copy(
+        update={"parallel": wanted.parallel.model_copy(update={"attention": "dense"})}
+    )
+    dense = plan.plan(whole, "v5e:2x2", mesh=mesh, dense=False, suggest=False).main
+    for one in (found, dense):
+        assert one.flops * one.devices == pytest.approx(one.run_flops, rel=0.05)
+    assert found.useful_flops == dense.useful_flops
+    assert found.flops < dense.flops
 
 
 @needs_libtpu

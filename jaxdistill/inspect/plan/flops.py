@@ -1,8 +1,9 @@
 """Operations of a step counted from the models' shapes alone: what is useful, and what is run.
 
 Products of parameters: 2 operations per weight and token forward, 4 backward (Kaplan et al. 2020,
-section 2.1). Attention: `4 T H d` per token and layer forward, since the whole square of scores is
-computed, and twice that backward. A layer that is recomputed runs forward once more.
+section 2.1). Attention: `4 T H d` per token and layer forward where all scores are computed, and
+twice that backward; useful are those that a token may see, about half of a decoder's. A layer that
+is recomputed runs forward once more.
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ class Forward:
 
     Attributes:
       layers: products with the weights of its layers.
-      attention: scores and their mix of values.
+      attention: all scores and their mix of values.
       head: the last projection.
+      seen: share of the scores that a token may see.
     """
 
     layers: float
     attention: float
     head: float
+    seen: float = 1.0
 
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return self.layers + self.attention + self.head
+    def total(self, computed: float | None = None) -> float:
+        """Return all of them, with that share of the scores; None: those that are useful."""
+        share = self.seen if computed is None else computed
+        return self.layers + share * self.attention + self.head
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How much of `Forward.attention` a pass computes: forward, and backward."""
+
+    forward: float
+    backward: float
 
 
 def forward_flops(
@@ -78,6 +89,7 @@ def forward_flops(
         2.0 * weights["layers"] * tokens,
         4.0 * length * heads * width * depth * (tokens - fewer),
         2.0 * (head + weights["rest"] * rows),
+        0.5 * (1 + 1 / length) if shape is not None else 1.0,
     )
 
 
@@ -93,16 +105,15 @@ def _attention(config: Any, shape: Any) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def step_flops(
-    student: Forward, teacher: Forward | None, *, remat: bool = False, head_again: bool = False
-) -> float:
-    """Count a training step: the student forward and backward, the teacher forward.
+def step_flops(student: Forward, *, computed: Scores | None = None, remat: bool = False) -> float:
+    """Count forward and backward pass of what learns.
 
     Args:
       student: that learns.
-      teacher: that runs live, or None.
-      remat: whether the student's layers run forward twice.
-      head_again: whether its head's products are computed twice.
+      computed: of its scores; None: those that are useful.
+      remat: whether its layers run forward twice.
     """
-    again = (student.layers + student.attention) * remat + student.head * head_again
-    return 3 * student.total + again + (0.0 if teacher is None else teacher.total)
+    scores = computed or Scores(student.seen, 2 * student.seen)
+    forward = student.layers + scores.forward * student.attention
+    backward = 2 * student.layers + scores.backward * student.attention
+    return (1 + remat) * forward + backward + 3 * student.head

@@ -122,9 +122,9 @@ def parse(text: str) -> Program:
             if header:
                 current = computations[header.group(2)] = Computation()
                 entry = header.group(2) if header.group(1) else entry
-        elif line.startswith("}"):
+        elif line.startswith("}") and not line.startswith("}}"):
             current = None
-        elif " = " in line:
+        elif line.startswith(" ") and " = " in line:  # Attributes may go on over lines.
             instruction = _instruction(line)
             current[instruction.name] = instruction
     return Program(computations, entry)

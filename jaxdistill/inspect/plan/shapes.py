@@ -68,6 +68,7 @@ def _model(config: Config, side: str, origin: Any, train: TrainConfig) -> Model:
     options: dict[str, Any] = {
         "dtype": train.dtype,
         "remat": train.remat,
+        "attention": config.parallel.attention,
         "pooling": getattr(config, side).pooling,
     }
     if config.task == language.TASK:

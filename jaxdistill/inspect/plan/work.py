@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from jaxdistill.inspect.plan import kernels
 from jaxdistill.inspect.plan.hlo import Array, Computation, Instruction, Program
 from jaxdistill.inspect.plan.loops import Visit, walk
 
@@ -63,6 +64,8 @@ def product_flops(line: Instruction, inside: Computation) -> float:
         return _convolution(line, _operand(line, inside, 0), _operand(line, inside, 1))
     if line.opcode == "custom-call":
         target = line.attribute("custom_call_target") or ""
+        if "tpu_custom_call" in target:
+            return kernels.flops(line, inside)
         if "cublas" in target or "matmul" in target:
             left = _operand(line, inside, 0)
             found = re.search(r'"lhs_contracting_dimensions":\["(\d+)"\]', line.text)
@@ -120,6 +123,8 @@ def _bytes(program: Program, line: Instruction, inside: Computation) -> float:
     if line.opcode == "fusion":
         called = program.computations.get(line.called("calls") or "")
         return 0.0 if called is None else _fusion(line, inside, called)
+    if line.opcode == "custom-call" and (found := kernels.bytes_streamed(line, inside)):
+        return found
     written = sum(_memory(array) for array in line.arrays)
     operands = [inside[name].arrays for name in line.operands if name in inside]
     if line.opcode in _SLICES or line.opcode.endswith("slice-start"):
