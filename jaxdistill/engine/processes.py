@@ -131,6 +131,9 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         orphaned=preemption.STOP.ask if launched else lambda: None,
     )
     _group.watcher.start()
+    # The devices become known to all at once. Left to whoever asks first, process 0 might ask while
+    # the others wait for it.
+    jax.devices()
     if process_id != 0:
         log.setLevel(logging.ERROR)  # Process 0 tells what concerns all.
 

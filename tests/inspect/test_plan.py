@@ -149,6 +149,19 @@ def test_the_cached_step_has_no_teacher_and_the_students_layers_may_be_its_own(m
     )
 
 
+def test_a_student_that_writes_is_planned_with_the_tokens_it_writes(planned):
+    def made(tokens):
+        writes = {"share": 0.5, "prompt_tokens": 8, "max_new_tokens": tokens}
+        return plan.plan(config(on_policy=writes), "cpu:8", dense=False).main
+
+    few, many = made(4), made(8)
+    # Each token is a forward pass of the student over two rows of a device.
+    layers = 2 * (32 * 64 * 2 + 32 * 32 * 2 + 3 * 32 * 96)
+    assert (many.flops - few.flops) / 4 == pytest.approx(2 * 2 * (layers + 32 * 256), rel=0.2)
+    assert few.flops > planned.main.flops
+    assert (few.useful_flops, few.mfu) == (None, None)
+
+
 def test_a_teacher_takes_what_its_storage_and_its_place_leave_of_it(mesh):
     def held(**sections):
         return make_program(config(**sections), mesh, "joint").held["teacher"]

@@ -9,12 +9,18 @@ is recomputed runs forward once more.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from jaxdistill.config import Config, TrainConfig
+from jaxdistill.engine import sharding
+from jaxdistill.engine.mesh import SEQUENCE
+from jaxdistill.models import flash
 from jaxdistill.models.registry import Model
 
 
@@ -117,3 +123,61 @@ def step_flops(student: Forward, *, computed: Scores | None = None, remat: bool 
     forward = student.layers + scores.forward * student.attention
     backward = 2 * student.layers + scores.backward * student.attention
     return (1 + remat) * forward + backward + 3 * student.head
+
+
+def step_operations(
+    config: Config,
+    train: TrainConfig,
+    student: Model,
+    teacher: Model | None,
+    batch: Mapping[str, Any],
+    mesh: Mesh,
+) -> tuple[dict[str, float], float | None]:
+    """Return the useful operations of a step, of each model, and all that are run.
+
+    Args:
+      config: the run's.
+      train: of what learns.
+      student: that learns; its parameters may be shapes.
+      teacher: that runs live, or None.
+      batch: of the step over all devices.
+      mesh: that it is laid over.
+    """
+    maps = [term.layers or {} for term in config.terms.values()] if teacher is not None else []
+    own = forward_flops(student, batch, read={layer for layers in maps for layer in layers})
+    if own is None or config.on_policy is not None:
+        return {}, None
+    useful = {"student": step_flops(own)}
+    computed = functools.partial(_scores_computed, batch=batch, train=train, mesh=mesh)
+    run = step_flops(own, computed=computed(student), remat=train.remat)
+    if teacher is None:
+        return useful, run
+    read = {layer for layers in maps for layer in layers.values()}
+    theirs = forward_flops(teacher, batch, read=read)
+    if theirs is None:
+        return {}, None
+    return {"teacher": theirs.total()} | useful, run + theirs.total(computed(teacher).forward)
+
+
+def _scores_computed(
+    model: Model, batch: Mapping[str, Any], train: TrainConfig, mesh: Mesh
+) -> Scores:
+    """Return the share of all scores that a model's attention computes."""
+    shape, options = getattr(model.config, "shape", None), model.options
+    if shape is None or options is None:
+        return Scores(1.0, 2.0)
+    rows, length = batch["input_ids"].shape
+    with sharding.on_mesh(mesh):
+        in_blocks = flash.wanted(
+            rows // train.accumulate,
+            length,
+            shape.heads,
+            shape.key_heads,
+            choice=options.attention,
+            dropped=False,
+        )
+    side = flash.block_of(length // mesh.shape[SEQUENCE])
+    if not in_blocks or side is None:
+        return Scores(1.0, 2.0)
+    share = flash.visited(length, side)
+    return Scores(share, flash.BACKWARD * share)

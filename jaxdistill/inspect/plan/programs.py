@@ -26,9 +26,9 @@ from jaxdistill.engine.mesh import (
 from jaxdistill.engine.step import TrainStep
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.plan import loss, shapes
-from jaxdistill.inspect.plan.flops import Scores, forward_flops, step_flops
+from jaxdistill.inspect.plan.flops import step_operations
 from jaxdistill.joint import Teaching, live_teaching, make_joint
-from jaxdistill.models import flash, generate
+from jaxdistill.models import generate
 from jaxdistill.models.registry import Model
 from jaxdistill.on_policy import writing_step
 from jaxdistill.teacher import codecs, precomputed
@@ -126,7 +126,9 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     taught = with_shardings(_shapes(taught), joint.teacher_sharding)
     given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
     params = bytes_held(state.params) + bytes_held(state.model_state)
-    useful, run = _flops(plain, live if name == "joint" else None, batch, train, config, mesh)
+    useful, run = step_operations(
+        config, train, plain, live if name == "joint" else None, batch, mesh
+    )
     ids = batch.get("input_ids")
     compiled: Any = joint.compiled()  # as jit returns it
     return Program(
@@ -288,53 +290,6 @@ def _loss(config: Config, mesh: Mesh) -> Program:
         useful,
         useful,
     )
-
-
-def _flops(
-    student: Model,
-    teacher: Model | None,
-    batch: shapes.Batch,
-    train: TrainConfig,
-    config: Config,
-    mesh: Mesh,
-) -> tuple[dict[str, float], float | None]:
-    """Return the useful operations of a step, of each model, and all with those run twice."""
-    maps = [term.layers or {} for term in config.terms.values()] if teacher is not None else []
-    own = forward_flops(student, batch, read={layer for layers in maps for layer in layers})
-    if own is None or config.on_policy is not None:
-        return {}, None
-    useful = {"student": step_flops(own)}
-    computed = functools.partial(_scores_computed, batch=batch, train=train, mesh=mesh)
-    run = step_flops(own, computed=computed(student), remat=train.remat)
-    if teacher is None:
-        return useful, run
-    read = {layer for layers in maps for layer in layers.values()}
-    theirs = forward_flops(teacher, batch, read=read)
-    if theirs is None:
-        return {}, None
-    return {"teacher": theirs.total()} | useful, run + theirs.total(computed(teacher).forward)
-
-
-def _scores_computed(model: Model, batch: shapes.Batch, train: TrainConfig, mesh: Mesh) -> Scores:
-    """Return the share of all scores that a model's attention computes."""
-    shape, options = getattr(model.config, "shape", None), model.options
-    if shape is None or options is None:
-        return Scores(1.0, 2.0)
-    rows, length = batch["input_ids"].shape
-    with sharding.on_mesh(mesh):
-        in_blocks = flash.wanted(
-            rows // train.accumulate,
-            length,
-            shape.heads,
-            shape.key_heads,
-            choice=options.attention,
-            dropped=False,
-        )
-    side = flash.block_of(length // mesh.shape[SEQUENCE])
-    if not in_blocks or side is None:
-        return Scores(1.0, 2.0)
-    share = flash.visited(length, side)
-    return Scores(share, flash.BACKWARD * share)
 
 
 def _shapes(tree: Any) -> Any:
