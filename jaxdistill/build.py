@@ -16,6 +16,7 @@ from jaxdistill import language
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
+from jaxdistill.engine.host import in_host_memory
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
@@ -83,11 +84,14 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             config=config.data,
         )
         batches = itertools.islice(source, student.calibration_batches)
-        teacher = narrow_student(teacher, measure_importance(teacher, batches), **student.sizes)
+        importance = measure_importance(teacher, batches)
+        with in_host_memory():
+            teacher = narrow_student(teacher, importance, **student.sizes)
     if student.layers is None:
         return teacher
     layers = student.layers if isinstance(student.layers, int) else list(student.layers)
-    return student_from_teacher(teacher, layers, seed=seed)
+    with in_host_memory():
+        return student_from_teacher(teacher, layers, seed=seed)
 
 
 def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
@@ -115,6 +119,7 @@ def _folder(model: str | dict[str, Any] | None) -> Path | None:
     return Path(model) if isinstance(model, str) else None
 
 
+@in_host_memory()
 def _model(
     config: Config,
     side: str,

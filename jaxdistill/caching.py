@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdistill import build, language
 from jaxdistill.config import CacheConfig, Config
 from jaxdistill.config_terms import CACHED_LOSSES, LOGIT_LOSSES, ScheduleConfig
+from jaxdistill.config_training import ParallelConfig
 from jaxdistill.data.batches import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples
-from jaxdistill.engine import parallel, preemption, processes
-from jaxdistill.engine.mesh import make_mesh
-from jaxdistill.engine.sharding import replicated
+from jaxdistill.engine import parallel, preemption, processes, sharding
+from jaxdistill.engine.host import in_host_memory
+from jaxdistill.engine.mesh import TENSOR, batch_parts, check_heads, make_mesh
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, Preempted
+from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import codecs, precomputed
@@ -128,9 +132,9 @@ def write(
     keys = example_keys(split)
     _, first = np.unique(keys, return_index=True)
     own = np.sort(first)[jax.process_index() :: jax.process_count()]
-    mesh = make_mesh(devices=jax.local_devices())
-    speak, params, head = _speaker(teacher, dataset)
-    params = jax.device_put(params, replicated(mesh))
+    mesh = _own_mesh(config.parallel)
+    check_heads("teacher", teacher.config, mesh.shape[TENSOR])
+    speak, params, head = _speaker(teacher, dataset, mesh)
     stopped = ""
     # Every process has another number of batches, so each looks for itself whether to stop.
     try:
@@ -139,7 +143,7 @@ def write(
             if left.size < own.size:
                 say(f"cache  {own.size - left.size:,} of {own.size:,} examples are there already")
             written = time.monotonic()
-            for index, batch in _batches(config, dataset, left, mesh.size):
+            for index, batch in _batches(config, dataset, left, batch_parts(mesh)):
                 if preemption.asked():
                     raise Preempted(
                         "stopped while writing the cache; run the same command to go on"
@@ -158,11 +162,37 @@ def write(
     return inspect(path)
 
 
-def _speaker(teacher: Model, dataset: Dataset) -> tuple[Callable[..., Any], Any, Head | None]:
+def _own_mesh(parallel: ParallelConfig) -> Mesh:
+    """Lay this process's devices out as the run is: with as much of its `tensor` and `fsdp`."""
+    local = jax.local_devices()
+
+    def most(size: int, room: int) -> int:
+        return room if size == -1 else math.gcd(size, room)
+
+    tensor = most(parallel.tensor, len(local))
+    room = len(local) // tensor
+    fsdp = {"wide": room, "whole": 1}.get(parallel.teacher, most(parallel.fsdp, room))
+    return make_mesh(fsdp=fsdp, tensor=tensor, devices=local)
+
+
+def _speaker(
+    teacher: Model, dataset: Dataset, mesh: Mesh
+) -> tuple[Callable[..., Any], Any, Head | None]:
     """Return what gives logits `[B, C]`, or of a language model hidden states and its head."""
-    apply, params = build.with_state(teacher)
+    with in_host_memory():
+        apply, params = build.with_state(keep_frozen(teacher))
+    axes = teacher.axes if teacher.model_state is None else None
+    placed = sharding.place(params, sharding.parameter_shardings(params, axes, mesh))
+
+    def on_mesh(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def laid_out(params: Any, batch: Any) -> Any:
+            with sharding.on_mesh(mesh):
+                return function(params, batch)
+
+        return jax.jit(laid_out)
+
     if dataset.vocabulary is None:
-        return jax.jit(lambda params, batch: apply(params, batch).logits), params, None
+        return on_mesh(lambda params, batch: apply(params, batch).logits), placed, None
 
     @jax.jit
     def last_head(params: Any) -> Head:
@@ -170,11 +200,12 @@ def _speaker(teacher: Model, dataset: Dataset) -> tuple[Callable[..., Any], Any,
         batch = {"input_ids": ids, "attention_mask": jnp.ones_like(ids)}
         return apply(params, batch).head()
 
-    head = last_head(params)
+    with in_host_memory():
+        head = last_head(build.with_state(teacher)[1])
     # What pads a head is no token: none of its mass belongs into a cache.
     bias = None if head.bias is None else head.bias[: dataset.vocabulary]
     head = dataclasses.replace(head, weights=head.weights[:, : dataset.vocabulary], bias=bias)
-    return jax.jit(lambda params, batch: apply(params, batch).hidden), params, head
+    return on_mesh(lambda params, batch: apply(params, batch).hidden), placed, head
 
 
 def _batches(config: Config, dataset: Dataset, rows: np.ndarray, shards: int) -> Any:

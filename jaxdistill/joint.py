@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxdistill import build, objectives
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.engine import parallel, sharding
+from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import BATCH, FSDP, TENSOR, check_heads
 from jaxdistill.engine.optim import make_optimizer
 from jaxdistill.engine.state import TrainState
@@ -189,7 +190,8 @@ def live_teaching(
     """
     check_heads("teacher", teacher.config, mesh.shape[TENSOR])
     projections = objectives.make_projections(config, student, teacher, seed)
-    teacher = keep_frozen(teacher, config.teacher.storage)
+    with in_host_memory():
+        teacher = keep_frozen(teacher, config.teacher.storage)
     apply, params = build.with_state(teacher)
     if config.parallel.teacher_memory == "host":
         apply = called_from_host(apply)

@@ -23,6 +23,7 @@ from jaxdistill.data.holdout import subset
 from jaxdistill.data.split import Split, take_examples
 from jaxdistill.engine import parallel, sharding
 from jaxdistill.engine.checkpoint import Checkpointer
+from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
 from jaxdistill.engine.mesh import SEQUENCE, batch_parts, mesh_of
 from jaxdistill.engine.optim import learning_rate_schedule
@@ -121,8 +122,9 @@ def make_trainer(
     own = Layout(used, apart=unrolls(train_config))
     if used is not None:
         dataset = vocabulary.renumber(dataset, used)
-    model = own.lay_out(model)
-    teacher = own.lay_out(teacher) if isinstance(teacher, Model) else None
+    with in_host_memory():
+        model = own.lay_out(model)
+        teacher = own.lay_out(teacher) if isinstance(teacher, Model) else None
     pmapped = config.parallel.strategy == "pmap"
     mesh = mesh_of(config.parallel.sizes)
     devices = list(mesh.devices.flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from jaxdistill.config import Config
 from jaxdistill.data.corpus import Corpus, tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
 from jaxdistill.data.tokens import load_tokenizer
-from jaxdistill.engine import preemption
+from jaxdistill.engine import preemption, sharding
+from jaxdistill.engine.host import in_host_memory
+from jaxdistill.engine.mesh import TENSOR, check_heads, check_rows, mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, DataError
+from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.on_policy import tokens_of
 from jaxdistill.teacher.texts import write_texts
 from jaxdistill.workspace import Workspace
@@ -41,7 +45,8 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
       See `write_texts`.
 
     Raises:
-      ConfigError: another task, or `output` was made with other settings.
+      ConfigError: another task, rows or heads that do not divide over the mesh, or `output` was
+        made with other settings.
       DataError: no document has a prompt.
       Preempted: the process was asked to stop; the same call goes on.
     """
@@ -53,10 +58,13 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             f"generate.prompt_tokens: got {wanted.prompt_tokens}, expected fewer than "
             f"data.max_length, {length}, so that there is room to write"
         )
+    mesh = mesh_of(config.parallel.sizes)
+    check_rows("prompts", wanted.batch_size, mesh, setting="generate.batch_size")
     if config.finetune is not None:
         pipeline.run(config, workdir, until="finetune", force=force)
     with preemption.watch():
         workspace = Workspace(config, workdir, force)
+        check_heads("teacher", workspace.teacher.config, mesh.shape[TENSOR])
         dataset = workspace.dataset
         folder = dataset.tokenizer
         assert folder is not None  # a language model's data has one
@@ -68,8 +76,11 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             cache = workdir / "data" if config.data.cache else None
             corpus = tokenize_documents(documents, folder=folder, cache_dir=cache)
             prompts, keep = beginnings(corpus, tokenizer, length, wanted.prompt_tokens)
+        with in_host_memory():
+            teacher = keep_frozen(workspace.teacher)
+        parts = sharding.parameter_shardings(teacher.params, teacher.axes, mesh)
         result = write_texts(
-            workspace.teacher,
+            dataclasses.replace(teacher, params=sharding.place(teacher.params, parts)),
             prompts[: wanted.examples],
             output,
             line=keep,
@@ -79,10 +90,11 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             top_k=wanted.top_k,
             top_p=wanted.top_p,
             eos_id=tokenizer.eos_token_id,
-            vocabulary=tokens_of(workspace.teacher, dataset),
+            vocabulary=tokens_of(teacher, dataset),
             seed=wanted.seed,
             batch_size=wanted.batch_size,
             force=force,
+            mesh=mesh,
             progress=lambda done, total: say(f"generate  {done:,} of {total:,} texts"),
         )
     say(

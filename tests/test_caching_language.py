@@ -152,6 +152,38 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
         np.testing.assert_allclose(ours[name], value, rtol=tolerance, err_msg=name)
 
 
+def test_a_teacher_that_is_shared_by_the_devices_says_the_same(toy, tmp_path, monkeypatch):
+    said, held = {}, {}
+    speaker = caching._speaker
+
+    def watched(*arguments):
+        speak, params, head = speaker(*arguments)
+        kernel = params["layers"]["attention"]["query"]["kernel"]
+        held[name] = kernel.addressable_shards[0].data.size / kernel.size
+        return speak, params, head
+
+    monkeypatch.setattr(caching, "_speaker", watched)
+    layouts = {
+        "whole": ["parallel.data=8"],
+        "shared": ["parallel.data=2", "parallel.fsdp=2", "parallel.tensor=2"],
+        "wide": ["parallel.data=4", "parallel.fsdp=2", "parallel.teacher=wide"],
+    }
+    for name, layout in layouts.items():
+        codec = ["cache.codec=hidden", "cache.dtype=float32"]
+        config, dataset = parts(toy, tmp_path, *codec, *layout)
+        teacher = build.load_teacher(config, dataset, training=False, seed=0)
+        path = tmp_path / name
+        caching.write(config, dataset, teacher, path, {"teacher": "t"})
+        targets = precomputed.from_cache(open_cache(path), dataset.train)
+        source = precomputed.with_targets(
+            train_batches(dataset.train, batch_size=4, seed=0, config=config.data), targets
+        )
+        said[name] = source[0]["teacher_hidden"]
+    assert held == {"whole": 1.0, "shared": 0.25, "wide": 0.125}
+    for name in ("shared", "wide"):
+        np.testing.assert_allclose(said[name], said["whole"], rtol=1e-5, atol=1e-5)
+
+
 def test_the_codec_fits_the_task(toy):
     path = str(toy / "toy.yaml")
     assert caching.choose_codec(load_config(path)) == Sampled()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import runs, texts
 
-from jaxdistill import pipeline
+from jaxdistill import pipeline, writing
 from jaxdistill.config_file import load_config
 from jaxdistill.engine.process_settings import ProcessSettings, to_environment
 from jaxdistill.launching.local import free_port
@@ -130,6 +130,23 @@ def test_two_processes_train_as_one_device_does(make, sizes, tmp_path):
     assert (together / "report.html").is_file()
     names = {path.name for path in (together / "export" / "student").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_texts_of_one(tmp_path):
+    """Rows over both, the teacher's parameters shared; process 0 has the file."""
+    config = toy_texts(tmp_path)
+    wanted = ["finetune=null", "generate.prompt_tokens=8", "generate.batch_size=8"]
+    layout = ["parallel.data=2", "parallel.fsdp=2", "parallel.tensor=2"]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    process = start("generate", config, *wanted, *layout, "--workdir", str(together), devices=4)
+    result = writing.write(load_config(config, wanted), alone, alone / "texts.jsonl")
+    code, output = finished(process)
+    assert code == 0, output
+    assert f"{result['texts']:,} texts" in output
+    lines = (alone / "texts.jsonl").read_text().splitlines()
+    assert len(lines) == result["texts"] > 8
+    assert (together / "texts.jsonl").read_text().splitlines() == lines
 
 
 def stop_one(config: str, workdir: Path, victim: int, number: signal.Signals, step: int):

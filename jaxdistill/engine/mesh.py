@@ -131,21 +131,21 @@ def check_length(length: int, parts: int) -> None:
         )
 
 
-def check_rows(what: str, rows: int, mesh: Mesh) -> None:
-    """Check that the rows of a batch divide over `data` and `fsdp`.
+def check_rows(what: str, rows: int, mesh: Mesh, *, setting: str = "train.batch_size") -> None:
+    """Check that the rows of a batch, of which `setting` decides, divide over `data` and `fsdp`.
 
     Raises:
       ConfigError: they do not; with numbers that would.
     """
     if rows % batch_parts(mesh):
-        raise ConfigError(rows_fault(what, rows, batch_parts(mesh)))
+        raise ConfigError(rows_fault(what, rows, batch_parts(mesh), setting))
 
 
-def rows_fault(what: str, rows: int, parts: int) -> str:
+def rows_fault(what: str, rows: int, parts: int, setting: str = "train.batch_size") -> str:
     """Say that the rows of a batch do not divide over that many devices, and which would."""
     lower = rows // parts * parts
     near = f"{lower} or {lower + parts}" if lower else f"{parts}"
     return (
-        f"train.batch_size: {rows} rows of {what!r} do not divide over {parts} devices, "
+        f"{setting}: {rows} rows of {what!r} do not divide over {parts} devices, "
         f"expected a multiple of {parts}, e.g. {near}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.engine.sharding import mesh_of_step
 from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.models.attention import segments_of
 from jaxdistill.models.family import Model
@@ -94,6 +95,7 @@ def make_continue(
             room=room,
             top_k=None if greedy else top_k,
             vocabulary=vocabulary,
+            mesh=mesh_of_step(),
         )
         return _continued(batch, ids, lengths, written, pad_id)
 

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from jaxdistill.engine import sharding
+from jaxdistill.engine.mesh import check_rows
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.models.cached import Cache, read_prompts, read_token
 from jaxdistill.models.decoder import Shape
@@ -108,7 +111,7 @@ def generate(
     pad_id: int = 0,
     vocabulary: int | None = None,
     multiple: int = 64,
-    sharding: jax.sharding.Sharding | None = None,
+    mesh: Mesh | None = None,
 ) -> Generated:
     """Let a decoder continue prompts, each row until it ends itself or has `max_new_tokens`.
 
@@ -132,10 +135,10 @@ def generate(
       vocabulary: the tokenizer's size, where the head is padded beyond it: those columns are absent
         as if at -inf. None: all are real.
       multiple: of the lengths compiled for.
-      sharding: of the rows, where the parameters lie on a mesh; None: left to the compiler.
+      mesh: that the parameters lie on and the rows are split over; each process gives all rows.
 
     Raises:
-      ConfigError: a bad number, or no key to draw with.
+      ConfigError: a bad number, no key to draw with, or rows that do not divide over the mesh.
       DataError: prompts that are misshapen, empty, or hold ids the model does not have.
       ModelError: a model that is no decoder with a head, or has too few positions.
     """
@@ -145,12 +148,17 @@ def generate(
     greedy = temperature == 0
     ids, lengths = _left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
     check_positions(shape, int(lengths.max()), max_new_tokens)
-    prompts = (ids, lengths) if sharding is None else jax.device_put((ids, lengths), sharding)
+    key = None if greedy else rng
+    if mesh is not None:
+        check_rows("prompts", len(ids), mesh, setting="generate.batch_size")
+        ids, lengths = sharding.place((ids, lengths), sharding.batch_sharding(mesh))
+        key = sharding.place(key, sharding.replicated(mesh))
     written = write(
         model.params,
-        *prompts,
+        ids,
+        lengths,
         np.int32(max_new_tokens),
-        None if greedy else rng,
+        key,
         temperature=None if greedy else np.float32(temperature),
         top_p=None if greedy or top_p is None else np.float32(top_p),
         ends=end_tokens(eos_id),
@@ -160,6 +168,7 @@ def generate(
         room=round_up(max_new_tokens, multiple),
         top_k=None if greedy else top_k,
         vocabulary=vocabulary,
+        mesh=mesh,
     )
     return written.up_to(max_new_tokens)
 
@@ -284,7 +293,9 @@ def _graph(shape: Shape, options: Options) -> Any:
     return nnx.split(module)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k", "vocabulary"))
+@functools.partial(
+    jax.jit, static_argnames=("shape", "options", "room", "top_k", "vocabulary", "mesh")
+)
 def write(
     params: Any,
     ids: jax.Array,
@@ -301,12 +312,14 @@ def write(
     room: int,
     top_k: int | None,
     vocabulary: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Generated:
     """Write at most `limit` tokens, in arrays with space for `room`, behind `[B, P]` prompts.
 
     What `generate` compiles, for use in a program of one's own: nothing is checked. Prompts are
     padded on the left; `lengths` `[B]` says how many tokens each has. `temperature` None takes the
-    likeliest token; `ends` is `end_tokens(eos_id)`; `shape, options` are `decoder_of(model)`.
+    likeliest token; `ends` is `end_tokens(eos_id)`; `shape, options` are `decoder_of(model)`;
+    `mesh` is that of the program, by which it is told from the same one for another mesh.
     """
     module: DecoderModel = nnx.merge(_graph(shape, options), params)
     rows, start = ids.shape
@@ -331,7 +344,8 @@ def write(
         )
         return choose(logits, state.step, state.done, cache, state.written)
 
-    nothing = Generated.nothing(rows, room, pad)
-    logits, cache = read_prompts(module, ids, lengths, room - 1)
-    first = choose(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
-    return lax.while_loop(unfinished, advance, first).written
+    with sharding.on_mesh(mesh):
+        nothing = Generated.nothing(rows, room, pad)
+        logits, cache = read_prompts(module, ids, lengths, room - 1)
+        first = choose(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
+        return lax.while_loop(unfinished, advance, first).written

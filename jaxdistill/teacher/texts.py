@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdistill.config_file import differences
-from jaxdistill.engine import preemption
+from jaxdistill.engine import preemption, processes, sharding
 from jaxdistill.errors import ConfigError, DataError, Preempted
 from jaxdistill.models.family import Model
 from jaxdistill.models.generate import end_tokens, generate
@@ -35,6 +36,7 @@ def write_texts(
     seed: int = 0,
     batch_size: int = 32,
     force: bool = False,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Let a teacher continue prompts and keep a line of JSON for each, in their order.
@@ -55,13 +57,15 @@ def write_texts(
       seed: of the draws.
       batch_size: prompts continued at once.
       force: replace what was made in another way.
+      mesh: that the parameters lie on; of several processes all call with the same prompts, and
+        process 0 writes.
       progress: told the lines that are there and how many there will be.
 
     Returns:
       `{"texts", "new_texts", "new_tokens", "seconds"}`; `new` is what this call wrote.
 
     Raises:
-      ConfigError: `path` was made in another way, or there is more than one process.
+      ConfigError: `path` was made in another way, or batches do not divide over the mesh.
       DataError: there is no prompt, or one of them is empty.
       Preempted: the process was asked to stop.
     """
@@ -79,7 +83,8 @@ def write_texts(
         "batch_size": batch_size,
     }
     part = path.with_name(f"{path.name}.part")
-    first = _begin(path, part, json.loads(json.dumps(settings)), force)
+    same = json.loads(json.dumps(settings))
+    first = processes.first("texts", lambda: _begin(path, part, same, force))
     start, new_tokens = time.monotonic(), 0
     for done in range(first, len(prompts), batch_size):
         if preemption.requested():
@@ -100,8 +105,9 @@ def write_texts(
             rng=jax.random.fold_in(jax.random.key(seed), done // batch_size),
             eos_id=eos_id,
             vocabulary=vocabulary,
+            mesh=mesh,
         )
-        tokens, lengths = jax.device_get((written.tokens, written.lengths))
+        tokens, lengths = sharding.fetch((written.tokens, written.lengths))
         ends = end_tokens(eos_id)
         lines = []
         for index in range(len(batch)):
@@ -109,13 +115,13 @@ def write_texts(
             new_tokens += len(row)
             kept = row[:-1] if row[-1] in ends else row
             lines.append(json.dumps(dict(line(done + index, kept.tolist())), ensure_ascii=False))
-        with part.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if jax.process_index() == 0:
+            with part.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         progress(done + len(batch), len(prompts))
-    if part.is_file():
-        part.replace(path)
+    processes.once("texts", lambda: part.is_file() and part.replace(path))
     return {
         "texts": len(prompts),
         "new_texts": len(prompts) - first,
@@ -125,11 +131,6 @@ def write_texts(
 
 
 def _check(prompts: Sequence[np.ndarray], batch_size: int) -> None:
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"generate: got {jax.process_count()} processes, expected one, since the lines of a "
-            "file have one order; give each process a part of the data and a file of its own"
-        )
     if batch_size < 1:
         raise ConfigError(f"batch_size: got {batch_size}, expected at least 1")
     empty = [index for index, prompt in enumerate(prompts) if len(prompt) == 0]

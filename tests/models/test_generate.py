@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models import parity
 
+from jaxdistill.engine import sharding
+from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.models import generate as module
 from jaxdistill.models.generate import generate
@@ -223,14 +224,16 @@ def test_a_key_decides_what_is_drawn(model):
 
 
 def test_rows_over_devices_are_the_same_rows(model):
-    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    params = jax.device_put(model.params, NamedSharding(mesh, PartitionSpec()))
+    mesh = make_mesh(2, fsdp=2, tensor=2)
+    parts = sharding.parameter_shardings(model.params, model.axes, mesh)
+    params = sharding.place(model.params, parts)
     ids, mask = prompts(lengths=(6, 3, 5, 1))
     options = {"max_new_tokens": 10, "rng": jax.random.key(1), "multiple": 8}
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    got = generate(dataclasses.replace(model, params=params), ids, mask, sharding=rows, **options)
+    got = generate(dataclasses.replace(model, params=params), ids, mask, mesh=mesh, **options)
     same(got, generate(model, ids, mask, **options))
-    assert len(got.tokens.sharding.device_set) == 4
+    assert len(got.tokens.sharding.device_set) == 8
+    with pytest.raises(ConfigError, match=r"generate.batch_size: 3 rows of 'prompts'.*e\.g\. 4"):
+        generate(model, ids[:3], mask[:3], mesh=mesh, **options)
 
 
 def test_half_precision_writes_with_a_cache_in_half_precision():

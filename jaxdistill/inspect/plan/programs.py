@@ -204,11 +204,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
     decoder, options = generate.decoder_of(model)
     check_heads("teacher", model.config, mesh.shape[TENSOR])
     rows = wanted.batch_size
-    if rows % batch_parts(mesh):
-        raise ConfigError(
-            f"generate.batch_size: got {rows} prompts for {batch_parts(mesh)} devices, expected a "
-            f"multiple of {batch_parts(mesh)}"
-        )
+    check_rows("prompts", rows, mesh, setting="generate.batch_size")
     room = _room(wanted, shapes.row_length(config, model))
     params = with_shardings(
         model.params, sharding.parameter_shardings(model.params, model.axes, mesh)
@@ -228,21 +224,21 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         room=room,
         top_k=None if greedy else wanted.top_k,
         vocabulary=None,
+        mesh=mesh,
     )
 
     def lower() -> Any:
-        with sharding.on_mesh(mesh):
-            return jax.jit(write).lower(
-                params,
-                ids,
-                lengths,
-                number,
-                None if greedy else key,
-                temperature=None if greedy else factor,
-                top_p=None if greedy or wanted.top_p is None else factor,
-                ends=jax.ShapeDtypeStruct((1,), jnp.int32),
-                pad=number,
-            )
+        return jax.jit(write).lower(
+            params,
+            ids,
+            lengths,
+            number,
+            None if greedy else key,
+            temperature=None if greedy else factor,
+            top_p=None if greedy or wanted.top_p is None else factor,
+            ends=jax.ShapeDtypeStruct((1,), jnp.int32),
+            pad=number,
+        )
 
     held = {
         "parameters": 0,
