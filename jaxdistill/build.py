@@ -17,6 +17,7 @@ from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.engine.host import in_host_memory
+from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
@@ -84,7 +85,8 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             config=config.data,
         )
         batches = itertools.islice(source, student.calibration_batches)
-        importance = measure_importance(teacher, batches)
+        mesh = mesh_of(config.parallel.sizes)
+        importance = measure_importance(teacher, batches, mesh=mesh)
         with in_host_memory():
             teacher = narrow_student(teacher, importance, **student.sizes)
     if student.layers is None:

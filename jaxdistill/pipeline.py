@@ -305,8 +305,8 @@ def _measured(
         **({"also": also} if also else {}),
         "parameters": build.count_parameters(model.params),
         "bytes": build.count_bytes(model.params),
-        "latency_ms": speed.latency_ms,
-        "examples_per_second": speed.examples_per_second,
+        "latency_ms": None if speed is None else speed.latency_ms,
+        "examples_per_second": None if speed is None else speed.examples_per_second,
         "agreement": agreements,
     }
 

@@ -79,7 +79,7 @@ def memory(setup: Setup) -> Check:
         f"{_gigabytes(available)} {what}"
     )
     if fixed > available:
-        fix = "take a smaller model, or train.optimizer=sgd or lion"
+        fix = "take a smaller model, more parallel.fsdp, or train.optimizer=sgd or lion"
         yield Finding("fatal", "memory", f"{told}; {fix}")
     elif fixed + activations > available:
         fix = (
@@ -131,6 +131,14 @@ def available_memory() -> tuple[int, str]:
     except OSError:
         pass  # Not Linux: all memory instead of the free part.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "on this host"
+
+
+def fits_one_device(params: Any) -> bool:
+    """Return whether a device has room for parameters as they are and a fifth beside them."""
+    if jax.default_backend() == "cpu":
+        return True
+    size = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
+    return 1.2 * size <= available_memory()[0]
 
 
 def _bytes(params: Any) -> int:

@@ -13,8 +13,11 @@ import numpy as np
 from jaxdistill.config import Config
 from jaxdistill.data.batches import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.engine.host import in_host_memory
+from jaxdistill.inspect.checks_machine import fits_one_device
 from jaxdistill.inspect.scoring import last_logits
 from jaxdistill.inspect.verdict import SHARES, decimals, mean_and_spread
+from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
 
 if TYPE_CHECKING:
@@ -44,10 +47,11 @@ class Speed(NamedTuple):
 
 def measure_speed(
     model: Model, dataset: Dataset, config: Config, *, repeats: int = 50, seconds: float = 2.0
-) -> Speed:
+) -> Speed | None:
     """Time the forward pass on one device, with inputs of the length most batches have.
 
-    Warm-up and compilation are not counted, and every pass is waited for.
+    Warm-up and compilation are not counted, and every pass is waited for. None for a model that is
+    too large for one device.
 
     Args:
       repeats: passes of each batch size, at most.
@@ -57,8 +61,11 @@ def measure_speed(
     source = eval_batches(split, batch_size=config.data.eval_batch_size, config=config.data)
     whole, rows = _usual_batch(source)
     single = {name: array[:1] for name, array in whole.items()}
-    # A student as it was handed on lies in host memory.
-    params, model_state = jax.device_put((model.params, model.model_state))
+    with in_host_memory():
+        model = keep_frozen(model)
+    if not fits_one_device(model.params):
+        return None
+    params, model_state = jax.device_put((model.params, model.model_state), jax.local_devices()[0])
 
     @jax.jit
     def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
@@ -116,9 +123,14 @@ def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         with_spread(row["agreement"], percent=name not in _CORRELATED),
         _short(row["parameters"]),
         f"{_short(row['bytes'])}B",
-        f"{row['latency_ms']:.2g} ms" if row["latency_ms"] < 10 else f"{row['latency_ms']:.0f} ms",
-        f"{row['examples_per_second']:,.0f}",
+        *_speed_cells(row["latency_ms"], row["examples_per_second"]),
     )
+
+
+def _speed_cells(latency: float | None, rate: float | None) -> tuple[str, str]:
+    if latency is None or rate is None:
+        return "-", "-"
+    return f"{latency:.2g} ms" if latency < 10 else f"{latency:.0f} ms", f"{rate:,.0f}"
 
 
 def _also(row: Mapping[str, Any]) -> list[tuple[str, list[float]]]:

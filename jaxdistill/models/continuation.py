@@ -12,14 +12,8 @@ from jaxdistill.engine.sharding import mesh_of_step
 from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.models.attention import segments_of
 from jaxdistill.models.family import Model
-from jaxdistill.models.generate import (
-    Generated,
-    check_positions,
-    check_sampling,
-    decoder_of,
-    end_tokens,
-    write,
-)
+from jaxdistill.models.generate import Generated, decoder_of, end_tokens, write
+from jaxdistill.models.prompts import check_positions, check_sampling
 
 Batch = Mapping[str, jax.Array]
 NO_LABEL = -1

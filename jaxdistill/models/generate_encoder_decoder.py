@@ -17,16 +17,10 @@ from jaxdistill.errors import ModelError
 from jaxdistill.models.attention import attend_causally
 from jaxdistill.models.encoder_decoder import Memory, StackLayer, TwoStacks
 from jaxdistill.models.family import Model, Options
-from jaxdistill.models.generate import (
-    Generated,
-    check_sampling,
-    check_writing,
-    checked_ids,
-    end_tokens,
-    round_up,
-)
+from jaxdistill.models.generate import Generated, end_tokens
 from jaxdistill.models.heads import logits_of
 from jaxdistill.models.layers import run_layers
+from jaxdistill.models.prompts import check_sampling, check_writing, checked_ids, round_up
 from jaxdistill.models.sampling import next_token
 from jaxdistill.models.text_to_text import EncoderDecoderModel
 

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from jaxdistill.engine import sharding
 from jaxdistill.errors import DataError, ModelError
 from jaxdistill.models.attention import attend_causally, positions_of, segments_of, visible
 from jaxdistill.models.decoder import DecoderLayer, Shape
@@ -59,8 +61,12 @@ def decoder_shape(model: Model) -> tuple[Shape, Options]:
     return shape, options
 
 
-def measure_importance(model: Model, batches: Iterable[Mapping[str, Any]]) -> Importance:
+def measure_importance(
+    model: Model, batches: Iterable[Mapping[str, Any]], *, mesh: Mesh | None = None
+) -> Importance:
     """Measure a decoder on text batches; padding does not count.
+
+    Over a mesh its parameters are split as for training; each process gives all rows.
 
     Raises:
       ModelError: the model is no decoder.
@@ -68,11 +74,14 @@ def measure_importance(model: Model, batches: Iterable[Mapping[str, Any]]) -> Im
     """
     shape, options = decoder_shape(model)
     total: Totals | None = None
+    params = model.params
+    if mesh is not None:
+        params = sharding.place(params, sharding.parameter_shardings(params, model.axes, mesh))
     for batch in batches:
-        arrays = {name: jnp.asarray(batch[name]) for name in _FIELDS if name in batch}
+        arrays = {name: np.asarray(batch[name]) for name in _FIELDS if name in batch}
         sums = jax.tree.map(
             lambda leaf: np.asarray(leaf, np.float64),
-            _sums(model.params, arrays, shape=shape, options=options),
+            sharding.fetch(_sums(params, arrays, shape=shape, options=options, mesh=mesh)),
         )
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     if total is None or not total["tokens"]:
@@ -94,9 +103,21 @@ def measure_importance(model: Model, batches: Iterable[Mapping[str, Any]]) -> Im
 _FIELDS = ("input_ids", "attention_mask", "segment_ids", "position_ids")
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "options"))
-def _sums(params: Any, batch: Mapping[str, jax.Array], *, shape: Shape, options: Options) -> Totals:
+@functools.partial(jax.jit, static_argnames=("shape", "options", "mesh"))
+def _sums(
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    *,
+    shape: Shape,
+    options: Options,
+    mesh: Mesh | None,
+) -> Totals:
     """Return sums over the tokens of a batch."""
+    with sharding.on_mesh(mesh):
+        return _summed(params, batch, shape, options)
+
+
+def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: Options) -> Totals:
     graph = nnx.split(nnx.eval_shape(lambda: DecoderModel(shape, options, nnx.Rngs(0))))[0]
     module: DecoderModel = nnx.merge(graph, params)
     ids = input_ids_of(batch, shape.positions)

@@ -12,7 +12,7 @@ from support.setups import text_dataset
 
 from jaxdistill.config_file import check
 from jaxdistill.data.batches import eval_batches
-from jaxdistill.inspect import evaluate
+from jaxdistill.inspect import checks_machine, evaluate
 from jaxdistill.models.family import Model
 from jaxdistill.models.outputs import Outputs
 
@@ -52,6 +52,19 @@ def test_measure_speed_is_that_of_the_slow_part():
     assert {shape[0] for shape in shapes} == {1, 32}
     assert len({shape[1] for shape in shapes}) == 1
     assert len(shapes) == 2 * (2 + 6)  # warm-up and passes of both batch sizes
+
+
+def test_what_one_device_cannot_hold_is_not_timed(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    model = Model(lambda *_: pytest.fail("run"), {"matrix": np.zeros((100, 90), np.float32)})
+    for room, fits in ((44_000, True), (43_000, False)):
+        monkeypatch.setattr(checks_machine, "available_memory", lambda room=room: (room, "there"))
+        assert checks_machine.fits_one_device(model.params) is fits
+    assert evaluate.measure_speed(model, text_dataset(), _config()) is None
+    cells = evaluate.result_cells(
+        "accuracy", RESULT["teacher"] | {"latency_ms": None, "examples_per_second": None}
+    )
+    assert cells[-2:] == ("-", "-")
 
 
 def test_measure_speed_does_not_take_the_dispatch_for_the_work():

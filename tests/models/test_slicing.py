@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from models import decoders, parity
 
+from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.errors import DataError, ModelError
 from jaxdistill.models.importance import Importance, measure_importance
 from jaxdistill.models.registry import build_model, load_model, save_model
@@ -85,6 +86,9 @@ def test_importance_is_the_mean_absolute_activation_of_transformers(tmp_path):
     twice = measure_importance(model, [batch, batch])
     assert twice.tokens == 2 * got.tokens
     np.testing.assert_allclose(twice.hidden, got.hidden)
+    shared = measure_importance(model, [batch], mesh=make_mesh(2, fsdp=2, tensor=2))
+    np.testing.assert_allclose(shared.heads, got.heads, rtol=1e-5)
+    np.testing.assert_allclose(shared.hidden, got.hidden, rtol=1e-5)
 
 
 def test_the_most_important_stay_in_their_order():
