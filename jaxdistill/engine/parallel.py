@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdistill.engine.mesh import DATA, check_rows, rows_fault
+from jaxdistill.engine.mesh import DATA, check_rows, make_mesh, rows_fault
 from jaxdistill.engine.sharding import batch_shardings, on_mesh, place, replicated
 from jaxdistill.errors import ConfigError
 
@@ -87,8 +87,15 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     """
     devices = jax.local_devices() if devices is None else devices
     count = len(devices)
+    one = make_mesh(1, devices=devices[:1])
+
+    @functools.wraps(step)
+    def on_one(state: Any, teacher_params: Any, batch: Any) -> Any:
+        with on_mesh(one):
+            return step(state, teacher_params, batch, axis_name=DATA)
+
     mapped = jax.pmap(
-        functools.partial(step, axis_name=DATA),
+        on_one,
         axis_name=DATA,
         devices=devices,
         donate_argnums=0,

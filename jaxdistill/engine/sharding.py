@@ -234,6 +234,11 @@ def platform() -> str:
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
+def is_known() -> bool:
+    """Return whether it is known how the step that is traced lies on the devices."""
+    return _laid_out.get() is not None or jax.device_count() == 1
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Say how an activation is split, by the logical names of its axes; outside a mesh, nothing.
 

@@ -13,7 +13,9 @@ import numpy as np
 from jaxdistill.config import Config
 from jaxdistill.data.batches import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.engine import sharding
 from jaxdistill.engine.host import in_host_memory
+from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.inspect.checks_machine import fits_one_device
 from jaxdistill.inspect.scoring import last_logits
 from jaxdistill.inspect.verdict import SHARES, decimals, mean_and_spread
@@ -65,11 +67,14 @@ def measure_speed(
         model = keep_frozen(model)
     if not fits_one_device(model.params):
         return None
-    params, model_state = jax.device_put((model.params, model.model_state), jax.local_devices()[0])
+    devices = jax.local_devices()[:1]
+    params, model_state = jax.device_put((model.params, model.model_state), devices[0])
+    mesh = make_mesh(1, devices=devices)
 
     @jax.jit
     def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
-        return last_logits(model.apply(params, batch, model_state=model_state))
+        with sharding.on_mesh(mesh):
+            return last_logits(model.apply(params, batch, model_state=model_state))
 
     def median(batch: Mapping[str, np.ndarray]) -> float:
         inputs = {name: array for name, array in batch.items() if name not in ("labels", "weight")}

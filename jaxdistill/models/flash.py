@@ -64,6 +64,9 @@ def _obstacle(rows: int, length: int, heads: int, key_heads: int, dropped: bool)
     parts, sequence, tensor = 1, 1, 1
     if mesh is not None:
         parts, sequence, tensor = batch_parts(mesh), mesh.shape[SEQUENCE], mesh.shape[TENSOR]
+    if not sharding.is_known():
+        # A kernel is not split by itself, as what XLA writes is.
+        return "nothing says how rows lie on the devices (jaxdistill.compile_step with a mesh does)"
     if dropped:
         return "probabilities are dropped out (train.dropout=0 leaves them)"
     if length % sequence or block_of(length // sequence) is None:
