@@ -69,8 +69,9 @@ def _obstacle(rows: int, length: int, heads: int, key_heads: int, dropped: bool)
         return "nothing says how rows lie on the devices (jaxdistill.compile_step with a mesh does)"
     if dropped:
         return "probabilities are dropped out (train.dropout=0 leaves them)"
-    if length % sequence or block_of(length // sequence) is None:
-        return f"rows of {length} over {sequence} devices are not a multiple of {_BLOCKS[-1]} each"
+    # The kernels' masks are split twice over the parts of a row.
+    if length % sequence**2 or block_of(length // sequence) is None:
+        return f"rows of {length} over {sequence} devices are not whole blocks of {_BLOCKS[-1]}"
     if heads % tensor or key_heads % tensor:
         return f"{heads} and {key_heads} heads do not divide over {tensor} devices"
     if rows % parts:

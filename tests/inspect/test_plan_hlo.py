@@ -52,6 +52,15 @@ def test_a_scan_in_a_scan_counts_by_both():
     assert counted(outer, shape(8, 16), shape(5, 16, 16)).flops == 15 * 2 * 8 * 16 * 16
 
 
+def test_branches_count_as_if_taken_equally_often():
+    def either(which, x):
+        branches = [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x]
+        return lax.switch(which, branches, x)
+
+    found = counted(either, shape(dtype=jnp.int32), shape(16, 16))
+    assert found.flops == pytest.approx((1 + 2) / 3 * 2 * 16**3)
+
+
 def test_gradients_of_recomputed_layers_count_what_is_run():
     def loss(kernels, x):
         def layer(x, kernel):

@@ -165,7 +165,7 @@ def test_what_is_in_the_way_is_said(on_tpu, caplog):
     reasons = [record.getMessage().partition("since ")[2] for record in caplog.records]
     assert reasons == [
         "nothing says how rows lie on the devices (jaxdistill.compile_step with a mesh does)",
-        "rows of 1000 over 1 devices are not a multiple of 128 each",
+        "rows of 1000 over 1 devices are not whole blocks of 128",
         "probabilities are dropped out (train.dropout=0 leaves them)",
         "4 and 2 heads do not divide over 4 devices",
         "4 rows do not divide over 8 devices",

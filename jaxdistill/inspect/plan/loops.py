@@ -28,7 +28,7 @@ class Visit:
 def walk(program: Program, *, trips: Callable[[Instruction], int | None] | None = None) -> Iterator:
     """Yield a `Visit` of everything that a step runs: bodies of loops with their trip counts.
 
-    Of a conditional's branches each is counted once.
+    A conditional's branches count as if they were taken equally often.
 
     Args:
       trips: of a loop whose number of turns the program does not say; None counts one.
@@ -53,8 +53,9 @@ def walk(program: Program, *, trips: Callable[[Instruction], int | None] | None 
                     inner = fused or line.opcode == "fusion"
                     yield from visit(target, times, inner, bounded)
             if line.opcode == "conditional":
-                for target in _branches(line):
-                    yield from visit(target, times, fused, bounded)
+                branches = _branches(line)
+                for target in branches:
+                    yield from visit(target, times / len(branches), fused, bounded)
 
     yield from visit(program.entry, 1, False, True)
 
