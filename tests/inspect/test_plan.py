@@ -162,6 +162,17 @@ def test_a_student_that_writes_is_planned_with_the_tokens_it_writes(planned):
     assert (few.useful_flops, few.mfu) == (None, None)
 
 
+def test_the_teachers_writing_is_planned_token_by_token(planned):
+    wanted = config(generate={"batch_size": 8, "prompt_tokens": 8})
+    found = plan.plan(wanted, "cpu:8", programs=["generate"], dense=False).main
+    # The parameters of a step's teacher, in its compute type.
+    assert found.memory["teacher"] == planned.main.memory["teacher"]
+    assert found.tokens == 8 * (32 - 8)
+    # One row on each device: its prompt at once, then token by token; the head for each token.
+    layers, head = 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128), 64 * 256
+    assert found.flops == pytest.approx(2 * (layers * (8 + 24 - 1) + head * 24), rel=0.15)
+
+
 def test_a_teacher_takes_what_its_storage_and_its_place_leave_of_it(mesh):
     def held(**sections):
         return make_program(config(**sections), mesh, "joint").held["teacher"]

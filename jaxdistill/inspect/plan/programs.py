@@ -29,6 +29,7 @@ from jaxdistill.inspect.plan import loss, shapes
 from jaxdistill.inspect.plan.flops import step_operations
 from jaxdistill.joint import Teaching, live_teaching, make_joint
 from jaxdistill.models import generate
+from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.on_policy import writing_step
 from jaxdistill.teacher import codecs, precomputed
@@ -200,7 +201,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
     """The teacher's writing of a batch of texts, parameters and rows split as in a step."""
     if config.task != "language_model":
         raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
-    model, wanted = shapes.teacher_of(config), config.generate
+    model, wanted = keep_frozen(shapes.teacher_of(config)), config.generate
     decoder, options = generate.decoder_of(model)
     check_heads("teacher", model.config, mesh.shape[TENSOR])
     rows = wanted.batch_size
