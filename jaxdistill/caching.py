@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -184,15 +185,9 @@ def _speaker(
     axes = teacher.axes if teacher.model_state is None else None
     placed = sharding.place(params, sharding.parameter_shardings(params, axes, mesh))
 
-    def on_mesh(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def laid_out(params: Any, batch: Any) -> Any:
-            with sharding.on_mesh(mesh):
-                return function(params, batch)
-
-        return jax.jit(laid_out)
-
+    compiled = functools.partial(parallel.compile_evaluation, mesh=mesh, whole=False)
     if dataset.vocabulary is None:
-        return on_mesh(lambda params, batch: apply(params, batch).logits), placed, None
+        return compiled(lambda params, batch: apply(params, batch).logits), placed, None
 
     @jax.jit
     def last_head(params: Any) -> Head:
@@ -205,7 +200,7 @@ def _speaker(
     # What pads a head is no token: none of its mass belongs into a cache.
     bias = None if head.bias is None else head.bias[: dataset.vocabulary]
     head = dataclasses.replace(head, weights=head.weights[:, : dataset.vocabulary], bias=bias)
-    return on_mesh(lambda params, batch: apply(params, batch).hidden), placed, head
+    return compiled(lambda params, batch: apply(params, batch).hidden), placed, head
 
 
 def _batches(config: Config, dataset: Dataset, rows: np.ndarray, shards: int) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaxdistill import __version__, cli_bench, cli_plan
+from jaxdistill.cli_options import Overrides, Source, Workdir
 from jaxdistill.cli_pod import LAUNCH_CONTEXT, among_others, launch, of_several
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
@@ -28,22 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG", help="A YAML file, the name of a recipe, or a work directory."
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. student.layers=[0,2,4]."),
-]
-Workdir = Annotated[
-    Path | None,
-    typer.Option(
-        "--workdir", help="Where everything is written.", show_default="runs/<config name>"
-    ),
-]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config and stop.")
 ]

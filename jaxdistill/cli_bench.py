@@ -7,26 +7,13 @@ from typing import Annotated
 
 import typer
 
+from jaxdistill.cli_options import Overrides, Source, Workdir
+
 
 def bench(
-    config: Annotated[
-        str,
-        typer.Argument(
-            metavar="CONFIG", help="A YAML file, the name of a recipe, or a work directory."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. train.remat=true."),
-    ] = None,
-    workdir: Annotated[
-        Path | None,
-        typer.Option(
-            "--workdir",
-            help="Where data, teacher and cache of the run lie.",
-            show_default="runs/<config name>",
-        ),
-    ] = None,
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
     steps: Annotated[int, typer.Option("--steps", help="That are timed in each repeat.")] = 10,
     repeats: Annotated[int, typer.Option("--repeats", help="Whose spread tells noise.")] = 3,
     loader: Annotated[

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jaxdistill.cli_options import Overrides
+
 
 def plan(
     config: Annotated[
@@ -15,10 +17,7 @@ def plan(
             metavar="CONFIG", help="A YAML file or a recipe; data and weights need not exist."
         ),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. train.remat=true."),
-    ] = None,
+    overrides: Overrides = None,
     topology: Annotated[
         str, typer.Option("--topology", help="v5e:16x16, v5p:4x4x4, v6e:8x8, v4:4x4x4, cpu:8, gpu.")
     ] = "cpu:1",

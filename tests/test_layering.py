@@ -17,7 +17,8 @@ IO = (
     "datasets", "grain", "orbax", "safetensors", "tensorboardX", "tokenizers", "transformers",
     "wandb",
 )  # fmt: skip
-COMMANDS = ("jaxdistill.cli", "jaxdistill.cli_bench", "jaxdistill.cli_plan", "jaxdistill.cli_pod")
+_COMMANDS = ("cli", "cli_bench", "cli_options", "cli_plan", "cli_pod")
+COMMANDS = tuple(f"jaxdistill.{name}" for name in _COMMANDS)
 TOP = ("jaxdistill.inspect", "jaxdistill.pipeline", *COMMANDS)
 CORE = tuple(f"engine/{name}.py" for name in ("reduce", "objective", "state", "step"))
 ABOVE_CORE = (
@@ -39,7 +40,7 @@ RULES = (
     (("errors.py",), ("jaxdistill", "jax", "flax"), ()),
     (("*",), ("typer",), ()),
 )
-ALLOWED = {"typer": ("cli.py", "cli_bench.py", "cli_plan.py", "cli_pod.py")}
+ALLOWED = {"typer": tuple(f"{name}.py" for name in _COMMANDS)}
 
 
 def imported(source: str, module: str, *, package: bool = False) -> Iterator[tuple[int, str]]:

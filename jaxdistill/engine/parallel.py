@@ -64,15 +64,20 @@ def compile_step(
     )
 
 
-def compile_evaluation(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Jit `(params, batch, …) -> results`, which come back whole on every device."""
+def compile_evaluation(
+    step: Callable[..., Any], mesh: Mesh, *, whole: bool = True
+) -> Callable[..., Any]:
+    """Jit `(params, batch, …) -> results`, which come back whole on every device.
+
+    Without `whole` they stay where they are computed.
+    """
 
     @functools.wraps(step)
     def laid_out(*arguments: Any) -> Any:
         with on_mesh(mesh):
             return step(*arguments)
 
-    return jax.jit(laid_out, out_shardings=replicated(mesh))
+    return jax.jit(laid_out, out_shardings=replicated(mesh) if whole else None)
 
 
 def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:

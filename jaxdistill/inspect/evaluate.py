@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdistill import build
 from jaxdistill.config import Config
 from jaxdistill.data.batches import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
@@ -65,7 +66,7 @@ def measure_speed(
     single = {name: array[:1] for name, array in whole.items()}
     with in_host_memory():
         model = keep_frozen(model)
-    if not fits_one_device(model.params):
+    if not fits_one_device(build.count_bytes(model.params)):
         return None
     devices = jax.local_devices()[:1]
     params, model_state = jax.device_put((model.params, model.model_state), devices[0])

@@ -7,14 +7,12 @@ attention"; the method is Dao et al. 2022, FlashAttention). They skip blocks tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdistill.engine import sharding
@@ -139,10 +137,10 @@ def _mix(
     heads, length = query.shape[1:3]
     sequence = 1 if mesh is None else mesh.shape[SEQUENCE]
     tensor = 1 if mesh is None else mesh.shape[TENSOR]
-    kernel = _kernel(heads // tensor, length, reach, softcap, sequence, interpret)
+    kernel, segment_ids = _kernel(heads // tensor, length, reach, softcap, sequence, interpret)
 
     def run(kernel: Any, query: Any, key: Any, value: Any, own: Any, every: Any) -> jax.Array:
-        ids = None if own is None else kernels.SegmentIds(own, every)
+        ids = None if own is None else segment_ids(own, every)
         return jax.vmap(kernel)(query, key, value, ids)
 
     if mesh is None:
@@ -163,7 +161,12 @@ def _mix(
 
 def _kernel(
     heads: int, length: int, reach: int, softcap: float | None, sequence: int, interpret: bool
-) -> kernels.SplashAttentionKernel:
+) -> tuple[Any, Callable[[jax.Array, jax.Array], Any]]:
+    """Return the kernel, and what tells it of texts."""
+    # Experimental in jax, and not quick to import: only where it is used.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
     square = (length, length)
     mask = (
         masks.CausalMask(square, shard_count=sequence)
@@ -180,7 +183,7 @@ def _kernel(
         block_q_dq=block,
         block_kv_dq=block,
     )
-    return kernels.make_splash_mha(
+    kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
         attn_logits_soft_cap=softcap,
@@ -188,3 +191,4 @@ def _kernel(
         q_seq_shards=sequence,
         interpret=interpret,
     )
+    return kernel, kernels.SegmentIds
