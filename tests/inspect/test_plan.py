@@ -1,7 +1,6 @@
 """A plan against what the same config is once it runs, and what it refuses before compiling."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from jaxdistill.inspect.plan.chips import TPUS, Chip
 from jaxdistill.inspect.plan.plan import parse_mesh
 from jaxdistill.inspect.plan.programs import make_program
 from jaxdistill.inspect.plan.table import describe
+from jaxdistill.inspect.plan.topology import missing_libtpu
 from jaxdistill.joint import live_teaching, make_joint
 from jaxdistill.models.registry import build_model
 
@@ -243,9 +243,7 @@ def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
     assert f"the smallest change that fits: {' '.join(found.change.overrides)}" in describe(found)
 
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; pip install libtpu"
-)
+needs_libtpu = pytest.mark.skipif(missing_libtpu() is not None, reason=str(missing_libtpu()))
 
 
 def of_the_benchmark(row, **sections):

@@ -1,7 +1,5 @@
 """Operations and bytes of attention's kernels against a walk over the blocks that they compute."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +8,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxdistill.engine import sharding
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.inspect.plan import hlo, topology, work
+from jaxdistill.inspect.plan.topology import missing_libtpu
 from jaxdistill.models import flash
 
 HEADS, KEY_HEADS, LENGTH, WIDTH, SIDE = 4, 2, 2048, 64, 512
@@ -78,9 +77,7 @@ def test_a_window_shrinks_the_grid():
     assert flops <= work.measure(hlo.parse(text)).flops < 1.2 * flops
 
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; pip install libtpu"
-)
+needs_libtpu = pytest.mark.skipif(missing_libtpu() is not None, reason=str(missing_libtpu()))
 
 
 @needs_libtpu

@@ -1,6 +1,7 @@
 """Machines by name, and refusals before anything is compiled."""
 
 import importlib.util
+from importlib import metadata
 
 import pytest
 
@@ -43,8 +44,24 @@ def test_more_devices_than_there_are_are_refused():
 
 def test_without_libtpu_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install libtpu"):
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'jax\[tpu\]'"):
         topology.open_topology("v5e:2x2")
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("0.0.52", True), ("0.0.42.1", False)])
+def test_a_libtpu_that_jax_does_not_go_with_is_named(installed, refused, monkeypatch):
+    versions = {"libtpu": installed, "jax": "0.10.2"}
+    needs = ["numpy>=2.0", 'libtpu==0.0.42.*; extra == "tpu"']
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(metadata, "requires", {"jax": needs}.__getitem__)
+    reason = topology.missing_libtpu()
+    if not refused:
+        assert reason is None
+        return
+    assert reason is not None
+    assert "libtpu 0.0.52 is installed and jax 0.10.2 goes with libtpu==0.0.42.*" in reason
+    assert "pip install 'jax[tpu]'" in reason
 
 
 def test_a_cpu_topology_takes_the_devices_at_hand():

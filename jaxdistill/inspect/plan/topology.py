@@ -7,7 +7,10 @@ import importlib.util
 import math
 import os
 import re
+from importlib import metadata
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.inspect.plan.chips import CPU, TPUS, Chip, chip_of
@@ -79,9 +82,23 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def missing_libtpu() -> str | None:
-    """Return why nothing can be compiled for a TPU here, or None."""
+    """Return why nothing can be compiled for a TPU here, or None.
+
+    A libtpu of another time than jaxlib writes programs that jaxlib cannot always read.
+    """
     if importlib.util.find_spec("libtpu") is None:
-        return "libtpu is not installed; pip install libtpu (no TPU needed)"
+        return "libtpu is not installed; pip install 'jax[tpu]' (no TPU needed)"
+    try:
+        installed = metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        return None
+    for requirement in map(Requirement, metadata.requires("jax") or ()):
+        fits = requirement.specifier.contains(installed, prereleases=True)
+        if requirement.name == "libtpu" and not fits:
+            return (
+                f"libtpu {installed} is installed and jax {metadata.version('jax')} goes with "
+                f"libtpu{requirement.specifier}; pip install 'jax[tpu]' (no TPU needed)"
+            )
     return None
 
 
