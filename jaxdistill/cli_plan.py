@@ -36,6 +36,10 @@ def plan(
     price: Annotated[
         float | None, typer.Option("--price", help="Of a chip and hour, for cost per tokens.")
     ] = None,
+    machine_code: Annotated[
+        bool,
+        typer.Option("--machine-code", help="For TPUs: compile to the end, which takes minutes."),
+    ] = False,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write everything here.")
     ] = None,
@@ -59,6 +63,7 @@ def plan(
         dense=dense,
         suggest=suggest,
         price=price,
+        machine_code=machine_code,
     )
     if json is not None:
         made.write(json)

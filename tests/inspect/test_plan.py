@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from support.plans import STUDENT, TEACHER, config
 
 from jaxdistill import cli
-from jaxdistill.config_file import check
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.sharding import batch_shardings, place
 from jaxdistill.errors import ConfigError
@@ -21,30 +21,6 @@ from jaxdistill.inspect.plan.table import describe
 from jaxdistill.inspect.plan.topology import missing_libtpu
 from jaxdistill.joint import live_teaching, make_joint
 from jaxdistill.models.registry import build_model
-
-TEACHER = {
-    "family": "qwen3", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
-    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "max_position_embeddings": 64,
-}  # fmt: skip
-STUDENT = TEACHER | {
-    "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "tie_word_embeddings": True,
-}  # fmt: skip
-
-
-def config(**sections):
-    values = {
-        "name": "tiny",
-        "task": "language_model",
-        "data": {"train": "nowhere.jsonl", "max_length": 32},
-        "teacher": {"model": TEACHER, "dtype": "bfloat16"},
-        "student": {"model": STUDENT},
-        "finetune": None,
-        "train": {"batch_size": 16, "steps": 10, "remat": True, "unroll": False},
-        "parallel": {"data": 2, "fsdp": 4},
-    }
-    return check({k: values.get(k, {}) | v if isinstance(v, dict) else v
-                  for k, v in (values | sections).items()})  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -13,11 +14,14 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdistill.inspect.plan import hlo, loops
-from jaxdistill.inspect.plan.chips import GIB
+from jaxdistill.inspect.plan.chips import GIB, TPUS
 from jaxdistill.inspect.plan.collectives import Collective, collectives, network_seconds
+from jaxdistill.inspect.plan.draft import Draft, NoDraftError, draft
 from jaxdistill.inspect.plan.programs import Program
 from jaxdistill.inspect.plan.topology import Topology
 from jaxdistill.inspect.plan.work import measure
+
+log = logging.getLogger("jaxdistill")
 
 # What the compiler for TPUs says of a program that is too large, in two of its wordings.
 _USED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)")
@@ -35,7 +39,7 @@ class Account:
       hbm_bytes: that a program may use, or None.
       memory: bytes of `parameters`, `optimizer`, `teacher`, `batch`, `activations`
         (what one loop over layers stacks up for another), `temporaries` (gradients, workspace, and
-        activations that are not stacked) and `program`.
+        activations that are not stacked) and `program`, its machine code where that was made.
       flops, moved_bytes: of a step, bodies of loops as often as they run; None where not compiled.
       bounded: whether all loops' numbers of turns are known.
       messages: over the interconnect.
@@ -86,38 +90,73 @@ class Account:
         }
 
 
-def accounts(programs: Sequence[tuple[Program, Mesh]], topology: Topology) -> list[Account]:
+def accounts(
+    programs: Sequence[tuple[Program, Mesh]], topology: Topology, *, machine_code: bool = False
+) -> list[Account]:
     """Compile programs, two at a time where there are two cores, and say what they cost.
+
+    For TPUs as far as their layout in memory, which takes seconds, but for the loss alone, which is
+    small.
 
     Args:
       programs: each with the mesh that it was made for.
       topology: of all meshes.
+      machine_code: compile to the end for TPUs, too.
 
     Raises:
       jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
-    lowered = [program.lower() for program, _ in programs]
+    whole = machine_code or topology.chip.name not in TPUS
+
+    def compiled(one: tuple[Program, Mesh]) -> Any:
+        program, mesh = one
+        if whole or program.name == "loss":
+            return _compile(program)
+        return _draft(program, mesh, topology)
+
     with ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
-        compiled = list(pool.map(_compile, lowered))
+        found = list(pool.map(compiled, programs))
     return [
-        account(program, found, mesh, topology)
-        for (program, mesh), found in zip(programs, compiled, strict=True)
+        account(program, one, mesh, topology)
+        for (program, mesh), one in zip(programs, found, strict=True)
     ]
 
 
-def _compile(lowered: Any) -> Any:
+def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
+    """Return the draft of a program, or what `_compile` does where there is none."""
+    values = program.config.model_dump(mode="json")
+    try:
+        found = draft(values, program.name, dict(mesh.shape), topology.name)
+    except NoDraftError as error:
+        log.warning(
+            "plan: compiling %s to the end, which takes minutes: no layout from the compiler (%s)",
+            program.name,
+            error,
+        )
+        return _compile(program)
+    if isinstance(found, Draft):
+        return found
+    # A refusal for another reason than memory is raised by the compiler of this process.
+    return _bytes_needed(found) or _compile(program)
+
+
+def _compile(program: Program) -> Any:
     """Return the executable, or the bytes that it would need where they are too many."""
     try:
-        return lowered.compile()
+        return program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if used is None:
+        if (needed := _bytes_needed(str(error))) is None:
             raise
-        return int(float(used.group(1)) * _UNITS[used.group(2)])
+        return needed
+
+
+def _bytes_needed(message: str) -> int | None:
+    used = _USED.search(message)
+    return None if used is None else int(float(used.group(1)) * _UNITS[used.group(2)])
 
 
 def account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) -> Account:
-    """Say what an executable costs; an integer are the bytes of one that does not fit."""
+    """Say what an executable or a draft costs; a number is the bytes of one that does not fit."""
     chip = topology.chip
     known: dict[str, Any] = {
         "name": program.name,
@@ -132,18 +171,23 @@ def account(program: Program, compiled: Any, mesh: Mesh, topology: Topology) -> 
         rest = max(compiled - sum(program.held.values()), 0)
         memory = {**program.held, "activations": 0, "temporaries": rest, "program": 0}
         return Account(fits=False, peak_bytes=compiled, memory=memory, **known)
-    found = compiled.memory_analysis()
-    parsed = hlo.parse(compiled.as_text())
-    kept = min(int(loops.kept_between_loops(parsed)), found.temp_size_in_bytes)
+    parsed = hlo.parse(compiled.text if isinstance(compiled, Draft) else compiled.as_text())
+    kept = int(loops.kept_between_loops(parsed))
+    if isinstance(compiled, Draft):
+        peak, code = compiled.peak_bytes, 0
+        temporaries = max(peak - sum(program.held.values()), 0)
+    else:
+        found = compiled.memory_analysis()
+        temporaries, code = found.temp_size_in_bytes, found.generated_code_size_in_bytes
+        outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+        peak = found.argument_size_in_bytes + max(outputs, 0) + temporaries + code
+    kept = min(kept, temporaries)
     memory = {
         **program.held,
         "activations": kept,
-        "temporaries": found.temp_size_in_bytes - kept,
-        "program": found.generated_code_size_in_bytes,
+        "temporaries": temporaries - kept,
+        "program": code,
     }
-    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
-    peak = found.argument_size_in_bytes + max(outputs, 0) + found.temp_size_in_bytes
-    peak += memory["program"]
     visits = list(loops.walk(parsed, trips=lambda loop: program.turns))
     work = measure(parsed, visits)
     messages = collectives(visits, mesh, chip, topology.shape)

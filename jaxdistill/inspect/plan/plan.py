@@ -109,6 +109,7 @@ def plan(
     dense: bool = True,
     suggest: bool = True,
     price: float | None = None,
+    machine_code: bool = False,
 ) -> Plan:
     """Compile the programs of a run for a topology, from shapes alone, and say what they cost.
 
@@ -124,6 +125,8 @@ def plan(
       dense: tell also what a language model's losses would need from whole logits.
       suggest: look for the smallest change where it does not fit.
       price: of a chip and hour, for the cost of a billion tokens.
+      machine_code: compile for TPUs to the end, which takes minutes: the machine code is counted,
+        and it is known that there is one.
 
     Raises:
       ConfigError: an unknown topology, libtpu not installed, or what cannot be laid over the mesh,
@@ -146,7 +149,8 @@ def plan(
     every = prepared if beside is None else [*prepared, beside]
     told = " and ".join([*names, *([] if beside is None else [f"{names[0]} with dense losses"])])
     log.info("plan: compiling %s for %s on %s", told, shown(sizes), machine.name)
-    found = accounts([(program, made) for program in every], machine)
+    laid = [(program, made) for program in every]
+    found = accounts(laid, machine, machine_code=machine_code)
     main, dense_account = found[: len(names)], None if beside is None else found[-1]
     change, tried = None, []
     if suggest and main[0].fits is False:

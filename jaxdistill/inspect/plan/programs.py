@@ -44,6 +44,7 @@ class Program:
 
     Attributes:
       name: one of `PROGRAMS`.
+      config: of the run.
       lower: makes the lowered program; nothing is compiled before.
       held: bytes per device of `parameters`, `optimizer`, `teacher` and `batch`.
       tokens: of a step over all devices; examples where there are no tokens.
@@ -57,6 +58,7 @@ class Program:
     """
 
     name: str
+    config: Config
     lower: Callable[[], Any]
     held: dict[str, int]
     tokens: int
@@ -134,6 +136,7 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     compiled: Any = joint.compiled()  # as jit returns it
     return Program(
         name,
+        config,
         lambda: compiled.lower(state, taught, given),
         {
             "parameters": params,
@@ -159,10 +162,11 @@ def _check(mesh: Mesh, model: Model, batch: shapes.Batch, who: str, accumulate: 
     parts = batch_parts(mesh) * accumulate
     if rows % parts:
         lower = rows // parts * parts
+        near = " or ".join(str(number) for number in (lower, lower + parts) if number)
         raise ConfigError(
             f"train.accumulate: got {accumulate} microbatches of {rows} rows over "
             f"{batch_parts(mesh)} devices, expected train.batch_size a multiple of {parts}, e.g. "
-            f"{lower or parts} or {lower + parts}"
+            f"{near}"
         )
     if "input_ids" in batch:
         check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
@@ -247,7 +251,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         "teacher": bytes_held(params),
         "batch": bytes_held((ids, lengths)),
     }
-    return Program("generate", lower, held, rows * room, "tokens", None, None, room)
+    return Program("generate", config, lower, held, rows * room, "tokens", None, None, room)
 
 
 def _loss(config: Config, mesh: Mesh) -> Program:
@@ -280,6 +284,7 @@ def _loss(config: Config, mesh: Mesh) -> Program:
     useful = loss.useful_flops(tokens, sizes) * mesh.size
     return Program(
         "loss",
+        config,
         lambda: loss.lowered(function, given),
         held,
         tokens * mesh.size,
