@@ -71,8 +71,7 @@ def distillation_objective(
     if language.fuses(config):
         if isinstance(codec, codecs.TopK | codecs.Sampled):
             stored = {name: _stored(term, total_steps, codec) for name, term in terms.items()}
-            shards = 1 if mesh is None else mesh.size
-            whole = stored_tokens_term(stored, vocabulary=vocabulary, shards=shards)
+            whole = stored_tokens_term(stored, vocabulary=vocabulary, mesh=mesh)
             fused = {language.FUSED: whole}
         else:
             fused = language.fused_terms(terms, total_steps, vocabulary=vocabulary, mesh=mesh)

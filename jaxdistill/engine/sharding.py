@@ -21,7 +21,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdistill.engine.mesh import BATCH, FSDP, SEQUENCE, TENSOR
+from jaxdistill.engine.mesh import BATCH, DATA, FSDP, SEQUENCE, TENSOR
 
 Axes = tuple[str | None, ...]
 
@@ -210,6 +210,7 @@ def fetch(tree: Any) -> Any:
 
 _GATHERED = "gathered"
 _laid_out: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+_few: contextvars.ContextVar[bool] = contextvars.ContextVar("few_tokens", default=False)
 
 
 @contextlib.contextmanager
@@ -220,6 +221,21 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
         yield
     finally:
         _laid_out.reset(token)
+
+
+@contextlib.contextmanager
+def few_tokens() -> Iterator[None]:
+    """Let parameters stay where they lie and activations move, while a step is traced.
+
+    For a step of so few tokens that these are the smaller: a product takes its input split as the
+    rows of its parameter are, and sums what it gives (Pope et al. 2022, arXiv 2211.05102, section
+    3.2.2). Rows of texts are split over `data` only, but within attention.
+    """
+    token = _few.set(True)
+    try:
+        yield
+    finally:
+        _few.reset(token)
 
 
 def mesh_of_step() -> Mesh | None:
@@ -247,9 +263,12 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     mesh = mesh_of_step()
     if mesh is None or x.ndim != len(names):
         return x
+    table = ACTIVATIONS
+    if _few.get() and "embed" in names:
+        table = {**ACTIVATIONS, "rows": DATA, "embed": FSDP}
     spec = []
     for size, name in zip(x.shape, names, strict=True):
-        over = ACTIVATIONS.get(name or "")
+        over = table.get(name or "")
         axes = (over,) if isinstance(over, str) else over or ()
         spec.append(over if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
@@ -262,11 +281,31 @@ def gather(value: jax.Array, axes: Axes) -> jax.Array:
     and one reduce-scatter of the parameter, in the dtype of `value`, never activations.
     """
     mesh = mesh_of_step()
-    if mesh is None:
+    if mesh is None or _few.get():
         return value
     kept = NamedSharding(mesh, spec_of(axes, value.shape, mesh))
     used = NamedSharding(mesh, spec_of(axes, value.shape, mesh, share=()))
     return checkpoint_name(_gathered(value, kept, used), _GATHERED)
+
+
+def product(x: jax.Array, kernel: jax.Array, axes: Axes, **options: Any) -> jax.Array:
+    """Return `x @ kernel` of `[B, ..., in]` and a parameter `[in, out]`.
+
+    Args:
+      axes: logical axes of the parameter.
+      options: of `jnp.matmul`.
+    """
+    mesh = mesh_of_step()
+    if mesh is None or not _few.get():
+        return jnp.matmul(x, gather(kernel, axes), **options)
+    inputs, outputs = spec_of(axes, kernel.shape, mesh)
+
+    def split(x: jax.Array, last: Any) -> jax.Array:
+        rows = DATA if x.shape[0] % mesh.shape[DATA] == 0 else None
+        spec = PartitionSpec(rows, *(None,) * (x.ndim - 2), last)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return split(jnp.matmul(split(x, inputs), kernel, **options), outputs)
 
 
 def recompute_gathers(body: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,15 +5,18 @@ The parts are features of the teacher's outputs, named as the arguments of the l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from jaxdistill.engine.fused_term import loss_mask, projection
 from jaxdistill.engine.objective import Joint, Schedule, Term, at_step, example_weights
 from jaxdistill.engine.reduce import Mean
 from jaxdistill.losses.chunked import chunked_loss
+from jaxdistill.losses.chunked_sharded import chunked_loss_on_mesh
 
 
 class StoredLoss(NamedTuple):
@@ -33,14 +36,14 @@ class StoredLoss(NamedTuple):
 
 
 def stored_tokens_term(
-    terms: Mapping[str, StoredLoss], *, vocabulary: int | None = None, shards: int = 1
+    terms: Mapping[str, StoredLoss], *, vocabulary: int | None = None, mesh: Mesh | None = None
 ) -> Term:
     """Make one term of several losses over tokens, each told by name, without whole logits.
 
     Args:
       terms: by name; those without parts are given `batch["labels"]`.
       vocabulary: the real number of classes, where the student's head is padded.
-      shards: devices that share a batch under `jit`.
+      mesh: of several devices that share a batch under `jit`.
     """
 
     def function(student, teacher, batch, *, step, projections):
@@ -54,9 +57,10 @@ def stored_tokens_term(
 
         weighted = {name: (of(term), at_step(term.weight, step)) for name, term in terms.items()}
         where = loss_mask(batch)
-        found = chunked_loss(
-            projection(student), weighted, arguments, where, vocabulary=vocabulary, shards=shards
-        )
+        loss = chunked_loss
+        if mesh is not None and mesh.size > 1:
+            loss = functools.partial(chunked_loss_on_mesh, mesh)
+        found = loss(projection(student), weighted, arguments, where, vocabulary=vocabulary)
         told = {name: Mean(total, weight) for name, (total, weight) in found.terms.items()}
         return Joint(Mean(found.mix, where.sum()), told)
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.fused import FusedLoss, Projection
+from jaxdistill.losses.fused_chunk import vary, varying_axes
 from jaxdistill.losses.numerics import compute_dtype
 
 _CHUNK_BYTES = 480 * 2**20  # the logits of a chunk, what a loss makes of them, and their gradient
@@ -32,12 +33,11 @@ def chunked_loss(
     *,
     vocabulary: int | None = None,
     columns: int | None = None,
-    shards: int = 1,
 ) -> FusedLoss:
     """Sum weighted losses over tokens, a few columns of the rows at a time.
 
     The gradients to hidden states, head and bias are made in the same scan and summed in float32:
-    no product with the head is computed twice. Rows stay whole, so they may lie on several devices.
+    no product with the head is computed twice.
 
     Args:
       student: hidden `[B, T, D]` and its head.
@@ -46,10 +46,9 @@ def chunked_loss(
       where: `[B, T]` weight of each token; what one of weight 0 holds is never looked at.
       vocabulary: the real number of classes; further columns of the head are left out.
       columns: positions per step; None chooses by memory.
-      shards: devices that share the rows; each sums its own gradient of the head until the end.
 
     Returns:
-      As `fused_loss`.
+      As `fused_loss`; under `shard_map` over tokens, this device's sums.
 
     Raises:
       ModelError: the hidden states are not `[B, T, D]`.
@@ -62,7 +61,6 @@ def chunked_loss(
         )
     dtype = jnp.dtype(compute_dtype(hidden))
     rows, length, _ = hidden.shape
-    shards = shards if rows % shards == 0 else 1
     axis = 0 if student.transposed else 1
     classes = student.weights.shape[axis] if vocabulary is None else vocabulary
     most = max(1, _CHUNK_BYTES // (rows * classes * (3 * dtype.itemsize + 2)))
@@ -70,6 +68,11 @@ def chunked_loss(
     columns = -(-length // steps)
     factors = {name: jnp.asarray(weight, dtype) for name, (_, weight) in terms.items()}
     where = lax.stop_gradient(where.astype(dtype))
+    # What a scan carries varies over the same axes of a `shard_map` before and after each step.
+    given = (student, factors, arguments, where)
+    varying = frozenset[str]().union(*map(varying_axes, jax.tree.leaves(given)))
+    student, factors, arguments, where = jax.tree.map(lambda leaf: vary(leaf, varying), given)
+    hidden = student.hidden
 
     def split(leaf: jax.Array) -> jax.Array:  # [B, T, ...] -> [steps, B, C, ...]
         beyond = ((0, 0), (0, steps * columns - length)) + ((0, 0),) * (leaf.ndim - 2)
@@ -89,9 +92,7 @@ def chunked_loss(
         bias = None if bias is None else bias[:classes].astype(dtype)
         product = "bcd,vd->bcv" if student.transposed else "bcd,dv->bcv"
         back, to_head = (
-            ("bcv,vd->bcd", "sbcv,sbcd->svd")
-            if student.transposed
-            else ("bcv,dv->bcd", "sbcd,sbcv->sdv")
+            ("bcv,vd->bcd", "bcv,bcd->vd") if student.transposed else ("bcv,dv->bcd", "bcd,bcv->dv")
         )
 
         def step(carry, part):
@@ -113,7 +114,6 @@ def chunked_loss(
             low = slope.astype(states.dtype)
             own_gradient = jnp.einsum(back, low, weights, preferred_element_type=dtype)
             pair = (low, states) if student.transposed else (states, low)
-            pair = [leaf.reshape(shards, rows // shards, *leaf.shape[1:]) for leaf in pair]
             head = head + jnp.einsum(to_head, *pair, preferred_element_type=dtype)
             bias_sum = None if bias is None else bias_sum + slope.sum((0, 1))
             totals = jax.tree.map(jnp.add, totals, found)
@@ -121,9 +121,10 @@ def chunked_loss(
 
         zeros = (
             {name: jnp.zeros((), dtype) for name in terms},
-            jnp.zeros((shards, *weights.shape), dtype) if gradient else None,
+            jnp.zeros(weights.shape, dtype) if gradient else None,
             jnp.zeros(bias.shape, dtype) if gradient and bias is not None else None,
         )
+        zeros = jax.tree.map(lambda leaf: vary(leaf, varying), zeros)
         parts = jax.tree.map(split, (hidden, where, arguments))
         (totals, head, bias_sum), slopes = lax.scan(step, zeros, parts)
         mix = sum(factors[name] * totals[name] for name in totals)
@@ -146,7 +147,7 @@ def chunked_loss(
         by = cotangents[0]
         beyond = student.weights.shape[axis] - classes
         widths = ((0, beyond), (0, 0)) if student.transposed else ((0, 0), (0, beyond))
-        weights = jnp.pad((head.sum(0) * by).astype(weights_like.dtype), widths)
+        weights = jnp.pad((head * by).astype(weights_like.dtype), widths)
         bias = None
         if bias_like is not None:
             bias = jnp.pad((bias_sum * by).astype(bias_like.dtype), (0, beyond))

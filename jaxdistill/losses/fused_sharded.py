@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused_chunk import vary
 
 
 def fused_loss_on_mesh(
@@ -67,12 +68,7 @@ def fused_loss_on_mesh(
         raise ConfigError(
             f"vocabulary_axis: got {over!r}, which shards tokens too, expected none of {token_axes}"
         )
-    parts = math.prod(mesh.shape[axis] for axis in tokens_over)
-    if student.hidden.shape[0] % parts:
-        raise ModelError(
-            f"student.hidden: got shape {student.hidden.shape}, expected a first axis that {parts} "
-            f"devices along {tokens_over} divide; pad it with where = 0"
-        )
+    check_tokens(mesh, student, tokens_over)
     sides = {"student": student, **({} if teacher is None else {"teacher": teacher})}
     counts = [_columns(side) for side in sides.values()]
     if vocabulary is None and len(set(counts)) > 1:
@@ -85,11 +81,10 @@ def fused_loss_on_mesh(
     along = P(tokens_over) if lengths_over is None else P(tokens_over, lengths_over)
     shards = 1 if over is None else mesh.shape[over]
     width = -(-max(counts) // shards) * shards
-    gathered_over = depth_axis if depth_axis in tokens_over else None
+    summed_over = (*tokens_over, *([] if lengths_over is None else [lengths_over]))
 
     def depth_of(side: Projection) -> str | None:
-        divides = gathered_over and side.hidden.shape[-1] % mesh.shape[gathered_over] == 0
-        return gathered_over if divides else None
+        return gathered_axis(mesh, side, depth_axis, tokens_over)
 
     def spec_of(side: Projection) -> Projection:
         spec = (depth_of(side), over)
@@ -108,11 +103,7 @@ def fused_loss_on_mesh(
     def local(sides: dict[str, Projection], tokens: dict[str, Any], traced: dict[str, Any]):
         whole = {}
         for name, side in sides.items():
-            weights, along = side.weights, depth_of(side)
-            if along is not None:
-                at = 1 if side.transposed else 0
-                weights = lax.all_gather(weights, along, axis=at, tiled=True)
-            whole[name] = dataclasses.replace(side, weights=weights)
+            whole[name] = gathered(side, depth_of(side), summed_over)
         found = fused_loss(
             whole["student"],
             whole.get("teacher"),
@@ -124,7 +115,6 @@ def fused_loss_on_mesh(
             **tokens,
         )
         sums = found.mix, found.terms
-        summed_over = (*tokens_over, *([] if lengths_over is None else [lengths_over]))
         return lax.psum(sums, summed_over) if summed_over else sums
 
     run = jax.shard_map(
@@ -135,6 +125,40 @@ def fused_loss_on_mesh(
     )
     mix, summed = run(sides, tokens, traced)
     return FusedLoss(mix, summed)
+
+
+def check_tokens(mesh: Mesh, student: Projection, axes: tuple[str, ...]) -> None:
+    """Refuse hidden states whose first axis does not divide over these axes of the mesh."""
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if student.hidden.shape[0] % parts:
+        raise ModelError(
+            f"student.hidden: got shape {student.hidden.shape}, expected a first axis that {parts} "
+            f"devices along {axes} divide; pad it with where = 0"
+        )
+
+
+def gathered_axis(mesh: Mesh, side: Projection, axis: str, over: tuple[str, ...]) -> str | None:
+    """Return the axis over which a head is sharded by width until it is used, or None.
+
+    Args:
+      axis: of the mesh.
+      over: axes that shard tokens; any other does not shard heads by width.
+    """
+    return axis if axis in over and side.hidden.shape[-1] % mesh.shape[axis] == 0 else None
+
+
+def gathered(side: Projection, axis: str | None, tokens: tuple[str, ...]) -> Projection:
+    """Gather a head's width inside `shard_map`.
+
+    Args:
+      axis: that shards it, or None.
+      tokens: axes that shard tokens, over which its gradient is summed. Marked before the head is
+        gathered, it is scattered first and each device sums its own part.
+    """
+    weights = vary(side.weights, frozenset(tokens))
+    if axis is not None:
+        weights = lax.all_gather(weights, axis, axis=1 if side.transposed else 0, tiled=True)
+    return dataclasses.replace(side, weights=weights)
 
 
 def _divided_by(mesh: Mesh, axis: str, middle: tuple[int, ...]) -> str | None:

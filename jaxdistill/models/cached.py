@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdistill.engine.sharding import constrain
 from jaxdistill.models.attention import attend_causally, visible
 from jaxdistill.models.decoder import DecoderLayer
 from jaxdistill.models.heads import logits_of
@@ -49,7 +50,7 @@ def _run(
         each={**layer_kinds(shape), "cache": cache},
     )
     logits = logits_of(module.norm(hidden[:, -1:]), module.last_projection())
-    return logits[:, 0], emitted
+    return constrain(logits[:, 0], "rows", "vocab"), emitted
 
 
 def read_prompts(

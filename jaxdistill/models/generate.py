@@ -253,9 +253,10 @@ def write(
     def advance(state: _Writing) -> _Writing:
         slot = start + state.step - 1  # of the last token, which the prompt's padding precedes
         position = lengths[:, None] + state.step - 1
-        logits, cache = read_token(
-            module, state.token[:, None], position, slot, start - lengths, state.cache
-        )
+        with sharding.few_tokens():
+            logits, cache = read_token(
+                module, state.token[:, None], position, slot, start - lengths, state.cache
+            )
         return choose(logits, state.step, state.done, cache, state.written)
 
     with sharding.on_mesh(mesh):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxdistill.engine.sharding import gather
+from jaxdistill.engine.sharding import product
 from jaxdistill.models.activations import activation
 from jaxdistill.models.layers import (
     LayerNorm,
@@ -110,8 +110,8 @@ def untied_head(width: int, vocabulary: int, rngs: nnx.Rngs, *, stddev: float) -
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
-    weights = gather(head.weights.astype(hidden.dtype), ("embed", "vocab"))
-    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    weights = head.weights.astype(hidden.dtype)
+    logits = product(hidden, weights, ("embed", "vocab"), preferred_element_type=jnp.float32)
     if head.bias is not None:
         logits = logits + along_last(head.bias, 3)
     if head.scale != 1.0:

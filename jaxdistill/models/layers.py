@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxdistill.engine.sharding import constrain, gather, recompute_gathers, to_device
+from jaxdistill.engine.sharding import constrain, gather, product, recompute_gathers, to_device
 from jaxdistill.models.layout import is_apart, layers_of
 
 Axes = tuple[str | None, ...]
@@ -59,7 +59,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Project `[..., in]` to `[..., out]` in the compute dtype."""
-        y = x.astype(self.dtype) @ gather(self.kernel[...].astype(self.dtype), self.axes)
+        y = product(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.axes)
         if self.bias is None:
             return y
         return y + along_last(gather(self.bias[...].astype(self.dtype), self.axes[-1:]), y.ndim)
@@ -295,7 +295,7 @@ def run_layers(
             parameters, key, own = inputs
             parameters = to_device(parameters)
             extra = () if each is None else (own,)
-            hidden = constrain(hidden, "rows", "length", None)
+            hidden = constrain(hidden, "rows", "length", "embed")
             return call(nnx.merge(graph, parameters), hidden, key, *extra)
 
         return jax.checkpoint(one, prevent_cse=False) if remat else recompute_gathers(one)

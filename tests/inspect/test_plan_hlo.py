@@ -231,6 +231,37 @@ ENTRY %main (a: bf16[2,800], b: bf16[8,800], c: f32[4,4]) -> (f32[4,4], bf16[2,8
     assert work.measure(hlo.parse(text)).bytes == 2 * 4 * 4 * 4
 
 
+def test_of_what_a_fusion_in_a_fusion_slices_the_slice_is_read():
+    text = """HloModule step
+
+%inner (p.0: f32[36,4,8], p.1: s32[]) -> f32[4,8] {
+  %p.0 = f32[36,4,8]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,4,8]{2,1,0} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={1,4,8}
+  ROOT %flat = f32[4,8]{1,0} bitcast(%one)
+}
+
+%outer (p.2: f32[36,4,8], p.3: s32[], p.4: f32[2,4]) -> f32[2,8] {
+  %p.2 = f32[36,4,8]{2,1,0} parameter(0)
+  %p.3 = s32[] parameter(1)
+  %p.4 = f32[2,4]{1,0} parameter(2)
+  %f.0 = f32[4,8]{1,0} fusion(%p.2, %p.3), kind=kLoop, calls=%inner
+  ROOT %dot = f32[2,8]{1,0} dot(%p.4, %f.0), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[36,4,8], b: s32[], c: f32[2,4]) -> f32[2,8] {
+  %a = f32[36,4,8]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %c = f32[2,4]{1,0} parameter(2)
+  ROOT %f.1 = f32[2,8]{1,0} fusion(%a, %b, %c), kind=kOutput, calls=%outer
+}
+"""
+    found = work.measure(hlo.parse(text))
+    assert found.bytes == 4 * (4 * 8 + 2 * 4 + 2 * 8)
+    assert found.flops == 2 * 2 * 4 * 8
+
+
 def test_messages_of_a_program_for_tpus(mesh):
     program = hlo.parse(TPU)
     found = collectives(list(loops.walk(program)), mesh, CPU, (8,))

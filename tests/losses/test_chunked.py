@@ -4,46 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.chunked_cases import case, stored, terms_of
 
 from jaxdistill import losses
-from jaxdistill.engine.mesh import make_mesh
-from jaxdistill.engine.sharding import batch_sharding, replicated
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.chunked import chunked_loss
 from jaxdistill.losses.fused import Projection
 from jaxdistill.teacher import codecs
-
-ROWS, LENGTH, WIDTH, CLASSES = 2, 7, 8, 40
-
-
-def case(seed=0, *, bias=True, transposed=False, dtype=jnp.float32, **constants):
-    keys = jax.random.split(jax.random.key(seed), 6)
-    hidden = jax.random.normal(keys[0], (ROWS, LENGTH, WIDTH), dtype)
-    shape = (CLASSES, WIDTH) if transposed else (WIDTH, CLASSES)
-    weights = jax.random.normal(keys[1], shape)
-    offset = jax.random.normal(keys[2], (CLASSES,)) if bias else None
-    student = Projection(hidden, weights, offset, transposed=transposed, **constants)
-    teacher = 3 * jax.random.normal(keys[3], (ROWS * LENGTH, 30))
-    labels = jax.random.randint(keys[4], (ROWS, LENGTH), 0, 30)
-    where = (jax.random.uniform(keys[5], (ROWS, LENGTH)) < 0.7).astype(jnp.float32)
-    return student, teacher, labels, where
-
-
-def stored(codec, teacher):
-    keys = codecs.token_keys(0, np.arange(ROWS * LENGTH), np.zeros(ROWS * LENGTH))
-    decoded = jax.jit(lambda x: codecs.decode(codec, codecs.encode(codec, x, keys)))(teacher)
-    return tuple(leaf.reshape(ROWS, LENGTH, *leaf.shape[1:]) for leaf in decoded)
-
-
-def terms_of(codec, names):
-    loss = getattr(losses, names)
-    return {
-        "soft": (
-            lambda logits, own: loss(logits, *own["parts"], temperature=codec.temperature),
-            0.7,
-        ),
-        "hard": (lambda logits, own: losses.cross_entropy(logits, own["labels"]), 0.3),
-    }
 
 
 def dense(student, terms, arguments, where, vocabulary):
@@ -61,7 +28,7 @@ def dense(student, terms, arguments, where, vocabulary):
     )
 
 
-@pytest.mark.parametrize(("columns", "shards"), [(1, 1), (3, 2), (7, 3), (None, 2)])
+@pytest.mark.parametrize("columns", [1, 3, 7, None])
 @pytest.mark.parametrize(
     ("codec", "name", "options"),
     [
@@ -70,14 +37,14 @@ def dense(student, terms, arguments, where, vocabulary):
         (codecs.TopK(5, 3.0), "topk_jsd", {"transposed": True, "bias": False}),
     ],
 )
-def test_chunks_give_the_dense_value_and_gradients(codec, name, options, columns, shards):
+def test_chunks_give_the_dense_value_and_gradients(codec, name, options, columns):
     student, teacher, labels, where = case(**options)
     arguments = {"parts": stored(codec, teacher), "labels": labels}
     terms = terms_of(codec, name)
 
     def ours(student):
-        options = {"vocabulary": 30, "columns": columns, "shards": shards}
-        return 2 * chunked_loss(student, terms, arguments, where, **options).mix
+        found = chunked_loss(student, terms, arguments, where, vocabulary=30, columns=columns)
+        return 2 * found.mix
 
     def theirs(student):
         return 2 * dense(student, terms, arguments, where, 30)
@@ -132,32 +99,6 @@ def test_bfloat16_sums_the_gradient_of_the_head_in_float32():
     exact = gradient(Projection(student.hidden.astype(jnp.float32), student.weights))
     error = np.abs(low.weights - exact.weights).max() / np.abs(exact.weights).max()
     assert error < 2e-2
-
-
-def test_devices_that_share_the_rows_sum_the_gradient_of_the_head_once():
-    """Rows over 2 devices: equal to one, and no collective of the head's size in the loop."""
-    student, teacher, labels, where = case(bias=False)
-    codec = codecs.TopK(5)
-    arguments = {"parts": stored(codec, teacher), "labels": labels}
-    terms = terms_of(codec, "topk_forward_kl")
-
-    def loss(hidden, weights, arguments, where):
-        options = {"vocabulary": 30, "columns": 2, "shards": 2}
-        return chunked_loss(Projection(hidden, weights), terms, arguments, where, **options).mix
-
-    given = (student.hidden, student.weights, arguments, where)
-    expected = jax.jit(jax.grad(loss, (0, 1)))(*given)
-    mesh = make_mesh(2)
-    over, whole = batch_sharding(mesh), replicated(mesh)
-    step = jax.jit(jax.grad(loss, (0, 1)), in_shardings=(over, whole, over, over))
-    compiled = step.lower(*given).compile()
-    for ours, theirs in zip(compiled(*given), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    program = compiled.as_text()
-    assert program is not None
-    lines = [line for line in program.splitlines() if "all-reduce(" in line]
-    assert len([line for line in lines if f"{WIDTH},{CLASSES - 10}" in line]) <= 1, lines
-    assert not any("while/body" in line and f"{WIDTH},{CLASSES - 10}" in line for line in lines)
 
 
 def test_shapes_are_checked():

@@ -5,38 +5,15 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from support.collectives import collectives, mesh_of
 from support.fused_cases import assert_close, case, mix_of, run_float64
 
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.losses import Projection, fused_loss, fused_loss_on_mesh
 
 MODES = {"normal": {}, "low memory": {"low_memory": True}}
-COLLECTIVE = re.compile(
-    r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
-)
-
-
-def mesh_of(**sizes):
-    axes = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axes)
-
-
-def collectives(program):
-    """`(computation, operation, [shapes])` of every collective of an optimized program."""
-    found, computation = [], ""
-    for line in program.splitlines():
-        if line and not line[0].isspace():
-            computation = line.split("(")[0]
-        match = COLLECTIVE.search(line)
-        if match:
-            shapes = [
-                tuple(int(size) for size in shape.split(",") if size)
-                for shape in re.findall(r"\[([\d,]*)\]", match.group(1))
-            ]
-            found.append((computation.strip(), match.group(2), shapes))
-    return found
 
 
 def on_mesh(mesh, inputs, **settings):

@@ -11,6 +11,7 @@ from models import parity
 from jaxdistill.engine import sharding
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.errors import ConfigError, DataError, ModelError
+from jaxdistill.inspect.plan import hlo, loops
 from jaxdistill.models import generate as module
 from jaxdistill.models.generate import generate
 from jaxdistill.models.layout import unstack
@@ -223,17 +224,61 @@ def test_a_key_decides_what_is_drawn(model):
     assert (np.asarray(draw(0))[:, 1:] != np.asarray(draw(0))[:, :-1]).mean() > 0.5
 
 
-def test_rows_over_devices_are_the_same_rows(model):
-    mesh = make_mesh(2, fsdp=2, tensor=2)
+def laid_out(model, **sizes):
+    mesh = make_mesh(**sizes)
     parts = sharding.parameter_shardings(model.params, model.axes, mesh)
-    params = sharding.place(model.params, parts)
+    return mesh, dataclasses.replace(model, params=sharding.place(model.params, parts))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4}, {"data": 2, "tensor": 4}],
+    ids=lambda sizes: "x".join(f"{axis}{size}" for axis, size in sizes.items()),
+)
+def test_rows_over_devices_are_the_same_rows(model, sizes):
+    mesh, placed = laid_out(model, **sizes)
     ids, mask = prompts(lengths=(6, 3, 5, 1))
     options = {"max_new_tokens": 10, "rng": jax.random.key(1), "multiple": 8}
-    got = generate(dataclasses.replace(model, params=params), ids, mask, mesh=mesh, **options)
+    got = generate(placed, ids, mask, mesh=mesh, **options)
     same(got, generate(model, ids, mask, **options))
-    assert len(got.tokens.sharding.device_set) == 8
+    assert len(got.tokens.sharding.device_set) == mesh.size
+
+
+def test_rows_that_do_not_divide_are_refused(model):
+    mesh, placed = laid_out(model, data=2, fsdp=2)
     with pytest.raises(ConfigError, match=r"generate.batch_size: 3 rows of 'prompts'.*e\.g\. 4"):
-        generate(model, ids[:3], mask[:3], mesh=mesh, **options)
+        generate(placed, *prompts(), max_new_tokens=10, temperature=0, mesh=mesh)
+
+
+def test_no_parameter_crosses_devices_for_a_token():
+    """They are gathered for the prompts; then sums of a few rows cross."""
+    model = build_model(parity.spec("qwen3", hidden_size=64, head_dim=32))
+    mesh, placed = laid_out(model, data=2, fsdp=2, tensor=2)
+    shape, options = module.decoder_of(model)
+    over = sharding.batch_sharding(mesh)
+    program = module.write.lower(
+        placed.params,
+        jax.ShapeDtypeStruct((4, 16), jnp.int32, sharding=over),
+        jax.ShapeDtypeStruct((4,), jnp.int32, sharding=over),
+        np.int32(8),
+        None,
+        temperature=None,
+        top_p=None,
+        ends=module.end_tokens(None),
+        pad=np.int32(0),
+        shape=shape,
+        options=options,
+        room=8,
+        top_k=None,
+        mesh=mesh,
+    ).compile()
+    tokens = 1000
+    sizes = {True: [0.0], False: [0.0]}
+    for visit in loops.walk(hlo.parse(program.as_text()), trips=lambda loop: tokens):
+        if visit.line.opcode.startswith("all-gather"):
+            sizes[visit.times >= tokens].append(visit.line.arrays[-1].bytes)
+    kernel = 64 * 32 * 2 * 4  # of keys, the smallest
+    assert max(sizes[True]) < kernel <= max(sizes[False])
 
 
 def test_half_precision_writes_with_a_cache_in_half_precision():

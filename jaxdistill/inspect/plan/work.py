@@ -122,7 +122,7 @@ def _bytes(program: Program, line: Instruction, inside: Computation) -> float:
         return 0.0
     if line.opcode == "fusion":
         called = program.computations.get(line.called("calls") or "")
-        return 0.0 if called is None else _fusion(line, inside, called)
+        return 0.0 if called is None else _fusion(program, line, inside, called)
     if line.opcode == "custom-call" and (found := kernels.bytes_streamed(line, inside)):
         return found
     written = sum(_memory(array) for array in line.arrays)
@@ -140,7 +140,7 @@ def _bytes(program: Program, line: Instruction, inside: Computation) -> float:
     return written + sum(_memory(array) for arrays in operands for array in arrays)
 
 
-def _fusion(line: Instruction, inside: Computation, called: Computation) -> float:
+def _fusion(program: Program, line: Instruction, inside: Computation, called: Computation) -> float:
     """Bytes of a fusion: of what it only slices, the slices; in place, what it updates."""
     total = 0.0
     updated = _updates(called)
@@ -149,7 +149,7 @@ def _fusion(line: Instruction, inside: Computation, called: Computation) -> floa
         if number >= len(line.operands) or parameter.name in updated or number in carried.values():
             continue
         source = inside[line.operands[number]].arrays
-        users = _readers(called, parameter.name)
+        users = _readers(program, called, parameter.name)
         if users and all(user.opcode in _SLICES for user, _ in users):
             scale = 0.0 if all(array.on_chip for array in source) else 1.0
             total += scale * sum(user.arrays[0].bytes for user, first in users if first)
@@ -194,12 +194,17 @@ def _updates(called: Computation) -> dict[str, float]:
     return found
 
 
-def _readers(called: Computation, name: str) -> list[tuple[Instruction, bool]]:
-    """Return what reads a value, through renamings, and whether as its first operand."""
+def _readers(program: Program, called: Computation, name: str) -> list[tuple[Instruction, bool]]:
+    """Return what reads a value, through renamings and fusions in fusions, and if as its first."""
     found = []
     for user in called.users[name]:
+        inner = program.computations.get(user.called("calls") or "")
         if user.opcode in _NAMING:
-            found += _readers(called, user.name)
+            found += _readers(program, called, user.name)
+        elif user.opcode == "fusion" and inner is not None:
+            places = [i for i, operand in enumerate(user.operands) if operand == name]
+            for place in places:
+                found += _readers(program, inner, inner.parameters[place].name)
         else:
             found.append((user, user.operands[0] == name))
     return found
