@@ -278,7 +278,8 @@ def gather(value: jax.Array, axes: Axes) -> jax.Array:
     """Return a parameter as a layer computes with it: whole along `fsdp`, split over `tensor`.
 
     Its gradient goes back to where the parameter lies, so that what crosses the mesh is one gather
-    and one reduce-scatter of the parameter, in the dtype of `value`, never activations.
+    and one reduce-scatter of the parameter, in the dtype of `value`, never activations. Within
+    `few_tokens` it is returned as it lies.
     """
     mesh = mesh_of_step()
     if mesh is None or _few.get():

@@ -25,7 +25,7 @@ from jaxdistill.inspect.plan.topology import open_topology, settle
 _MEMORY = "*.after_optimizations-memory-usage-report.txt"
 _PROGRAM = "*.after_optimizations_after_buffer_assignment.txt"
 _TOTAL = re.compile(r"^Memory Space: default .*\nTotal bytes: (\d+)", re.MULTILINE)
-_REFUSED = "refused.txt"
+_WANTED, _REFUSED = "wanted.json", "refused.txt"
 _POLL_SECONDS = 0.1
 
 
@@ -68,20 +68,17 @@ def draft(config: dict[str, Any], name: str, mesh: dict[str, int], topology: str
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     wanted = {"config": config, "name": name, "mesh": mesh, "topology": topology}
     with tempfile.TemporaryDirectory(prefix="jaxdistill-plan-") as folder:
+        Path(folder, _WANTED).write_text(json.dumps(wanted))
         said = Path(folder, "stderr.txt")
         with said.open("w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", __name__, folder],
                 env=environment,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                text=True,
             )
         try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(wanted))
-            process.stdin.close()
             while (found := read(Path(folder))) is None and process.poll() is None:
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -107,8 +104,9 @@ def read(folder: Path) -> Draft | str | None:
     return Draft(text, int(total.group(1)))
 
 
-def _compile(folder: Path, wanted: dict[str, Any]) -> None:
-    """Compile a program, and write into the folder what the compiler decides."""
+def _compile(folder: Path) -> None:
+    """Compile the program that the folder asks for; the compiler writes there what it decides."""
+    wanted = json.loads((folder / _WANTED).read_text())
     settle(wanted["topology"])
     import jax
 
@@ -130,4 +128,4 @@ def _compile(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _compile(Path(sys.argv[1]), json.load(sys.stdin))
+    _compile(Path(sys.argv[1]))
