@@ -299,7 +299,9 @@ def product(x: jax.Array, kernel: jax.Array, axes: Axes, **options: Any) -> jax.
     mesh = mesh_of_step()
     if mesh is None or not _few.get():
         return jnp.matmul(x, gather(kernel, axes), **options)
-    inputs, outputs = spec_of(axes, kernel.shape, mesh)
+    inputs, outputs = spec = spec_of(axes, kernel.shape, mesh)
+    # Else the compiler may keep one that is whole for another product.
+    kernel = jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, spec))
 
     def split(x: jax.Array, last: Any) -> jax.Array:
         rows = DATA if x.shape[0] % mesh.shape[DATA] == 0 else None

@@ -252,7 +252,8 @@ def test_rows_that_do_not_divide_are_refused(model):
 
 def test_no_parameter_crosses_devices_for_a_token():
     """They are gathered for the prompts; then sums of a few rows cross."""
-    model = build_model(parity.spec("qwen3", hidden_size=64, head_dim=32))
+    tied = {"tie_word_embeddings": True, "vocab_size": 256}
+    model = build_model(parity.spec("qwen3", hidden_size=64, head_dim=32, **tied))
     mesh, placed = laid_out(model, data=2, fsdp=2, tensor=2)
     shape, options = module.decoder_of(model)
     over = sharding.batch_sharding(mesh)
@@ -274,11 +275,17 @@ def test_no_parameter_crosses_devices_for_a_token():
     ).compile()
     tokens = 1000
     sizes = {True: [0.0], False: [0.0]}
+    products = [0.0]
     for visit in loops.walk(hlo.parse(program.as_text()), trips=lambda loop: tokens):
-        if visit.line.opcode.startswith("all-gather"):
-            sizes[visit.times >= tokens].append(visit.line.arrays[-1].bytes)
+        line, within = visit.line, visit.times >= tokens
+        if line.opcode.startswith("all-gather"):
+            sizes[within].append(line.arrays[-1].bytes)
+        if within and line.opcode == "dot":
+            products += [visit.inside[name].arrays[0].bytes for name in line.operands]
     kernel = 64 * 32 * 2 * 4  # of keys, the smallest
     assert max(sizes[True]) < kernel <= max(sizes[False])
+    # The largest is a device's part of the head, which is whole for the prompts.
+    assert max(products) == 64 * 256 * 4 / 4
 
 
 def test_half_precision_writes_with_a_cache_in_half_precision():
