@@ -35,7 +35,7 @@ def test_devices_give_what_one_does(sizes, transposed):
     terms = terms_of(codec, "topk_forward_kl")
 
     def loss(student, arguments, where, over=None):
-        options = {"vocabulary": 30, "columns": 2}
+        options = {"vocabulary": 30, "columns": 1}
         if over is None:
             found = chunked_loss(student, terms, arguments, where, **options)
         else:
