@@ -89,6 +89,16 @@ def test_a_head_sharded_over_fsdp_is_gathered_once():
     assert all(shape == (4, 1) for shapes in inside for shape in shapes)
 
 
+def test_the_gradient_of_a_head_is_scattered_before_copies_are_summed():
+    inputs = case(tokens=16)
+    _, program = on_mesh(mesh_of(data=2, fsdp=4), inputs)
+    width, classes = inputs["student"].weights.shape
+    sums = [shape for _, kind, shapes in collectives(program) if kind == "all-reduce"
+            for shape in shapes]  # fmt: skip
+    assert (width // 4, classes) in sums
+    assert (width, classes) not in sums
+
+
 def test_tokens_over_devices_without_a_sharded_vocabulary():
     inputs = case(tokens=16, transposed=(True, True))
     expected = run_float64("all", inputs, 2.0)

@@ -7,19 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import parity
+from models.writing import prompts, same
 
-from jaxdistill.engine import sharding
-from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.errors import ConfigError, DataError, ModelError
-from jaxdistill.inspect.plan import hlo, loops
 from jaxdistill.models import generate as module
 from jaxdistill.models.generate import generate
 from jaxdistill.models.layout import unstack
 from jaxdistill.models.registry import build_model, load_model
 from jaxdistill.models.sampling import next_token
-
-LENGTHS = (11, 4, 1)
-
 
 # Untied heads, so that the likeliest token is not mostly the last one again.
 CASES = {
@@ -58,18 +53,6 @@ def model():
     )
 
 
-def prompts(side="left", lengths=LENGTHS):
-    """Random prompts with what stands for padding where no model has a token."""
-    random = np.random.default_rng(0)
-    ids = np.full((len(lengths), max(lengths)), -1, np.int32)
-    mask = np.zeros(ids.shape, np.int32)
-    for i, length in enumerate(lengths):
-        start = max(lengths) - length if side == "left" else 0
-        ids[i, start : start + length] = random.integers(5, 99, length)
-        mask[i, start : start + length] = 1
-    return ids, mask
-
-
 def joined(generated):
     """Prompts padded on the left, with what was written behind them, as a batch."""
     ids, mask = prompts()
@@ -86,12 +69,6 @@ def picked(logits, tokens):
     scores = logits - logits.max(-1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
     return np.take_along_axis(scores, np.asarray(tokens)[..., None], -1)[..., 0]
-
-
-def same(one, other):
-    np.testing.assert_array_equal(one.tokens, other.tokens)
-    np.testing.assert_array_equal(one.lengths, other.lengths)
-    np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=0, atol=2e-5)
 
 
 def test_the_likeliest_tokens_are_those_of_transformers(pair):
@@ -222,70 +199,6 @@ def test_a_key_decides_what_is_drawn(model):
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (np.asarray(draw(0)) != np.asarray(draw(1))).mean() > 0.5
     assert (np.asarray(draw(0))[:, 1:] != np.asarray(draw(0))[:, :-1]).mean() > 0.5
-
-
-def laid_out(model, **sizes):
-    mesh = make_mesh(**sizes)
-    parts = sharding.parameter_shardings(model.params, model.axes, mesh)
-    return mesh, dataclasses.replace(model, params=sharding.place(model.params, parts))
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4}, {"data": 2, "tensor": 4}],
-    ids=lambda sizes: "x".join(f"{axis}{size}" for axis, size in sizes.items()),
-)
-def test_rows_over_devices_are_the_same_rows(model, sizes):
-    mesh, placed = laid_out(model, **sizes)
-    ids, mask = prompts(lengths=(6, 3, 5, 1))
-    options = {"max_new_tokens": 10, "rng": jax.random.key(1), "multiple": 8}
-    got = generate(placed, ids, mask, mesh=mesh, **options)
-    same(got, generate(model, ids, mask, **options))
-    assert len(got.tokens.sharding.device_set) == mesh.size
-
-
-def test_rows_that_do_not_divide_are_refused(model):
-    mesh, placed = laid_out(model, data=2, fsdp=2)
-    with pytest.raises(ConfigError, match=r"generate.batch_size: 3 rows of 'prompts'.*e\.g\. 4"):
-        generate(placed, *prompts(), max_new_tokens=10, temperature=0, mesh=mesh)
-
-
-def test_no_parameter_crosses_devices_for_a_token():
-    """They are gathered for the prompts; then sums of a few rows cross."""
-    tied = {"tie_word_embeddings": True, "vocab_size": 256}
-    model = build_model(parity.spec("qwen3", hidden_size=64, head_dim=32, **tied))
-    mesh, placed = laid_out(model, data=2, fsdp=2, tensor=2)
-    shape, options = module.decoder_of(model)
-    over = sharding.batch_sharding(mesh)
-    program = module.write.lower(
-        placed.params,
-        jax.ShapeDtypeStruct((4, 16), jnp.int32, sharding=over),
-        jax.ShapeDtypeStruct((4,), jnp.int32, sharding=over),
-        np.int32(8),
-        None,
-        temperature=None,
-        top_p=None,
-        ends=module.end_tokens(None),
-        pad=np.int32(0),
-        shape=shape,
-        options=options,
-        room=8,
-        top_k=None,
-        mesh=mesh,
-    ).compile()
-    tokens = 1000
-    sizes = {True: [0.0], False: [0.0]}
-    products = [0.0]
-    for visit in loops.walk(hlo.parse(program.as_text()), trips=lambda loop: tokens):
-        line, within = visit.line, visit.times >= tokens
-        if line.opcode.startswith("all-gather"):
-            sizes[within].append(line.arrays[-1].bytes)
-        if within and line.opcode == "dot":
-            products += [visit.inside[name].arrays[0].bytes for name in line.operands]
-    kernel = 64 * 32 * 2 * 4  # of keys, the smallest
-    assert max(sizes[True]) < kernel <= max(sizes[False])
-    # The largest is a device's part of the head, which is whole for the prompts.
-    assert max(products) == 64 * 256 * 4 / 4
 
 
 def test_half_precision_writes_with_a_cache_in_half_precision():
