@@ -218,6 +218,13 @@ def _compare(
             predictions[f"{short}_logits"] = np.stack([logits for logits, _ in found])
         values = [values for _, values in found]
         rows[arm] = _measured(workspace, examples[arm], values, agreements)
+    error = difference_error(
+        config.task,
+        predictions["alone_logits"],
+        predictions["distilled_logits"],
+        split.truth,
+        config.ranking_metric,
+    )
     np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
     result = {
         "metric": config.ranking_metric,
@@ -226,13 +233,8 @@ def _compare(
         "examples": len(split),
         **rows,
         "seeds": list(config.seeds),
-        "evaluation_error": difference_error(
-            config.task,
-            predictions["alone_logits"],
-            predictions["distilled_logits"],
-            split.truth,
-            config.ranking_metric,
-        ),
+        "evaluation_error": error.examples,
+        "interaction_error": error.interaction,
         "environment": environment(),
     }
     return {**result, "verdict": verdict(result)}

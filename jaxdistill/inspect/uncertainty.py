@@ -88,14 +88,18 @@ def accuracy_interval(accuracy: float, examples: int) -> Interval:
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], examples: int, *, resamples: int = 400, seed: int = 0
+    statistic: Callable[[np.ndarray], float | np.ndarray],
+    examples: int,
+    *,
+    resamples: int = 400,
+    seed: int = 0,
 ) -> np.ndarray:
     """Evaluate `statistic` on `resamples` draws of example indices with replacement.
 
     Efron 1979, "Bootstrap methods: another look at the jackknife".
 
     Returns:
-      `[resamples]` float64.
+      float64 `[resamples, …]`, behind it the shape of what `statistic` returns.
     """
     random = np.random.default_rng(seed)
     draws = (random.integers(0, examples, examples) for _ in range(resamples))
@@ -118,42 +122,65 @@ def metric_interval(task: str, logits: np.ndarray, labels: np.ndarray, name: str
     return Interval(float(low), float(high))
 
 
+class GainError(NamedTuple):
+    """Standard errors of what distillation gained, over the choice of evaluation examples.
+
+    Attributes:
+      examples: the whole of it, from examples that favour one arm in all seeds and from those that
+        do so in some seeds only.
+      interaction: the latter part, which the spread over seeds holds, too; 0 for a single seed.
+    """
+
+    examples: float
+    interaction: float
+
+
 def difference_error(
     task: str, alone: np.ndarray, distilled: np.ndarray, labels: np.ndarray, name: str
-) -> float:
+) -> GainError:
     """Return the standard error, over the choice of examples, of what distillation gained.
 
     The gain is the metric of the distilled students minus that of the students alone, each
-    averaged over seeds. Both answer the same examples, so their errors are paired.
+    averaged over seeds. Both answer the same examples, so their errors are paired. With seeds and
+    examples as crossed random effects, the variance of one seed's gain is `b + c` and that of the
+    mean of `S` seeds `b + c / S`, which gives both parts (Searle, Casella & McCulloch 1992,
+    "Variance components", section 4.3).
 
     Args:
       alone: logits `[S, N, C]` of the students trained without the teacher.
       distilled: logits `[S, N, C]`.
       labels: `[N]` or `[N, C]`.
       name: the metric.
+
+    Returns:
+      The error of the mean gain, NaN for fewer than two examples.
     """
     labels = np.asarray(labels)
+    seeds, examples = len(alone), len(labels)
+    if examples < 2:
+        return GainError(float("nan"), 0.0)
     if name in ("accuracy", "exact_match"):
-        gain = _right(task, distilled, labels) - _right(task, alone, labels)
-        return float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("nan")
+        # The mean over examples needs no draws: its variance is that of one example over N.
+        gains = _right(task, distilled, labels) - _right(task, alone, labels)  # [S, N]
+        scale = 1.0 / examples
+    else:
 
-    def gained(rows: np.ndarray) -> float:
-        def mean(group: np.ndarray) -> float:
-            return float(
-                np.mean(
-                    [
-                        compute_metrics(task, seed[rows], labels[rows], [name])[name]
-                        for seed in group
-                    ]
-                )
-            )
+        def gained(rows: np.ndarray) -> np.ndarray:
+            arms = [
+                [compute_metrics(task, seed[rows], labels[rows], [name])[name] for seed in arm]
+                for arm in (distilled, alone)
+            ]
+            return np.subtract(*arms)
 
-        return mean(distilled) - mean(alone)
-
-    return float(bootstrap(gained, len(labels)).std(ddof=1))
+        gains = bootstrap(gained, examples).T  # [S, resamples]
+        scale = 1.0
+    of_mean = float(gains.mean(axis=0).var(ddof=1)) * scale
+    of_one = float(gains.var(axis=1, ddof=1).mean()) * scale
+    interaction = max(of_one - of_mean, 0.0) / (seeds - 1) if seeds > 1 else 0.0
+    return GainError(of_mean**0.5, min(interaction, of_mean) ** 0.5)
 
 
 def _right(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return how often each example was answered rightly, over seeds: `[N]`."""
+    """Return whether each seed answers each example rightly: float64 `[S, N]`."""
     hits = np.stack([decide(task, seed) == labels for seed in logits]).astype(np.float64)
-    return (hits.min(axis=-1) if hits.ndim == 3 else hits).mean(axis=0)
+    return hits.min(axis=-1) if hits.ndim == 3 else hits

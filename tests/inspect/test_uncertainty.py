@@ -55,6 +55,23 @@ def test_bootstrap_interval_agrees_with_fisher():
     assert high == pytest.approx(expected.high, abs=0.02)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    # Guo et al. 2017, section 2: bins are ((m - 1) / M, m / M].
+    found = uncertainty.calibration("classification", np.zeros((3, 2)), np.zeros(3, int), bins=2)
+    np.testing.assert_array_equal(found.counts, [3, 0])
+    certain = np.array([[-1000.0, 1000.0]])
+    found = uncertainty.calibration("classification", certain, np.ones(1, int), bins=2)
+    np.testing.assert_array_equal(found.counts, [0, 1])
+
+
+def test_a_bootstrap_interval_holds_95_percent():
+    labels = RANDOM.normal(size=2000)
+    values = labels + RANDOM.normal(size=2000)
+    low, high = uncertainty.metric_interval("regression", values[:, None], labels, "mse")
+    error = stats.sem(np.square(values - labels))
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
 def test_difference_error_is_paired():
     labels = np.zeros(1000, int)
     alone = np.stack([_one_hot(list(RANDOM.integers(0, 2, 1000)), 2)] * 2)
@@ -63,16 +80,43 @@ def test_difference_error_is_paired():
     wrong = np.flatnonzero(alone[0].argmax(-1) == 1)[:50]
     distilled[:, wrong] = _one_hot([0], 2)
     error = uncertainty.difference_error("classification", alone, distilled, labels, "accuracy")
-    assert error == pytest.approx(np.sqrt(0.05 * 0.95 / 999), rel=1e-6)
-    resampled = uncertainty.difference_error("classification", alone, distilled, labels, "matthews")
-    assert resampled == 0.0  # a single true class: no correlation either way
-    labels[::2] = 1
-    pairs = uncertainty.bootstrap(
-        lambda rows: float(
-            (distilled[0, rows].argmax(-1) == labels[rows]).mean()
-            - (alone[0, rows].argmax(-1) == labels[rows]).mean()
-        ),
-        1000,
+    assert error.examples == pytest.approx(np.sqrt(0.05 * 0.95 / 999), rel=1e-6)
+    assert error.interaction == 0.0  # both seeds answer alike
+
+
+def test_difference_error_of_a_bootstrap_is_that_of_both_arms():
+    # The mean squared error is a mean over examples, whose error is known in closed form.
+    labels = RANDOM.normal(size=1000)
+    alone = labels + RANDOM.normal(size=(3, 1000))
+    distilled = labels + 0.7 * RANDOM.normal(size=(3, 1000))
+    gains = np.square(distilled - labels) - np.square(alone - labels)  # [S, N]
+    error = uncertainty.difference_error(
+        "regression", alone[..., None], distilled[..., None], labels, "mse"
     )
-    error = uncertainty.difference_error("classification", alone, distilled, labels, "accuracy")
-    assert error == pytest.approx(pairs.std(), rel=0.1)
+    assert error.examples == pytest.approx(stats.sem(gains.mean(0)), rel=0.1)
+    assert error.interaction == pytest.approx(_interaction(gains), rel=0.15)
+
+
+def test_difference_error_of_exact_match_asks_for_all_labels():
+    labels = RANDOM.integers(0, 2, (300, 4))
+    alone, distilled = RANDOM.normal(size=(2, 3, 300, 4)) + (labels - 0.5) * 4
+    right = [((arm > 0) == labels).all(-1).astype(float) for arm in (alone, distilled)]
+    gains = right[1] - right[0]
+    error = uncertainty.difference_error("multilabel", alone, distilled, labels, "exact_match")
+    assert error.examples == pytest.approx(stats.sem(gains.mean(0)))
+    assert error.interaction == pytest.approx(_interaction(gains))
+
+
+def _interaction(gains: np.ndarray) -> float:
+    """The residual mean square of a two-way analysis of variance without replication, of `[S, N]`:
+    what the mean over all cells inherits of it, as a standard error."""
+    seeds, examples = gains.shape
+    residual = gains - gains.mean(0) - gains.mean(1, keepdims=True) + gains.mean()
+    mean_square = np.square(residual).sum() / ((seeds - 1) * (examples - 1))
+    return float(np.sqrt(mean_square / (seeds * examples)))
+
+
+def test_too_few_examples_have_no_error():
+    one = np.zeros((2, 1, 2))
+    error = uncertainty.difference_error("classification", one, one, np.zeros(1, int), "accuracy")
+    assert np.isnan(error.examples)
