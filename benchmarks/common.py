@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark takes."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", type=Path, help="write machine, versions and rows here")
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="take the smallest sizes: every part runs within a minute or two, figures mean nothing",
+    )
     return made
+
+
+def parse(parser: argparse.ArgumentParser, *, smoke: Mapping[str, Any]) -> argparse.Namespace:
+    """Read the command line; with `--smoke`, options that are not given take those values."""
+    if parser.parse_known_intermixed_args()[0].smoke:
+        parser.set_defaults(**smoke)
+    return parser.parse_intermixed_args()
 
 
 def median(values: Sequence[float]) -> float:

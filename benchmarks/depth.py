@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--depths", type=int, nargs=2, default=[4, 32])
     parser.add_argument("--unrolled", action="store_true", help="without the scan, to compare")
-    arguments = parser.parse_args()
+    arguments = common.parse(parser, smoke={"repeats": 1, "depths": [1, 2]})
     jax.config.update("jax_enable_compilation_cache", False)
     rows, ratios = [], {}
     for name in MODELS:

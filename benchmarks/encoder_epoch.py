@@ -32,10 +32,11 @@ from typing import Any
 import common
 
 BATCH, TEMPERATURE, RATE, LAYERS, EPOCHS = 32, 2.0, 5e-5, (0, 2, 4), 3
+PEERS = ("eager", "compiled")
 Epoch = Callable[[str, int], dict[str, float]]
 
 
-def configuration(phrases: int, precompute: bool = False) -> Any:
+def configuration(phrases: int, buckets: int = 8, precompute: bool = False) -> Any:
     """Return the run's configuration; PyTorch takes its data from the same one."""
     from jaxdistill.config_file import check
 
@@ -46,6 +47,7 @@ def configuration(phrases: int, precompute: bool = False) -> Any:
                 "train": str(data / "train.tsv.gz"),
                 "validation": str(data / "dev.tsv"),
                 "max_length": 64,
+                "buckets": buckets,
                 "train_examples": phrases,
             },
             "teacher": {"model": str(common.minilm_folder()), "precompute": precompute},
@@ -59,7 +61,7 @@ def configuration(phrases: int, precompute: bool = False) -> Any:
     )
 
 
-def ours(phrases: int, scratch: Path) -> Epoch:
+def ours(phrases: int, buckets: int, scratch: Path) -> Epoch:
     """Prepare the step and the loader of `jaxdistill distill`, with its teacher live and ahead."""
     from jaxdistill.engine.memory import keep_freed_memory
 
@@ -70,16 +72,16 @@ def ours(phrases: int, scratch: Path) -> Epoch:
     from jaxdistill.data.loader import device_batches
     from jaxdistill.engine.mesh import make_mesh
     from jaxdistill.evaluator import make_evaluator
-    from jaxdistill.teacher.precomputed import with_targets
+    from jaxdistill.teacher.precomputed import in_memory, with_targets
     from jaxdistill.training import make_trainer
 
-    config = configuration(phrases)
+    config = configuration(phrases, buckets)
     dataset = build.load_data(config, scratch)
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     student = build.make_student(config, dataset, None, seed=0)
     trainers, states, sources = {}, {}, {}
     for mode, ahead in (("live", False), ("run", True)):
-        own = configuration(phrases, precompute=ahead)
+        own = configuration(phrases, buckets, precompute=ahead)
         trainer = make_trainer(own, own.train, dataset, student, stage="distill", teacher=teacher)
         trainers[mode], sources[mode] = trainer, trainer.make_source(0)
         states[mode] = trainer.make_state(trainer.layout.lay_out(student), 0)
@@ -94,7 +96,7 @@ def ours(phrases: int, scratch: Path) -> Epoch:
         start = time.perf_counter()
         if mode == "run":
             logits, _ = speak(laid_out.params, laid_out.model_state, trainer.dataset.train)
-            source = with_targets(source, logits)
+            source = with_targets(source, in_memory(logits))
         teacher_seconds = time.perf_counter() - start
         start = time.perf_counter()
         for batch, info in device_batches(source, first, first + steps, place=trainer.place):
@@ -192,10 +194,10 @@ def _decays(name: str) -> bool:
     return "LayerNorm" not in name and not name.endswith("bias")
 
 
-def work(name: str, phrases: int, scratch: Path) -> None:
+def work(name: str, phrases: int, buckets: int, scratch: Path) -> None:
     """Be one implementation: run an epoch for every line on standard input."""
     epoch = (
-        ours(phrases, scratch)
+        ours(phrases, buckets, scratch)
         if name == "jaxdistill"
         else theirs(phrases, scratch, compiled=name == "compiled")
     )
@@ -208,14 +210,17 @@ def main() -> None:
     """Let the implementations take turns and print medians and ratios."""
     parser = common.parser(__doc__)
     parser.add_argument("--phrases", type=int, default=4000)
+    parser.add_argument("--buckets", type=int, default=8, help="row lengths that ours compiles")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    smoke = {"phrases": 64, "buckets": 1, "repeats": 1, "peers": ["eager"]}
+    arguments = common.parse(parser, smoke=smoke)
     if arguments.worker:
-        return work(arguments.worker, arguments.phrases, arguments.scratch)
+        return work(arguments.worker, arguments.phrases, arguments.buckets, arguments.scratch)
     turns = [("jaxdistill", "live"), ("jaxdistill", "run")]
-    turns += [(name, mode) for name in ("eager", "compiled") for mode in ("default", "grouped")]
+    turns += [(name, mode) for name in arguments.peers for mode in ("default", "grouped")]
     measured: dict[tuple[str, str], list[dict[str, float]]] = {turn: [] for turn in turns}
     with tempfile.TemporaryDirectory() as scratch:
         workers = {}
@@ -240,7 +245,7 @@ def main() -> None:
     rates = {(row["implementation"], row["batches"]): row["tokens_per_second"] for row in rows}
     ratios: dict[str, dict[str, float]] = {"live": {}, "run": {}}
     for mode in ("default", "grouped"):
-        best = max(("eager", "compiled"), key=lambda name, mode=mode: rates[name, mode])
+        best = max(arguments.peers, key=lambda name, mode=mode: rates[name, mode])
         for own, found in ratios.items():
             found[mode] = rates["jaxdistill", own] / rates[best, mode]
             print(f"{own}: {found[mode]:.2f} times PyTorch with {mode} batches ({best})")

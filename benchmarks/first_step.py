@@ -42,7 +42,7 @@ def main() -> None:
     """Run `--repeats` pairs, each with an empty cache, and print medians and ratios."""
     parser = common.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = common.parse(parser, smoke={"repeats": 1})
     rows = []
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as scratch:

@@ -179,7 +179,8 @@ def main() -> None:
     parser.add_argument("--implementations", nargs="+", default=list(IMPLEMENTATIONS))
     parser.add_argument("--chunks", nargs="+", type=int, default=[], help="further sizes of chunk")
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    smoke = {"platforms": ["cpu"], "tokens": [64], "repeats": 1}
+    arguments = common.parse(parser, smoke=smoke)
     if "gpu" not in arguments.platforms:
         jax.config.update("jax_platforms", "cpu")
     implementations = {name: IMPLEMENTATIONS[name] for name in arguments.implementations}

@@ -25,16 +25,25 @@ keep_freed_memory()  # Only before jax is imported.
 from jaxdistill import pipeline  # noqa: E402
 from jaxdistill.config_file import load_config  # noqa: E402
 
+SMOKE = [
+    "seeds=[0]",
+    "data.train_examples=20",
+    "data.tokenizer={vocabulary: 300}",
+    "finetune.steps=2",
+    "train.steps=2",
+    "telemetry.progress=none",
+]
 MODELS = ("teacher", "student_alone", "student_distilled")
 
 
 def main() -> None:
     """Run a recipe and print one row per model."""
     parser = common.parser(__doc__)
-    parser.add_argument("recipe", choices=("stdlib_lm", "tinyshakespeare"))
+    recipes = ("stdlib_lm", "tinyshakespeare")
+    parser.add_argument("recipe", choices=recipes, nargs="?", default=recipes[0])
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("overrides", nargs="*", help="values of the configuration, key=value")
-    arguments = parser.parse_intermixed_args()
+    arguments = common.parse(parser, smoke={"recipe": "stdlib_lm", "overrides": SMOKE})
     workdir = arguments.workdir or Path("runs") / arguments.recipe
     overrides = list(arguments.overrides)
     if arguments.recipe == "tinyshakespeare":

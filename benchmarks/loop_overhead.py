@@ -30,7 +30,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--phrases", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = common.parse(parser, smoke={"phrases": 64, "repeats": 1})
     data = common.data_folder() / "sst2_glue"
     config = check(
         {

@@ -147,7 +147,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=256, help="texts measured on")
-    arguments = parser.parse_args()
+    smoke = {"teacher_steps": 2, "steps": 2, "seeds": 1, "rows": 4}
+    arguments = common.parse(parser, smoke=smoke)
     text = source_text()
     cut = len(text) * 9 // 10
     train, held_out = text[:cut], text[cut:]

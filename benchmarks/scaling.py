@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES))
     parser.add_argument("--rows", type=int, default=1, help="per chip")
     parser.add_argument("--layouts", nargs="+", default=["all", "fixed"], choices=["all", "fixed"])
-    arguments = parser.parse_args()
+    smoke = {"config": "stdlib_lm", "topologies": ["cpu:8", "cpu:4"], "rows": 2}
+    arguments = common.parse(parser, smoke=smoke)
     settle(arguments.topologies[0])
     from jaxdistill.config_file import load_config
     from jaxdistill.inspect.plan.topology import open_topology

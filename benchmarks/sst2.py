@@ -32,13 +32,21 @@ from jaxdistill.engine.mesh import mesh_of  # noqa: E402
 from jaxdistill.evaluator import make_evaluator  # noqa: E402
 from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
 
+SMOKE = [
+    "seeds=[0]",
+    "data.train_examples=64",
+    "finetune.steps=2",
+    "train.steps=2",
+    "telemetry.progress=none",
+]
+
 
 def main() -> None:
     """Run the recipe and print one row per model."""
     parser = common.parser(__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/sst2"))
     parser.add_argument("overrides", nargs="*", help="values of the configuration, key=value")
-    arguments = parser.parse_args()
+    arguments = common.parse(parser, smoke={"overrides": SMOKE})
     data = common.data_folder()
     test = arguments.workdir / "test.tsv"
     write_test(data / "sst2_sentences_orig" / "test.txt", test)

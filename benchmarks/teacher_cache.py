@@ -278,7 +278,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of every timing")
     parser.add_argument("--steps", type=int, default=100, help="of every student")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, metavar="PART")
-    arguments = parser.parse_args()
+    smoke = {"tokens": 256, "draws": 2, "repeats": 1, "steps": 2}
+    arguments = common.parse(parser, smoke=smoke)
     rows: list[dict[str, Any]] = []
 
     def tell(row: dict[str, Any]) -> None:

@@ -1,0 +1,33 @@
+"""Every benchmark runs to its end at the smallest sizes and writes what others read."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
+PRETRAINED = {"encoder_epoch", "first_step", "loop_overhead", "sst2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_smoke(script, tmp_path, request):
+    if script in PRETRAINED:
+        request.getfixturevalue("data_folder")
+        request.getfixturevalue("minilm_folder")
+    # Without the tests' flags: a reader's shell has none of them.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    path = tmp_path / "rows.json"
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--smoke", "--json", str(path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert {"machine", "versions", "rows"} <= found.keys()
+    assert found["rows"]
+    assert found["versions"]["jaxdistill"] != "absent"
