@@ -40,7 +40,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--smoke",
         action="store_true",
-        help="take the smallest sizes: every part runs within a minute or two, figures mean nothing",
+        help="take the smallest sizes: every part runs within minutes, and figures mean nothing",
     )
     return made
 
