@@ -158,8 +158,10 @@ def _head(
 
 def has_pooler(options: Options, *, roberta: bool) -> bool:
     """Whether the model carries a pooler: RoBERTa's classification head replaces it."""
+    if options.pooling != "default":
+        return False
     if options.head == "classification":
-        return options.pooling == "default" and not roberta
+        return not roberta
     return options.head is None and options.pooler
 
 

@@ -44,9 +44,10 @@ class Options:
       head: `classification` (also regression), `masked_lm`, `lm` (the next token), or None for the
         bare model.
       num_labels: outputs of a classification head.
-      pooling: what the classification head reads: `default` for the family's own way, `first` for
-        the first token's hidden state, `mean` for the mean over valid tokens.
-      pooler: whether a bare encoder carries the family's pooler.
+      pooling: what the classification head reads, and the tap `pooled` of a bare encoder: `default`
+        for the family's own way, `first` for the first token's hidden state, `mean` for the mean
+        over valid tokens.
+      pooler: whether a bare encoder with its family's pooling carries the family's pooler.
       problem_type: as in Hugging Face configs; None: regression for one label, else single label.
       dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
       remat: recompute each layer's intermediates in the backward pass.

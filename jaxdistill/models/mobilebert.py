@@ -173,9 +173,9 @@ def _build(config: MobileBertConfig, options: Options, rngs: nnx.Rngs) -> TextMo
 
 
 def _pools(options: Options) -> bool:
-    if options.head == "classification":
-        return options.pooling == "default"
-    return options.head is None and options.pooler
+    if options.pooling != "default":
+        return False
+    return options.head == "classification" or (options.head is None and options.pooler)
 
 
 def _rules(config: MobileBertConfig, options: Options) -> list[Rule]:
