@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.errors import DataError
 from jaxdistill.inspect.findings import Check, Finding, Setup, field
+from jaxdistill.models.positions import row_limit
 from jaxdistill.models.registry import Model
 
 _PROBES = 256
@@ -120,11 +121,7 @@ def lengths(setup: Setup) -> Check:
 
 def usable_positions(model: Model) -> int | None:
     """Return how many tokens a row may have, or None where there is no limit."""
-    count = field(model, "max_position_embeddings") or field(model, "n_positions")
-    if count is not None and model.family in ("roberta", "xlm-roberta"):
-        # Positions start after the padding id.
-        return count - (field(model, "pad_token_id") or 0) - 1
-    return count
+    return row_limit(model.family, vars(model.config)) if model.config is not None else None
 
 
 def token_types(setup: Setup) -> Check:

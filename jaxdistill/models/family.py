@@ -70,6 +70,22 @@ class Options:
     logits: bool = True
 
 
+def pools(options: Options) -> bool:
+    """Return whether a pooled vector is part of what a model gives."""
+    return options.head in ("classification", None)
+
+
+def own_pooling(config: Any, options: Options) -> Any:
+    """Return the config for the family's own pooling, None for another."""
+    return config if options.pooling == "default" or not pools(options) else None
+
+
+def own_or_first(config: Any, options: Options) -> Any:
+    """Do so, too, for a classifier of a family whose own way is the first token."""
+    first = options.pooling == "first" and options.head == "classification"
+    return config if first else own_pooling(config, options)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """What the registry and the hub need to know of one architecture.
@@ -93,6 +109,10 @@ class Family:
       field_aliases: other accepted names of config fields -> the field.
       output: path of the last projection, `{output}/kernel` and `{output}/bias`.
       settle: `(config, stored tensors) -> config`, for what a config leaves to the tensors.
+      poolings: those of `Options.pooling` that the family has.
+      standard: `(config, options) -> config` under which transformers pools as the model does, or
+        None where it cannot.
+      head_activation: what lies between the dense layers of a classification head of several.
     """
 
     name: str
@@ -111,6 +131,9 @@ class Family:
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
     settle: Callable[[Any, Mapping[str, Any]], Any] = lambda config, stored: config
+    poolings: tuple[str, ...] = ("default",)
+    standard: Callable[[Any, Options], Any] = own_pooling
+    head_activation: str | None = None
 
     def head_named(self, head: str | None) -> str | None:
         """Return that head; `default` means the family's first."""
@@ -151,7 +174,7 @@ def check_options(family: Family, options: Options) -> None:
     problem = (None, *_PROBLEMS)
     choices: list[tuple[str, Any, Sequence[Any]]] = [
         ("head", options.head, list(family.architectures)),
-        ("pooling", options.pooling, ("default", "first", "mean")),
+        ("pooling", options.pooling, family.poolings),
         ("dtype", options.dtype, _DTYPES),
         ("attention", options.attention, ("auto", "dense")),
         ("problem_type", options.problem_type, problem),

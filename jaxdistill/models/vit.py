@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.activations import activation
-from jaxdistill.models.family import Family, Options
+from jaxdistill.models.family import Family, Options, own_or_first
 from jaxdistill.models.image import Batch, Classifier, check_numbers, images_of
 from jaxdistill.models.layers import (
     Attention,
@@ -256,6 +256,8 @@ VIT = Family(
     prefix="vit",
     ignored=(r"vit\.pooler\..*", r"vit\.embeddings\.mask_token"),
     head_tensors={"classification": r"classifier\..*"},
+    poolings=("default", "first", "mean"),
+    standard=own_or_first,
 )
 
 FAMILIES = (VIT,)
