@@ -1,4 +1,4 @@
-"""Sentence-transformers folders: an encoder, how its tokens are pooled, what the result goes through.
+"""Sentence-transformers folders: an encoder, how its tokens are pooled, and what comes after.
 
 Reimers and Gurevych 2019 (arXiv 1908.10084). Such a folder lists its modules in `modules.json`;
 each has a folder of its own, only the encoder may lie beside the list.
