@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,17 @@ from jaxdistill import language
 from jaxdistill.config import Config, TrainConfig
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
+from jaxdistill.data.tokens import has_tokenizer
 from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.inspect.checks_labels import folder_labels
 from jaxdistill.models.family import assemble
 from jaxdistill.models.importance import measure_importance
+from jaxdistill.models.positions import row_limit, table_size
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.rules import flatten
+from jaxdistill.models.sentence import encoder_folder
 from jaxdistill.models.slicing import narrow_student
 from jaxdistill.models.student import student_from_teacher
 
@@ -32,13 +36,16 @@ log = logging.getLogger("jaxdistill")
 
 def tokenizer_folder(config: Config) -> Path | None:
     """Return the folder whose tokenizer reads the text: the teacher's, else the student's."""
-    return _folder(config.teacher.model) or _folder(config.student.model)
+    folders = [_folder(config.teacher.model), _folder(config.student.model)]
+    found = [folder for folder in folders if folder is not None]
+    return next((folder for folder in found if has_tokenizer(folder)), next(iter(found), None))
 
 
 def load_data(config: Config, cache: Path) -> Dataset:
     """Read, tokenize and split the data of a run; label ids follow the teacher's names."""
+    limits = row_limits(config)
     if config.task == language.TASK:
-        return language.load_data(config, tokenizer_folder(config), cache)
+        return language.load_data(config, tokenizer_folder(config), limits, cache)
     teacher, student = _folder(config.teacher.model), _folder(config.student.model)
     return prepare(
         config.data,
@@ -46,27 +53,46 @@ def load_data(config: Config, cache: Path) -> Dataset:
         tokenizer_folder=tokenizer_folder(config),
         labels=folder_labels(teacher) or folder_labels(student),
         num_labels=None,
-        cache_dir=cache if config.data.cache else None,
+        row_limits=limits,
+        cache_dir=cache,
     )
+
+
+def row_limits(config: Config) -> dict[str, int]:
+    """Return how many tokens a row of each model may have, as can be told before it is made."""
+    found = {}
+    for who in ("teacher", "student"):
+        origin = getattr(config, who).model
+        fields: Any = origin
+        if isinstance(origin, str):
+            try:
+                path = encoder_folder(Path(origin)) / "config.json"
+                fields = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue  # Loading the model says what is wrong with its config.
+        if isinstance(fields, dict):
+            limit = row_limit(fields.get("family", fields.get("model_type")), fields)
+            found |= {} if limit is None else {who: limit}
+    return found
 
 
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
     """Load or create the teacher as it is before its fine-tune."""
     train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, "teacher", config.teacher.model, train, dataset, seed)
+    return _model(config, config.teacher.pooling, config.teacher.model, train, dataset, seed)
 
 
 def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
-    """Load a model that an earlier stage left, to teach or to be measured."""
+    """Load a model that an earlier stage left, to teach or to be measured: pooled as it was."""
     train = TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, "teacher", str(folder), train, dataset, 0)
+    return _model(config, "default", str(folder), train, dataset, 0)
 
 
 def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
     """Create the student that both arms of the comparison start from, for one seed."""
     student = config.student
     if not student.from_teacher:
-        return _model(config, "student", student.model, config.train, dataset, seed)
+        return _model(config, student.pooling, student.model, config.train, dataset, seed)
     origin: Any = config.teacher.model
     if student.initialize_from == "finetuned" and finetuned is not None:
         origin = str(finetuned)
@@ -75,7 +101,7 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
             "use student.initialize_from=finetuned, or give student.model instead of student.layers"
         )
-    teacher = _model(config, "student", origin, config.train, dataset, seed)
+    teacher = _model(config, student.pooling, origin, config.train, dataset, seed)
     if student.sizes:
         # The same for every seed, as the layers are.
         source = train_batches(
@@ -124,13 +150,12 @@ def _folder(model: str | dict[str, Any] | None) -> Path | None:
 @in_host_memory()
 def _model(
     config: Config,
-    side: str,
+    pooling: str,
     origin: str | dict[str, Any] | None,
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
 ) -> Model:
-    pooling = getattr(config, side).pooling
     options: dict[str, Any] = {
         "seed": seed,
         "dtype": train.dtype,
@@ -144,7 +169,8 @@ def _model(
     else:
         options["num_labels"] = dataset.num_labels
     if isinstance(origin, str):
-        return with_dropout(load_model(origin, pooling=pooling, **options), train.dropout)
+        own = None if pooling == "default" else pooling
+        return with_dropout(load_model(origin, pooling=own, **options), train.dropout)
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "
@@ -154,7 +180,10 @@ def _model(
         model = build_model(language.sized(origin, dataset), pooling=pooling, **options)
         model = language.with_tokenizer(model, dataset)
     else:
-        model = build_model(_with_input_shape(origin, dataset), pooling=pooling, **options)
+        spec = _with_input_shape(origin, dataset)
+        model = build_model(
+            with_text_sizes(spec, dataset, config.data.max_length), pooling=pooling, **options
+        )
     return with_dropout(model, train.dropout)
 
 
@@ -179,6 +208,25 @@ def with_dropout(model: Model, rate: float | None) -> Model:
         source=model.source,
         initialized=model.initialized,
     )
+
+
+def with_text_sizes(spec: dict[str, Any], dataset: Dataset, rows: int) -> dict[str, Any]:
+    """Fill in what an encoder needs to read a tokenizer's rows, where the mapping leaves it out."""
+    if dataset.tokenizer is None:
+        return spec
+    family = family_named(spec["family"])
+    known = {field.name for field in dataclasses.fields(family.config)}
+    given = {family.field_aliases.get(name, name) for name in spec}
+    sizes: dict[str, Any] = {
+        "vocab_size": dataset.vocabulary,
+        "pad_token_id": spec.get("pad_token_id", dataset.train.pad_id),
+    }
+    sizes["max_position_embeddings"] = table_size(spec["family"], rows, sizes)
+    types = dataset.train.token_types
+    if types is not None and types.max(initial=0) > 0:
+        sizes["type_vocab_size"] = max(2, int(types.max()) + 1)
+    filled = {name: size for name, size in sizes.items() if name in known - given}
+    return {**filled, **spec}
 
 
 def _with_input_shape(spec: dict[str, Any], dataset: Dataset) -> dict[str, Any]:

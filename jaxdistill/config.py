@@ -43,10 +43,11 @@ __all__ = [
 
 
 class TokenizerConfig(Section):
-    """A byte-level BPE that is trained on the training documents on first use."""
+    """A byte-level BPE that is trained on the training texts on first use."""
 
     vocabulary: Annotated[int, Field(ge=257)] = 4096
-    """Tokens, the 256 bytes and the end of a document among them."""
+    """Tokens, the 256 bytes and the special ones among them: the end of a document, or for a
+    classifier the five that BERT has."""
 
 
 class DataConfig(Section):
@@ -78,7 +79,8 @@ class DataConfig(Section):
     """Longest row in tokens; longer ones are cut and counted, documents of a language model go on
     in further rows."""
     tokenizer: str | TokenizerConfig | None = None
-    """A folder, or `{vocabulary: N}` to train one; by default that of the teacher's folder."""
+    """A folder, or `{vocabulary: N}` to train one on the training texts; by default that of the
+    teacher's folder, else of the student's."""
     streaming: bool = False
     """Read a Hugging Face dataset document by document, up to `train_examples`."""
     layout: Literal["bucket", "pack"] = "bucket"
@@ -120,6 +122,8 @@ class TeacherConfig(Section):
     model: str | dict[str, Any] | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
     pooling: Literal["default", "first", "mean"] = "default"
+    """What the head of an encoder reads: what its folder or else its family has it read, the first
+    token, or the mean over all tokens."""
     dtype: Dtype = "float32"
     """Compute type of the frozen teacher while distilling."""
     storage: Literal["dtype", "int8"] = "dtype"
@@ -162,6 +166,8 @@ class StudentConfig(Section):
     initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
     """Which teacher the layers come from: before or after its fine-tune."""
     pooling: Literal["default", "first", "mean"] = "default"
+    """What the head of an encoder reads; where transformers has no such classifier, the export is a
+    sentence-transformers folder whose `encode` gives the logits."""
 
     @property
     def sizes(self) -> dict[str, int]:

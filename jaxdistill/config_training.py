@@ -48,7 +48,8 @@ class TrainConfig(Section):
     """Parameters whose path contains one of these words are not decayed."""
     clip_norm: PositiveFloat | None = 1.0
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Learning rate factor from each layer to the one below it."""
+    """Learning rate factor from each layer to the one below it; the last layer is two steps below
+    the head, as in ELECTRA."""
     freeze: tuple[str, ...] = ()
     """Regular expressions; parameters whose path matches are not trained."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine.fused_term import TokenLoss, fused_term
 from jaxdistill.engine.objective import Term
 from jaxdistill.engine.optim import value_schedule
+from jaxdistill.models.positions import FIELDS as POSITIONS
 from jaxdistill.models.registry import Model, family_named
 
 TASK = "language_model"
 FUSED = "fused"
-_POSITIONS = ("max_position_embeddings", "n_positions")
 
 
 def fuses(config: Config) -> bool:
@@ -31,12 +30,14 @@ def fuses(config: Config) -> bool:
     return config.task == TASK and config.losses == "fused"
 
 
-def load_data(config: Config, tokenizer_folder: Path | None, folder: Path) -> Dataset:
+def load_data(
+    config: Config, tokenizer_folder: Path | None, positions: Mapping[str, int], folder: Path
+) -> Dataset:
     """Read, tokenize and pack the documents of a run."""
     return prepare_language(
         config.data,
         tokenizer_folder=tokenizer_folder,
-        positions=_positions(config),
+        positions=positions,
         folder=folder,
     )
 
@@ -46,7 +47,7 @@ def sized(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     family = family_named(spec["family"])
     fields = {field.name for field in dataclasses.fields(family.config)}
     sizes: dict[str, Any] = {"vocab_size": dataset.vocabulary}
-    sizes |= {name: dataset.train.labels.shape[1] for name in _POSITIONS if name in fields}
+    sizes |= {name: dataset.train.labels.shape[1] for name in POSITIONS if name in fields}
     given = {family.field_aliases.get(name, name) for name in spec}
     return {**{name: size for name, size in sizes.items() if name not in given}, **spec}
 
@@ -107,21 +108,3 @@ def fused_terms(
 def _warm(term: TermConfig) -> bool:
     """Return whether a loss has a temperature, as the dense terms have it."""
     return term.loss not in ("cross_entropy", "total_variation")
-
-
-def _positions(config: Config) -> dict[str, int]:
-    """Return the sizes of the models' position tables that can be told before they are made."""
-    found = {}
-    for who in ("teacher", "student"):
-        origin = getattr(config, who).model
-        fields: Any = origin
-        if isinstance(origin, str):
-            try:
-                fields = json.loads((Path(origin) / "config.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue  # Loading the model says what is wrong with its config.
-        for name in _POSITIONS:
-            limit = fields.get(name) if isinstance(fields, dict) else None
-            if isinstance(limit, int):
-                found[who] = limit
-    return found

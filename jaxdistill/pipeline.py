@@ -89,7 +89,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
-        _save(folder / "model", trained, dataset.tokenizer)
+        _save(folder / "model", trained, workspace)
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
@@ -149,7 +149,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     teacher=(workspace.cache or workspace.teacher) if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
-            _save(own / "model", trained, workspace.dataset.tokenizer)
+            _save(own / "model", trained, workspace)
             accounts.append(_account(config, result, seed))
             processes.once("account", functools.partial(write_json, done, accounts[-1]))
         return {"metric": config.ranking_metric, "seeds": accounts}
@@ -253,11 +253,7 @@ def _export_best(workspace: Workspace) -> None:
     pick = max if workspace.config.higher_is_better else min
     best = pick(seeds, key=lambda account: account["value"])
     target = workspace.workdir / "export" / "student"
-    save_model(
-        target,
-        _trained(workspace, "distill", best["seed"]),
-        tokenizer_from=_tokenizer_folder(workspace),
-    )
+    _write(target, _trained(workspace, "distill", best["seed"]), workspace)
     say(f"export  {target} (seed {best['seed']})")
 
 
@@ -281,8 +277,21 @@ _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
 }
 
 
-def _save(folder: Path, model: Model, tokenizer: Path | None) -> None:
-    processes.once("save", lambda: save_model(folder, model, tokenizer_from=tokenizer))
+def _save(folder: Path, model: Model, workspace: Workspace) -> None:
+    processes.once("save", lambda: _write(folder, model, workspace))
+
+
+def _write(folder: Path, model: Model, workspace: Workspace) -> None:
+    """Write a model with the tokenizer that read its texts, cutting them where that was done."""
+    config, tokenizer = workspace.config, workspace.dataset.tokenizer
+    packs = config.task == "language_model"  # rows hold documents, of any length
+    cuts = tokenizer is not None and not packs
+    save_model(
+        folder,
+        model,
+        tokenizer_from=tokenizer,
+        max_length=config.data.max_length if cuts else None,
+    )
 
 
 def _trained(workspace: Workspace, stage: str, seed: int) -> Model:
@@ -326,15 +335,6 @@ def _account(config: Config, result: LoopResult, seed: int) -> dict[str, Any]:
         "tokens_per_second": round(result.tokens_per_second, 2),
         "padding": round(result.padding, 5),
     }
-
-
-def _tokenizer_folder(workspace: Workspace) -> Path | None:
-    if workspace.dataset.tokenizer is not None:
-        return workspace.dataset.tokenizer
-    for origin in (workspace.config.teacher.model, workspace.config.student.model):
-        if isinstance(origin, str) and (Path(origin) / "tokenizer_config.json").is_file():
-            return Path(origin)
-    return None
 
 
 def _keep_compiled_programs(folder: Path) -> None:

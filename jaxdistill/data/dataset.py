@@ -12,12 +12,14 @@ import numpy as np
 
 from jaxdistill.config import DataConfig
 from jaxdistill.config_terms import Task
+from jaxdistill.data.bpe import ENCODER, choose_tokenizer
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.labels import encode_labels, is_generic, label_space
 from jaxdistill.data.sources import read_sources
-from jaxdistill.data.split import Split, feature_split, image_split, text_split
+from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split
 from jaxdistill.data.table import Table, select
+from jaxdistill.data.tokens import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
@@ -33,8 +35,8 @@ class Dataset:
       fingerprint: hash of what training reads, the splits for training and validation.
       notes: counts worth telling: `train.rows`, `train.cut` (longer than the limit),
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
-      tokenizer: folder of the tokenizer of a language model's documents, else None.
-      vocabulary: its number of tokens, else None.
+      tokenizer: folder of the tokenizer that read the texts, None without texts.
+      vocabulary: its number of tokens.
     """
 
     train: Split
@@ -56,6 +58,7 @@ def prepare(
     tokenizer_folder: Path | None,
     labels: Sequence[str] | None = None,
     num_labels: int | None = None,
+    row_limits: Mapping[str, int] | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
@@ -63,10 +66,12 @@ def prepare(
     Args:
       config: sources, columns and limits.
       task: what the labels are.
-      tokenizer_folder: Hugging Face folder of the model that reads the text; None for images.
+      tokenizer_folder: Hugging Face folder of the model that reads the text, unless the
+        configuration names another tokenizer; None for images.
       labels: the model's label names in the order of its ids.
       num_labels: the model's number of classes.
-      cache_dir: where tokens are kept between runs; not used where `data.cache` is false.
+      row_limits: the longest row that each model has positions for, by who it is.
+      cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
 
     Raises:
       DataError: one line that names the source, what it holds and what was expected.
@@ -90,6 +95,17 @@ def prepare(
             source=sources.train.source,
         )
     rows["train"] = _fewer(rows["train"], config)
+    tokenizer = None
+    if roles.modality == "text":
+        check_row_limits(config.max_length, row_limits or {})
+        tokenizer = choose_tokenizer(
+            config.tokenizer,
+            tokenizer_folder,
+            texts=lambda: _texts(select(sources.train, rows["train"]), roles),
+            source=sources.train.source,
+            folder=cache_dir,
+            specials=ENCODER,
+        )
     cache_dir = cache_dir if config.cache else None
     splits = {
         part: _split(
@@ -97,7 +113,7 @@ def prepare(
             roles,
             encoded[part][rows[part]],
             config,
-            tokenizer_folder,
+            tokenizer,
             cache_dir,
         )
         for part in tables
@@ -114,7 +130,13 @@ def prepare(
         num_labels=space.count,
         fingerprint=whole.hexdigest()[:16],
         notes=_notes(splits, config),
+        tokenizer=tokenizer,
+        vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
     )
+
+
+def _texts(table: Table, roles: Roles) -> list[str]:
+    return [text for name in roles.inputs for text in read_texts(table, name)]
 
 
 def _split(

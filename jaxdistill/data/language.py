@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdistill.config import DataConfig, TokenizerConfig
-from jaxdistill.data.bpe import trained_tokenizer
+from jaxdistill.data.bpe import LANGUAGE, choose_tokenizer
 from jaxdistill.data.corpus import tokenize_documents
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.documents import Documents, read_documents
 from jaxdistill.data.rows import row_split
 from jaxdistill.data.split import Split
-from jaxdistill.data.tokens import load_tokenizer, padding_id
+from jaxdistill.data.tokens import check_row_limits, load_tokenizer, padding_id
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
@@ -38,7 +38,11 @@ def prepare_language(
     Raises:
       DataError: one line that names the source, what it holds and what was expected.
     """
-    _check_length(config.max_length, positions)
+    if config.max_length < 2:
+        raise DataError(
+            f"data.max_length: got {config.max_length}, expected at least 2 tokens in a row"
+        )
+    check_row_limits(config.max_length, positions)
     documents = read_documents(config)
     tokenizer = _tokenizer(config, documents["train"], tokenizer_folder, folder)
     loaded = load_tokenizer(tokenizer)
@@ -79,35 +83,20 @@ def prepare_language(
     )
 
 
-def _check_length(length: int, positions: Mapping[str, int]) -> None:
-    if length < 2:
-        raise DataError(f"data.max_length: got {length}, expected at least 2 tokens in a row")
-    for who, limit in positions.items():
-        if length > limit:
-            raise DataError(
-                f"data.max_length: got rows of {length} tokens, expected at most {limit}, the "
-                f"positions of the {who}; set data.max_length={limit}"
-            )
-
-
 def _tokenizer(config: DataConfig, documents: Documents, own: Path | None, folder: Path) -> Path:
-    wanted = config.tokenizer
-    if isinstance(wanted, TokenizerConfig):
-        if documents.chats:
-            raise DataError(
-                "data.tokenizer: got one to train on chats, expected a folder whose tokenizer has "
-                "a chat template"
-            )
-        return trained_tokenizer(documents.items, vocabulary=wanted.vocabulary, folder=folder)
-    if wanted is not None:
-        return Path(wanted)
-    if own is None:
+    if documents.chats and isinstance(config.tokenizer, TokenizerConfig):
         raise DataError(
-            f"{documents.source}: got text and no tokenizer to read it; set teacher.model or "
-            "data.tokenizer to a Hugging Face folder, or data.tokenizer={vocabulary: 4096} to "
-            "train one"
+            "data.tokenizer: got one to train on chats, expected a folder whose tokenizer has "
+            "a chat template"
         )
-    return own
+    return choose_tokenizer(
+        config.tokenizer,
+        own,
+        texts=lambda: documents.items,
+        source=documents.source,
+        folder=folder,
+        specials=LANGUAGE,
+    )
 
 
 def _told(documents: Documents, split: Split) -> str:

@@ -15,23 +15,28 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import DataError
+from jaxdistill.models.sentence import encoder_folder, sentence_folder
 
 _log = logging.getLogger("jaxdistill")
 _VERSION = 1
 _CHUNK = 4096
-_TOKENIZER_FILES = (
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+)
+_TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "config.json",
+    "sentence_bert_config.json",
 )
 
 
@@ -91,10 +96,11 @@ def cache_key(
     digest = hashlib.sha256()
     libraries = [version("tokenizers"), version("transformers")]
     digest.update(json.dumps([_VERSION, max_length, pairs is not None, libraries]).encode())
+    home = encoder_folder(folder)
     for name in _TOKENIZER_FILES:
-        if (folder / name).is_file():
+        if (home / name).is_file():
             digest.update(f"\0{name}\0".encode())
-            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+            digest.update(hashlib.sha256((home / name).read_bytes()).digest())
     for column in (texts, pairs or ()):
         digest.update(f"\0{len(column)}\0".encode())
         digest.update(framed(column))
@@ -109,30 +115,57 @@ def framed(texts: Iterable[str]) -> bytes:
 def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a model's folder; no code from the folder is run.
 
+    That of a sentence-transformers folder lower-cases where the folder does so before.
+
     Raises:
       DataError: there is none, or it has no padding token.
     """
     if not folder.is_dir():
         raise DataError(f"tokenizer: no such folder {folder}; give a Hugging Face model folder")
+    found = sentence_folder(folder)
+    home = folder if found is None else found.encoder
+    if not has_tokenizer(folder):
+        # The library would make one of the special tokens only, to which every word is unknown.
+        raise DataError(_no_tokenizer(folder, f"it holds none of {', '.join(VOCABULARIES)}"))
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+            str(home), use_fast=True, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(
-            f"tokenizer: none can be loaded from {folder}: {reason}; the folder needs "
-            "tokenizer.json (or its vocabulary files) beside the model"
-        ) from None
+        raise DataError(_no_tokenizer(folder, reason)) from None
+    if found is not None and found.lower_case:
+        _lower_case(tokenizer, folder)
     return tokenizer
+
+
+def _no_tokenizer(folder: Path, reason: str) -> str:
+    return (
+        f"tokenizer: none can be loaded from {folder}: {reason}; the folder needs tokenizer.json "
+        "(or its vocabulary files) beside the model"
+    )
+
+
+def _lower_case(tokenizer: Any, folder: Path) -> None:
+    """Let a tokenizer lower-case texts before anything else, as sentence-transformers does."""
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{folder}: its settings lower-case texts (do_lower_case), which its slow tokenizer "
+            "cannot be made to do; it needs a tokenizer.json"
+        )
+    from tokenizers import normalizers
+
+    whole = tokenizer.backend_tokenizer
+    first = [normalizers.Lowercase()]
+    before = [] if whole.normalizer is None else [whole.normalizer]
+    whole.normalizer = normalizers.Sequence(first + before)
 
 
 def _tokenize(
     texts: Sequence[str], pairs: Sequence[str] | None, *, folder: Path, max_length: int
 ) -> Tokens:
-    _check_positions(folder, max_length)
     tokenizer = load_tokenizer(folder)
     overhead = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
     if max_length <= overhead:
@@ -185,18 +218,29 @@ def _count_cut(
     return sum(len(row) > max_length for row in full)
 
 
-def _check_positions(folder: Path, max_length: int) -> None:
-    """Refuse rows longer than the model has positions: indexing past them would go unnoticed."""
-    try:
-        fields = json.loads((folder / "config.json").read_text())
-        limit = fields.get("max_position_embeddings", fields.get("n_positions"))
-    except (OSError, ValueError):
-        return
-    if isinstance(limit, int) and max_length > limit:
+def check_row_limits(length: int, limits: Mapping[str, int]) -> None:
+    """Refuse rows longer than a model has positions for: indexing past them would go unnoticed.
+
+    Args:
+      length: tokens in the longest row.
+      limits: the longest row of each model, by who it is.
+
+    Raises:
+      DataError: with the length that all of them have positions for.
+    """
+    short = {who: limit for who, limit in limits.items() if limit < length}
+    if short:
+        who = min(short, key=lambda name: short[name])
         raise DataError(
-            f"data.max_length: got {max_length}, expected at most {limit}, the positions of the "
-            f"model in {folder}"
+            f"data.max_length: got rows of {length} tokens, expected at most {short[who]}, the "
+            f"positions of the {who}; set data.max_length={short[who]}"
         )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a model's folder holds a vocabulary that a tokenizer can be made of."""
+    home = encoder_folder(folder)
+    return any((home / name).is_file() for name in VOCABULARIES)
 
 
 def _save(path: Path, tokens: Tokens) -> None:

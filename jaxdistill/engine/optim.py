@@ -97,8 +97,9 @@ def make_optimizer(
 def layer_factors(params: Any, decay: float) -> Any:
     """Return learning rate factors shaped to broadcast over each leaf.
 
-    With `L` layers the head has factor 1, layer `i` has `decay ** (L - i)` and everything below the
-    layers (embeddings) `decay ** (L + 1)`, as in ELECTRA's layer-wise rates (arXiv 2003.10555).
+    With `L` layers everything above them (pooler, final norm, head) has factor 1, layer `i` has
+    `decay ** (L + 1 - i)` and everything below them (embeddings) `decay ** (L + 2)`, as in ELECTRA
+    (arXiv 2003.10555): its code leaves one step free between the last layer and the head.
     """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     depths = [_layer(path, leaf).max() + 1 for path, leaf in paths if _is_layer(path)]
@@ -106,11 +107,11 @@ def layer_factors(params: Any, decay: float) -> Any:
 
     def factor(path, leaf):
         if _is_layer(path):
-            factors = decay ** (count - _layer(path, leaf))
+            factors = decay ** (count + 1 - _layer(path, leaf))
             ones = leaf.ndim - factors.ndim
             return jnp.asarray(factors.reshape(*factors.shape, *[1] * ones), jnp.float32)
         below = "embedding" in path_name(path)
-        return jnp.full((1,) * leaf.ndim, decay ** (count + 1) if below else 1.0, jnp.float32)
+        return jnp.full((1,) * leaf.ndim, decay ** (count + 2) if below else 1.0, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(factor, params)
 

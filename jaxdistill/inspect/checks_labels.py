@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdistill.data.labels import is_generic
 from jaxdistill.inspect.findings import Check, Finding, Setup
+from jaxdistill.models.sentence import encoder_folder
 
 _FEW = 200
 _SEEN_SHARE = 0.01
@@ -72,10 +73,11 @@ def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
 
 def folder_labels(folder: Path | None) -> tuple[str, ...] | None:
     """Return the label names of a folder's config.json in the order of their ids, if any."""
-    if folder is None or not (folder / "config.json").is_file():
+    path = None if folder is None else encoder_folder(folder) / "config.json"
+    if path is None or not path.is_file():
         return None
     try:
-        table = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label")
+        table = json.loads(path.read_text(encoding="utf-8")).get("id2label")
         ordered = sorted((int(index), str(name)) for index, name in (table or {}).items())
     except (ValueError, AttributeError):
         return None  # Reading the model says what is wrong with its config.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from jaxdistill.data.tokens import load_tokenizer
+from pathlib import Path
+
+from jaxdistill.data.tokens import has_tokenizer, load_tokenizer
 from jaxdistill.errors import DataError
 from jaxdistill.inspect.findings import Check, Finding, Setup, field
+from jaxdistill.models.positions import row_limit
 from jaxdistill.models.registry import Model
 
 _PROBES = 256
@@ -12,23 +15,37 @@ _CUT_SHARE = 0.01
 
 
 def tokenizers(setup: Setup) -> Check:
-    """Check that both models read the same tokens as the same words."""
+    """Check that the models read the texts' tokens as the words they stand for."""
     teacher, student = setup.folder("teacher"), setup.folder("student")
-    if setup.dataset.modality != "text" or teacher is None or student is None or teacher == student:
+    if setup.dataset.modality != "text":
         return
+    if student is not None and teacher is not None and teacher != student:
+        yield from _same_words(setup, "teacher", teacher, "student", student)
+    reader = setup.dataset.tokenizer
+    first = teacher or student
+    given = setup.config.data.tokenizer is not None
+    if given and reader is not None and first not in (None, reader) and has_tokenizer(first):
+        name = "student" if teacher is None else "teacher"
+        yield from _same_words(setup, "data", reader, name, first)
+
+
+def _same_words(setup: Setup, one: str, whose: Path, other: str, others: Path) -> Check:
+    """Compare the tokenizers of two folders; `one` is what the other has to agree with."""
     try:
-        ours, theirs = load_tokenizer(student), load_tokenizer(teacher)
+        ours, theirs = load_tokenizer(others), load_tokenizer(whose)
     except DataError as error:
         yield Finding(
             "warning",
             "tokenizer",
-            f"the vocabularies of teacher and student cannot be compared: {error}",
+            f"the vocabularies of {one} and {other} cannot be compared: {error}",
         )
         return
     fix = (
         "the student would read other words; take a student made with the teacher's tokenizer, "
         "or some of the teacher's layers with student.layers"
     )
+    if one == "data":
+        fix = f"the {other} would read other words; drop data.tokenizer"
     differ = vocabulary_difference(theirs.get_vocab(), ours.get_vocab())
     if differ:
         token, (there, here) = next(iter(differ.items()))
@@ -36,18 +53,19 @@ def tokenizers(setup: Setup) -> Check:
             "fatal",
             "tokenizer",
             f"{len(differ):,} of {len(theirs.get_vocab()):,} tokens have another id in the "
-            f"student's vocabulary or are missing there (e.g. {token!r}: teacher {there}, student "
+            f"{other}'s vocabulary or are missing there (e.g. {token!r}: {one} {there}, {other} "
             f"{here}); {fix}",
         )
         return
     texts = [text for column in setup.dataset.validation.texts for text in column[:_PROBES]]
-    other = [text for text in texts if theirs(text)["input_ids"] != ours(text)["input_ids"]]
-    if other:
+    differing = [text for text in texts if theirs(text)["input_ids"] != ours(text)["input_ids"]]
+    if differing:
         yield Finding(
             "fatal",
             "tokenizer",
-            f"same vocabulary, but the student's tokenizer cuts {len(other)} of {len(texts)} texts "
-            f"into other tokens (e.g. {other[0][:60]!r}; is one of them lower-casing?); {fix}",
+            f"same vocabulary, but the {other}'s tokenizer cuts {len(differing)} of {len(texts)} "
+            f"texts into other tokens (e.g. {differing[0][:60]!r}; is one of them lower-casing?); "
+            f"{fix}",
         )
         return
     yield Finding("ok", "tokenizer", f"{len(theirs.get_vocab()):,} tokens with the same ids")
@@ -120,11 +138,7 @@ def lengths(setup: Setup) -> Check:
 
 def usable_positions(model: Model) -> int | None:
     """Return how many tokens a row may have, or None where there is no limit."""
-    count = field(model, "max_position_embeddings") or field(model, "n_positions")
-    if count is not None and model.family in ("roberta", "xlm-roberta"):
-        # Positions start after the padding id.
-        return count - (field(model, "pad_token_id") or 0) - 1
-    return count
+    return row_limit(model.family, vars(model.config)) if model.config is not None else None
 
 
 def token_types(setup: Setup) -> Check:

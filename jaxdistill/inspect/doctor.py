@@ -11,6 +11,7 @@ from jaxdistill.config import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
+    checks_encoder,
     checks_labels,
     checks_language,
     checks_machine,
@@ -30,6 +31,8 @@ CHECKS = (
     checks_text.vocabulary,
     checks_text.lengths,
     checks_text.token_types,
+    checks_encoder.pooling,
+    checks_encoder.folder_settings,
     checks_labels.overlap,
     checks_labels.label_order,
     checks_labels.label_range,

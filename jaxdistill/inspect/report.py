@@ -17,6 +17,7 @@ from jaxdistill.inspect.environment import environment
 from jaxdistill.inspect.evaluate import ROWS, result_cells, result_header
 from jaxdistill.inspect.uncertainty import metric_interval
 from jaxdistill.inspect.verdict import format_difference, format_metric, mean_and_spread
+from jaxdistill.models.sentence import encoder_folder
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}
 """Which stage trained which student."""
@@ -101,7 +102,8 @@ def label_names(workdir: Path, classes: int) -> list[str]:
     """Return the names that the exported or trained student gives its labels, else their ids."""
     for folder in (workdir / "export" / "student", *(workdir / "distill").glob("seed-*/model")):
         try:
-            table = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+            path = encoder_folder(folder) / "config.json"
+            table = json.loads(path.read_text(encoding="utf-8"))["id2label"]
             return [str(table[str(index)]) for index in range(classes)]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # A student without names in this folder.

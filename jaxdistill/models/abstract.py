@@ -13,6 +13,7 @@ from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
 from jaxdistill.models.folder import read_json
 from jaxdistill.models.registry import config_of, family_named
+from jaxdistill.models.sentence import encoder_folder
 
 
 def abstract_model(
@@ -39,11 +40,13 @@ def abstract_model(
         family = family_named(origin["family"])
         config = config_from(family, {k: v for k, v in origin.items() if k != "family"}, {})
     else:
-        path = Path(origin) / "config.json"
+        path = encoder_folder(Path(origin)) / "config.json"
         raw = read_json(path)
         family, config = config_of(raw, path)
         if num_labels is None and isinstance(raw.get("id2label"), dict):
             num_labels = len(raw["id2label"])
+        if options.get("pooling", "default") == "default":
+            options["pooling"] = raw.get("jaxdistill_pooling", "default")
     head = family.head_named(head)
     fallback = 2 if head == "classification" else 1
     chosen = Options(head, num_labels or fallback, **options)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxdistill.models.activations import activation
 from jaxdistill.models.encoder import EncoderLayer
-from jaxdistill.models.family import Family, Options
+from jaxdistill.models.family import Family, Options, own_or_first
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
 from jaxdistill.models.layers import Embedding, LayerNorm, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
@@ -158,8 +158,10 @@ def _head(
 
 def has_pooler(options: Options, *, roberta: bool) -> bool:
     """Whether the model carries a pooler: RoBERTa's classification head replaces it."""
+    if options.pooling != "default":
+        return False
     if options.head == "classification":
-        return options.pooling == "default" and not roberta
+        return not roberta
     return options.head is None and options.pooler
 
 
@@ -222,6 +224,7 @@ BERT = Family(
     ignored=(r"bert\.embeddings\.position_ids", r"bert\.pooler\..*", r"cls\.seq_relationship\..*"),
     head_tensors={"classification": r"classifier\..*", "masked_lm": r"cls\.predictions\..*"},
     renames=_RENAMES,
+    poolings=("default", "first", "mean"),
 )
 
 ROBERTA = Family(
@@ -244,6 +247,9 @@ ROBERTA = Family(
     ignored=(r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*"),
     head_tensors={"classification": r"classifier\..*", "masked_lm": r"lm_head\..*"},
     renames=_RENAMES,
+    poolings=("default", "first", "mean"),
+    standard=own_or_first,
+    head_activation="tanh",
 )
 
 # The same encoder, trained on 100 languages (Conneau et al. 2020).

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxdistill.models.activations import activation
 from jaxdistill.models.encoder import EncoderLayer
-from jaxdistill.models.family import Family, Options
+from jaxdistill.models.family import Family, Options, own_or_first
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead
 from jaxdistill.models.layers import Embedding, LayerNorm, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
@@ -182,6 +182,9 @@ DISTILBERT = Family(
         "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim",
     },
+    poolings=("default", "first", "mean"),
+    standard=own_or_first,
+    head_activation="relu",
 )
 
 FAMILIES = (DISTILBERT,)

@@ -44,9 +44,10 @@ class Options:
       head: `classification` (also regression), `masked_lm`, `lm` (the next token), or None for the
         bare model.
       num_labels: outputs of a classification head.
-      pooling: what the classification head reads: `default` for the family's own way, `first` for
-        the first token's hidden state, `mean` for the mean over valid tokens.
-      pooler: whether a bare encoder carries the family's pooler.
+      pooling: what the classification head reads, and the tap `pooled` of a bare encoder: `default`
+        for the family's own way, `first` for the first token's hidden state, `mean` for the mean
+        over valid tokens.
+      pooler: whether a bare encoder with its family's pooling carries the family's pooler.
       problem_type: as in Hugging Face configs; None: regression for one label, else single label.
       dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
       remat: recompute each layer's intermediates in the backward pass.
@@ -67,6 +68,22 @@ class Options:
     attention: str = "auto"
     unroll: int = 1
     logits: bool = True
+
+
+def pools(options: Options) -> bool:
+    """Return whether a pooled vector is part of what a model gives."""
+    return options.head in ("classification", None)
+
+
+def own_pooling(config: Any, options: Options) -> Any:
+    """Return the config for the family's own pooling, None for another."""
+    return config if options.pooling == "default" or not pools(options) else None
+
+
+def own_or_first(config: Any, options: Options) -> Any:
+    """Do so, too, for a classifier of a family whose own way is the first token."""
+    first = options.pooling == "first" and options.head == "classification"
+    return config if first else own_pooling(config, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +109,10 @@ class Family:
       field_aliases: other accepted names of config fields -> the field.
       output: path of the last projection, `{output}/kernel` and `{output}/bias`.
       settle: `(config, stored tensors) -> config`, for what a config leaves to the tensors.
+      poolings: those of `Options.pooling` that the family has.
+      standard: `(config, options) -> config` under which transformers pools as the model does, or
+        None where it cannot.
+      head_activation: what lies between the dense layers of a classification head of several.
     """
 
     name: str
@@ -110,6 +131,9 @@ class Family:
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
     settle: Callable[[Any, Mapping[str, Any]], Any] = lambda config, stored: config
+    poolings: tuple[str, ...] = ("default",)
+    standard: Callable[[Any, Options], Any] = own_pooling
+    head_activation: str | None = None
 
     def head_named(self, head: str | None) -> str | None:
         """Return that head; `default` means the family's first."""
@@ -150,7 +174,7 @@ def check_options(family: Family, options: Options) -> None:
     problem = (None, *_PROBLEMS)
     choices: list[tuple[str, Any, Sequence[Any]]] = [
         ("head", options.head, list(family.architectures)),
-        ("pooling", options.pooling, ("default", "first", "mean")),
+        ("pooling", options.pooling, family.poolings),
         ("dtype", options.dtype, _DTYPES),
         ("attention", options.attention, ("auto", "dense")),
         ("problem_type", options.problem_type, problem),

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SHOWN = 8
+# What a model before may have left, in this or the other layout.
+_OWN = ("config.json", "modules.json")
+_MODULE = re.compile(r"\d+_(Transformer|Pooling|Dense|Normalize)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +140,18 @@ def write_folder(
     tensors: Mapping[str, Pending],
     companions: Sequence[Path],
     *,
+    texts: Mapping[str, str] | None = None,
+    inside: str = "",
+    beside: Mapping[str, str | Mapping[str, Pending]] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder under a temporary name and rename it; other files in it are kept.
+
+    Args:
+      companions: files that are copied.
+      texts: contents of further files by name, or of companions instead of a copy.
+      inside: the folder in it that the model goes into, with all of the above.
+      beside: contents, or tensors, of files by their paths in the folder.
 
     Raises:
       ModelError: it cannot be written; what was there before is then untouched.
@@ -146,14 +159,23 @@ def write_folder(
     mark = uuid.uuid4().hex[:8]
     new, old = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
     try:
-        new.mkdir(parents=True)
-        _write_tensors(new, tensors, shard_bytes)
-        (new / "config.json").write_text(
+        home = new / inside
+        home.mkdir(parents=True)
+        _write_tensors(home, tensors, shard_bytes)
+        (home / "config.json").write_text(
             json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
         )
         for path in companions:
-            shutil.copyfile(path, new / path.name)
-        for path in new.iterdir():
+            shutil.copyfile(path, home / path.name)
+        for name, text in (texts or {}).items():
+            (home / name).write_text(text, "utf-8")
+        for name, content in (beside or {}).items():
+            (new / name).parent.mkdir(exist_ok=True)
+            if isinstance(content, str):
+                (new / name).write_text(content, "utf-8")
+            else:
+                write_file(new / name, content, {"format": "pt"})
+        for path in (path for path in new.rglob("*") if path.is_file()):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         if folder.exists():
@@ -197,7 +219,8 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Pending], shard_bytes: in
 
 def _keep_others(old: Path, folder: Path) -> None:
     for path in old.iterdir():
-        stale = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        stale = weights or path.name in _OWN or _MODULE.fullmatch(path.name)
         if not stale and not (folder / path.name).exists():
             path.rename(folder / path.name)
     shutil.rmtree(old)

@@ -17,6 +17,7 @@ from jaxdistill.models.family import Family, Model, Options
 from jaxdistill.models.folder import Stored, some
 from jaxdistill.models.rules import Rule, flatten
 from jaxdistill.models.safetensors_file import Pending, aligned, all_finite
+from jaxdistill.models.sentence import encoder_folder
 
 log = logging.getLogger("jaxdistill")
 
@@ -238,4 +239,5 @@ def companions(folder: Path | None) -> list[Path]:
     """List the tokenizer and processor files of a folder."""
     if folder is None:
         return []
+    folder = encoder_folder(folder)
     return [folder / name for name in COMPANIONS if (folder / name).is_file()]

@@ -13,7 +13,7 @@ from jax import lax
 from jaxdistill.errors import ModelError
 from jaxdistill.models.activations import activation
 from jaxdistill.models.bottleneck import TORCH_EPSILON, MobileLayer, normalization
-from jaxdistill.models.family import Family, Options
+from jaxdistill.models.family import Family, Options, own_pooling
 from jaxdistill.models.heads import ClassificationHead, MaskedLMHead, Pooler
 from jaxdistill.models.layers import Embedding, Linear, dropout
 from jaxdistill.models.rules import Rule, embedding, linear, norm
@@ -173,9 +173,9 @@ def _build(config: MobileBertConfig, options: Options, rngs: nnx.Rngs) -> TextMo
 
 
 def _pools(options: Options) -> bool:
-    if options.head == "classification":
-        return options.pooling == "default"
-    return options.head is None and options.pooler
+    if options.pooling != "default":
+        return False
+    return options.head == "classification" or (options.head is None and options.pooler)
 
 
 def _rules(config: MobileBertConfig, options: Options) -> list[Rule]:
@@ -228,6 +228,12 @@ def _rules(config: MobileBertConfig, options: Options) -> list[Rule]:
     return rules
 
 
+def _standard(config: MobileBertConfig, options: Options) -> MobileBertConfig | None:
+    if options.pooling == "first" and options.head == "classification":
+        return dataclasses.replace(config, classifier_activation=False)
+    return own_pooling(config, options)
+
+
 MOBILEBERT = Family(
     name="mobilebert",
     modality="text",
@@ -251,6 +257,8 @@ MOBILEBERT = Family(
         r"cls\.seq_relationship\..*",
     ),
     head_tensors={"classification": r"classifier\..*", "masked_lm": r"cls\.predictions\..*"},
+    poolings=("default", "first", "mean"),
+    standard=_standard,
 )
 
 FAMILIES = (MOBILEBERT,)

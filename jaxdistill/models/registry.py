@@ -22,6 +22,7 @@ from jaxdistill.models.family import (
     check_options,
     config_from,
     initial,
+    pools,
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
 from jaxdistill.models.hub import (
@@ -33,6 +34,8 @@ from jaxdistill.models.hub import (
 )
 from jaxdistill.models.labels import agree, count_labels
 from jaxdistill.models.rules import Rule, flatten
+from jaxdistill.models.sentence import ENCODER, lay_out, sentence_folder, stored_head
+from jaxdistill.models.tokenizer_files import row_limit_of, tokenizer_texts
 
 log = logging.getLogger("jaxdistill")
 
@@ -165,6 +168,9 @@ def load_model(
 ) -> Model:
     """Load a model from a Hugging Face folder (`config.json` and safetensors).
 
+    Of a sentence-transformers folder it is the encoder. Dense layers that `save_model` wrote are
+    its head; others, and what they are followed by, are left out.
+
     A head that the checkpoint lacks is drawn from `seed`, logged and listed in
     `Model.initialized`. Labels given in another order than the checkpoint's reorder its outputs.
 
@@ -172,7 +178,8 @@ def load_model(
       labels: names of the classes, in the order the logits shall have; None: the checkpoint's.
       num_labels: outputs of a new head, where `labels` is not given.
       fresh_head: draw the head even if the checkpoint has one.
-      pooling: see `Options`; None: the checkpoint's.
+      pooling: see `Options`; None: what the checkpoint's head reads, and for the bare encoder of a
+        sentence-transformers folder what that says.
       head: see `Options`; `default`: `lm` for a decoder, else `classification`.
       problem_type, dtype, remat, attention, unroll, logits: see `Options`.
 
@@ -181,12 +188,17 @@ def load_model(
         listed), or labels that are not those of the checkpoint.
     """
     folder = Path(folder)
-    raw = read_json(folder / "config.json")
-    family, config = config_of(raw, folder / "config.json")
+    sentence = sentence_folder(folder)
+    home = folder if sentence is None else sentence.encoder
+    raw = read_json(home / "config.json")
+    family, config = config_of(raw, home / "config.json")
     head = family.head_named(head)
+    own = raw.get("jaxdistill_pooling", "default")
+    if sentence is not None and sentence.pooling is not None and head is None:
+        own = sentence.pooling
     options = Options(
         head=head,
-        pooling=pooling or raw.get("jaxdistill_pooling", "default"),
+        pooling=pooling or own,
         problem_type=problem_type or (raw.get("problem_type") if not fresh_head else None),
         dtype=dtype,
         remat=remat,
@@ -195,9 +207,18 @@ def load_model(
         logits=logits,
     )
     check_options(family, options)
-    stored = open_tensors(folder)
+    stored = open_tensors(home)
+    if sentence is not None and head == "classification" and "jaxdistill_pooling" in raw:
+        stored |= stored_head(family, config, options, sentence)
     config = family.settle(config, stored)
     held = _groups_held(family, config, options, stored)
+    if "head" in held and not fresh_head and options.pooling != own:
+        log.warning(
+            "%s: its head was trained with pooling=%r, and reads %r here",
+            folder,
+            own,
+            options.pooling,
+        )
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None
@@ -238,13 +259,20 @@ def save_model(
     model: Model,
     *,
     tokenizer_from: str | Path | None = None,
+    max_length: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
 
+    An encoder that is pooled as no model of `transformers` is becomes a sentence-transformers
+    folder: `SentenceTransformer(folder).encode(texts)` gives its logits, or without a head its
+    pooled vectors.
+
     Args:
       tokenizer_from: folder whose tokenizer and processor files are copied; None: the folder the
         model was loaded from.
+      max_length: the longest row that an encoder was trained on, where its tokenizer is to cut;
+        None: where that did before, at most the model's positions.
       shard_bytes: size above which the weights are split over files.
 
     Raises:
@@ -258,13 +286,25 @@ def save_model(
     files = companions(source)
     if not files and family.modality == "text":
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
-    if model.options.pooling != "default" and model.options.head == "classification":
-        log.warning("%s: transformers has no pooling=%r here", folder, model.options.pooling)
+    plain = family.standard(model.config, model.options)
+    if plain is not None and pools(model.options):
+        options = dataclasses.replace(model.options, pooling="default")
+        model = dataclasses.replace(model, config=plain, options=options)
+    assert model.options is not None
     _, shapes, statistics, _ = abstract(family, model.config, model.options)
     wanted = flatten({"params": shapes, "model_state": statistics})
     tensors = export_tensors(family, model, wanted)
     config = export_config(family, model)
-    write_folder(Path(folder), config, tensors, files, shard_bytes=shard_bytes)
+    texts = tokenizer_texts(source, family, model, max_length=max_length)
+    place: dict[str, Any] = {"texts": texts, "shard_bytes": shard_bytes}
+    if plain is None and family.modality == "text":
+        log.info("%s: written for sentence-transformers", folder)
+        config["architectures"] = [family.architectures[None]]
+        tensors, beside = lay_out(family, model, tensors, max_length or row_limit_of(model))
+        place |= {"inside": ENCODER, "beside": beside}
+    elif plain is None:
+        log.warning("%s: transformers has no pooling=%r here", folder, model.options.pooling)
+    write_folder(Path(folder), config, tensors, files, **place)
 
 
 def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:

@@ -167,7 +167,9 @@ class TextModel(nnx.Module):
         self.head = head
         self.depth = depth
         self.options = options
-        self.pooled = pooled or pooler is not None or isinstance(head, ClassificationHead)
+        asked = head is None and options.pooling != "default"
+        classifies = isinstance(head, ClassificationHead)
+        self.pooled = pooled or pooler is not None or classifies or asked
 
     def __call__(
         self, batch: Batch, *, rng: jax.Array | None, train: bool, taps: Sequence[str]

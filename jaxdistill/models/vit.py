@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.activations import activation
-from jaxdistill.models.family import Family, Options
+from jaxdistill.models.family import Family, Options, own_or_first
 from jaxdistill.models.image import Batch, Classifier, check_numbers, images_of
 from jaxdistill.models.layers import (
     Attention,
@@ -161,7 +161,7 @@ class ViT(nnx.Module):
         self.norm = LayerNorm(width, epsilon=config.layer_norm_eps, dtype=dtype)
         self.pooler = (
             Linear(width, config.pooler_output_size or width, rngs, stddev=stddev, dtype=dtype)
-            if options.head is None and options.pooler
+            if _has_pooler(options)
             else None
         )
         self.head = (
@@ -183,7 +183,8 @@ class ViT(nnx.Module):
         """
         config, options = self.config, self.options
         classify, mean = options.head == "classification", options.pooling == "mean"
-        check_taps(taps, config.num_hidden_layers, pooled=classify or self.pooler is not None)
+        pooled = classify or self.pooler is not None or options.pooling != "default"
+        check_taps(taps, config.num_hidden_layers, pooled=pooled)
         rngs = split_rng(rng if train else None, 2)
         images = images_of(batch, channels=config.num_channels, size=config.image_size)
         embedded = self.embeddings(images, rngs[0])
@@ -214,6 +215,11 @@ class ViT(nnx.Module):
         )
 
 
+def _has_pooler(options: Options) -> bool:
+    """Whether the bare model carries the pooler, a dense layer on the first token."""
+    return options.head is None and options.pooler and options.pooling == "default"
+
+
 def _rules(config: ViTConfig, options: Options) -> list[Rule]:
     layer, first = "vit.encoder.layer.{layer}", "vit.embeddings"
     projection = f"{first}.patch_embeddings.projection"
@@ -232,7 +238,7 @@ def _rules(config: ViTConfig, options: Options) -> list[Rule]:
     for part in ("query", "key", "value"):
         theirs = f"{layer}.attention.attention.{part}"
         rules += linear(f"layers/attention/{part}", theirs, bias=config.qkv_bias)
-    if options.head is None and options.pooler:
+    if _has_pooler(options):
         rules += linear("pooler", "vit.pooler.dense", group="pooler")
     if options.head == "classification":
         rules += linear("head/output", "classifier", group="head")
@@ -250,6 +256,8 @@ VIT = Family(
     prefix="vit",
     ignored=(r"vit\.pooler\..*", r"vit\.embeddings\.mask_token"),
     head_tensors={"classification": r"classifier\..*"},
+    poolings=("default", "first", "mean"),
+    standard=own_or_first,
 )
 
 FAMILIES = (VIT,)

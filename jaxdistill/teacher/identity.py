@@ -14,6 +14,7 @@ from jaxdistill.data.split import Split
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.errors import CacheError
 from jaxdistill.models.folder import INDEX, WEIGHTS, read_json
+from jaxdistill.models.sentence import sentence_folder
 from jaxdistill.teacher.manifest import hash_tree
 from jaxdistill.teacher.shards import map_tensors
 
@@ -46,7 +47,8 @@ def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | Non
     """
     if isinstance(origin, Mapping):
         return hashlib.sha256(json.dumps([origin, seed], sort_keys=True).encode()).hexdigest()
-    folder = Path(origin)
+    sentence = sentence_folder(Path(origin))
+    folder = Path(origin) if sentence is None else sentence.encoder
     if (folder / WEIGHTS).is_file():
         files = {WEIGHTS}
     elif (folder / INDEX).is_file():
@@ -59,6 +61,10 @@ def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | Non
     try:
         for file in files:
             tensors |= map_tensors(folder / file)
+        for place in () if sentence is None else sentence.dense:
+            if (place / WEIGHTS).is_file():
+                found = map_tensors(place / WEIGHTS)
+                tensors |= {f"{place.name}/{name}": tensor for name, tensor in found.items()}
     except CacheError:
         return None  # Loading the model says what is wrong with the file.
     return hash_tree(tensors)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.data import tokens as module
-from jaxdistill.data.tokens import cache_key, tokenize
+from jaxdistill.data.tokens import cache_key, check_row_limits, tokenize
 from jaxdistill.errors import DataError
 
 TEXTS = ["good film", "bad", "a b one two three good", ""]
@@ -130,6 +130,6 @@ def test_what_cannot_tokenize_is_explained(tokenizer_folder, tmp_path):
         tokenize(TEXTS, None, folder=tmp_path / "empty", **options)
     with pytest.raises(DataError, match="max_length: got 2, expected more than the tokenizer's 2"):
         tokenize(TEXTS, None, folder=tokenizer_folder, max_length=2, cache_dir=None)
-    (tokenizer_folder / "config.json").write_text('{"max_position_embeddings": 4}')
-    with pytest.raises(DataError, match="max_length: got 6, expected at most 4, the positions"):
-        tokenize(TEXTS, None, folder=tokenizer_folder, **options)
+    with pytest.raises(DataError, match="rows of 6 tokens, expected at most 4, .* of the other"):
+        check_row_limits(6, {"one": 5, "other": 4, "long": 8})
+    check_row_limits(4, {"one": 5, "other": 4})

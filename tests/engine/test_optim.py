@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from models import parity
 
 from jaxdistill.config import TrainConfig
 from jaxdistill.config_terms import ScheduleConfig
@@ -15,6 +16,10 @@ from jaxdistill.engine.optim import (
     value_schedule,
 )
 from jaxdistill.errors import ConfigError
+from jaxdistill.models import layout
+from jaxdistill.models.family import Options, abstract, config_from
+from jaxdistill.models.registry import family_named
+from jaxdistill.models.rules import flatten
 
 PARAMS = {
     "student": {
@@ -98,15 +103,50 @@ def test_frozen_parameters_stay_and_have_no_state():
 def test_layer_decay_lowers_the_rate_towards_the_embeddings():
     factors = layer_factors(PARAMS, 0.5)["student"]
     np.testing.assert_allclose(
-        np.ravel(factors["layers"]["dense"]["kernel"]), [0.125, 0.25, 0.5], rtol=1e-6
+        np.ravel(factors["layers"]["dense"]["kernel"]), [0.0625, 0.125, 0.25], rtol=1e-6
     )
-    assert float(factors["embeddings"]["table"].item()) == 0.0625
+    assert float(factors["embeddings"]["table"].item()) == 0.03125
     assert float(factors["head"]["kernel"].item()) == 1.0
     gradients = jax.tree.map(jnp.ones_like, PARAMS)
     plain = {"weight_decay": 0, "clip_norm": None, "warmup": 0}
     config = TrainConfig(optimizer="sgd", learning_rate=0.1, layer_decay=0.5, **plain)
     moved = 0.5 - np.asarray(updated(config, gradients)["layers"]["dense"]["bias"])
     np.testing.assert_allclose(moved[2] / moved[0], 4.0, rtol=1e-4)
+
+
+# The exponents of `learning_rate * layer_decay ** (n_layers + 2 - depth)` in ELECTRA's
+# model/optimization.py, where embeddings have depth 0, layer i has i + 1 and the task's own
+# parameters n_layers + 2.
+ELECTRA = {
+    "bert": {
+        "embeddings/word/table": 5, "embeddings/norm/scale": 5, "layers/up/kernel": [4, 3, 2],
+        "layers/output_norm/bias": [4, 3, 2], "pooler/kernel": 0, "head/output/bias": 0,
+    },
+    "gpt2": {
+        "embeddings/word/table": 5, "embeddings/position/table": 5,
+        "layers/attention/query/kernel": [4, 3, 2], "norm/scale": 0,
+    },
+    "llama": {
+        "embeddings/word/table": 5, "layers/attention/query/kernel": [4, 3, 2], "head/kernel": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("family", ELECTRA)
+def test_layer_decay_has_the_exponents_of_electra(family, apart):
+    found = family_named(family)
+    options = Options(head=found.head_named("default"))
+    config = config_from(found, parity.FIELDS[family], {})
+    _, shapes, _, axes = abstract(found, config, options)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    params = layout.unstack(params, axes) if apart else params
+    factors = flatten(layer_factors({"student": params, "projections": {}}, 0.8)["student"])
+    for name, exponents in ELECTRA[family].items():
+        got = factors[name]
+        got = np.array([np.ravel(one) for one in got]) if apart and name[:6] == "layers" else got
+        expected = np.array(exponents) if name[:6] == "layers" else np.array([exponents])
+        np.testing.assert_allclose(np.ravel(got), 0.8**expected, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,19 @@ def test_first_pooling_skips_the_pooler_and_mean_pooling_averages_valid_tokens()
         np.testing.assert_allclose(got.features["pooled"], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mobilebert"])
+def test_the_pooled_tap_of_a_bare_encoder_is_what_its_pooling_says(family, pooling):
+    model = build_model(parity.spec(family), head=None, pooling=pooling)
+    assert "pooler" not in model.params
+    batch = parity.text_batch(model.config.pad_token_id)
+    got = parity.run(model, batch, ("pooled",))
+    hidden, mask = np.asarray(got.hidden, np.float64), batch["attention_mask"][:, :, None]
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    expected = mean if pooling == "mean" else hidden[:, 0]
+    np.testing.assert_allclose(got.features["pooled"], expected, atol=1e-5)
+
+
 def test_scan_options_change_nothing():
     def values(**options):
         spec = parity.spec("bert", attention_probs_dropout_prob=0.0)

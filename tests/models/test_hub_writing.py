@@ -60,12 +60,6 @@ def test_one_output_is_a_regression(tmp_path):
     assert load_model(tmp_path / "m").params["head"]["output"]["kernel"].shape == (32, 1)
 
 
-def test_another_pooling_is_kept_and_said(tmp_path, caplog):
-    save_model(tmp_path / "m", build_model(parity.spec("bert"), num_labels=2, pooling="mean"))
-    assert "pooling='mean'" in caplog.text
-    assert load_model(tmp_path / "m").options.pooling == "mean"
-
-
 def test_the_tokenizer_travels_along(folder, tmp_path, caplog):
     (folder / "tokenizer.json").write_text("{}")
     (folder / "vocab.txt").write_text("a\n")

@@ -169,6 +169,9 @@ def test_mean_pooling_reads_the_patches():
     hidden = forward_of(bare)(bare.params, {"images": images}).hidden
     outputs = forward_of(model)(model.params, {"images": images})
     np.testing.assert_allclose(outputs.hidden, hidden[:, 1:].mean(1), atol=1e-5)
+    tapped = rebuilt(head=None, pooling="mean")
+    outputs = forward_of(tapped)(tapped.params, {"images": images}, taps=("pooled",))
+    np.testing.assert_allclose(outputs.features["pooled"], hidden[:, 1:].mean(1), atol=1e-5)
 
 
 def test_dropout_only_with_a_key_in_training():
