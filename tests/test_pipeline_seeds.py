@@ -1,8 +1,6 @@
 """Of several seeds the best is exported, whichever way the metric counts."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,46 +8,52 @@ import pytest
 
 from jaxdistill import pipeline
 from jaxdistill.config_file import check
-from jaxdistill.models.registry import load_model
+from jaxdistill.models.registry import build_model, load_model, save_model
+from jaxdistill.workspace import Workspace
 
-TRAIN = {"steps": 2, "batch_size": 16, "learning_rate": 0.1}
 VALUES = {0: 0.6, 4: 0.2, 7: 0.4}
+MODEL = {"family": "mlp", "hidden_sizes": [3]}
 
 
-def distilled(folder: Path, metric: str) -> tuple[dict[str, Any], Path]:
-    """Return a config, and the work directory in which its seeds have been distilled."""
+@pytest.mark.parametrize(
+    ("task", "metric", "best"),
+    [
+        ("regression", "mse", 4),
+        ("regression", "spearman", 0),
+        ("classification", "accuracy", 0),
+    ],
+)
+def test_the_best_seed_is_exported(tmp_path, task, metric, best):
     random = np.random.default_rng(0)
-    inputs = random.normal(size=(96, 4)).astype(np.float32)
-    np.savez(folder / "data.npz", x=inputs, y=inputs @ random.normal(size=4).astype(np.float32))
-    config = {
-        "task": "regression",
-        "metric": metric,
-        "seeds": list(VALUES),
-        "data": {"train": str(folder / "data.npz")},
-        "teacher": {"model": {"family": "mlp", "hidden_sizes": [8]}},
-        "student": {"model": {"family": "mlp", "hidden_sizes": [3]}},
-        "finetune": {**TRAIN, "epochs": 30, "steps": None, "learning_rate": 0.01},
-        "train": TRAIN,
-        "telemetry": {"progress": "none"},
-        "parallel": {"data": 1, "compilation_cache": False},
-    }
-    pipeline.run(check(config), folder / "work", until="distill")
-    return config, folder / "work"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("metric", "best"), [("mse", 4), ("pearson", 0)])
-def test_the_best_seed_is_exported(tmp_path, metric, best):
-    config, workdir = distilled(tmp_path, metric)
-    account = workdir / "distill" / "result.json"
-    told = json.loads(account.read_text())
-    assert [row["seed"] for row in told["seeds"]] == list(VALUES)
-    for row in told["seeds"]:
-        row["value"] = VALUES[row["seed"]]
-    account.write_text(json.dumps(told))
-    pipeline.run(check(config), workdir, until="export")
-    exported = load_model(workdir / "export" / "student").params
+    inputs = random.normal(size=(20, 4)).astype(np.float32)
+    labels = inputs[:, 0] if task == "regression" else np.arange(20) % 2
+    np.savez(tmp_path / "data.npz", x=inputs, y=labels)
+    config = check(
+        {
+            "task": task,
+            "metric": metric,
+            "seeds": list(VALUES),
+            "data": {"train": str(tmp_path / "data.npz")},
+            "teacher": {"model": MODEL},
+            "student": {"model": MODEL},
+        }
+    )
+    workspace = Workspace(config, tmp_path / "work", False)
+    trained = {}
     for seed in VALUES:
-        own = load_model(workdir / "distill" / f"seed-{seed}" / "model").params
-        same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), exported, own)
+        folder = tmp_path / "work" / "distill" / f"seed-{seed}" / "model"
+        model = build_model(
+            {**MODEL, "num_features": 4},
+            labels=workspace.dataset.labels,
+            num_labels=workspace.dataset.num_labels,
+            seed=seed,
+        )
+        save_model(folder, model)
+        trained[seed] = model.params
+    told = {"seeds": [{"seed": seed, "value": value} for seed, value in VALUES.items()]}
+    (tmp_path / "work" / "distill" / "result.json").write_text(json.dumps(told))
+    pipeline._STAGES["export"](workspace)
+    exported = load_model(tmp_path / "work" / "export" / "student").params
+    for seed, params in trained.items():
+        same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), exported, params)
         assert all(jax.tree.leaves(same)) == (seed == best)
