@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.torch_terms import value_at, values_of
 
 from jaxdistill import objectives
 from jaxdistill.config import Config
@@ -42,45 +43,6 @@ def configured(task: str, terms: dict[str, Any], **more: Any) -> Config:
     return check({"task": task, "data": data, **models, "objective": terms, **more})
 
 
-def value_at(value: float | dict[str, float], step: int) -> float:
-    if not isinstance(value, dict):
-        return value
-    steps = value["over"] * TOTAL if value["over"] <= 1 else value["over"]
-    return value["start"] + (value["end"] - value["start"]) * min(step / steps, 1.0)
-
-
-def expected(term: dict[str, Any], student: Any, teacher: Any, labels: Any, step: int) -> Any:
-    """Return a term's value by example or token, without its weight."""
-    warmth = value_at(term.get("temperature", 1.0), step)
-    log_q, log_p = (torch.log_softmax(side / warmth, -1) for side in (student, teacher))
-
-    def kl(log_a: Any, log_b: Any) -> Any:
-        return torch.nn.functional.kl_div(log_b, log_a, reduction="none", log_target=True).sum(-1)
-
-    if term["loss"] == "forward_kl":
-        return warmth**2 * kl(log_p, log_q)
-    if term["loss"] == "reverse_kl":
-        return warmth**2 * kl(log_q, log_p)
-    if term["loss"] == "jsd":
-        beta = term["beta"]
-        log_m = torch.log(beta * log_p.exp() + (1 - beta) * log_q.exp())
-        return warmth**2 * (beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m))
-    if term["loss"] == "mse_logits":
-        return ((student - teacher) ** 2).mean(-1)
-    if term["loss"] == "bernoulli_kl":
-        p, q = (torch.sigmoid(side / warmth) for side in (teacher, student))
-        cross = torch.nn.functional.binary_cross_entropy
-        return warmth**2 * (cross(q, p, reduction="none") - cross(p, p, reduction="none"))
-    smoothing = term.get("label_smoothing", 0.0)
-    flat = torch.nn.functional.cross_entropy(
-        student.reshape(-1, CLASSES),
-        labels.reshape(-1),
-        reduction="none",
-        label_smoothing=smoothing,
-    )
-    return flat.reshape(labels.shape)
-
-
 def drawn(*shape: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     student, teacher = random.normal(0, 2, (2, *shape)).astype(np.float32)
@@ -114,12 +76,14 @@ def wanted_of(terms: dict[str, Any], logits: Any, labels: np.ndarray, where: np.
     def wanted(step: int) -> tuple[dict[str, float], dict[str, float]]:
         found = {}
         for name, term in terms.items():
-            values = expected(term, student, teacher, given, step).numpy()
+            values = values_of(term, student, teacher, given, step, TOTAL).numpy()
             weights = np.broadcast_to(
                 where.reshape(where.shape + (1,) * (values.ndim - where.ndim)), values.shape
             )
             found[name] = float(np.average(values, weights=weights))
-        weights = {name: value_at(term.get("weight", 1.0), step) for name, term in terms.items()}
+        weights = {
+            name: value_at(term.get("weight", 1.0), step, TOTAL) for name, term in terms.items()
+        }
         return found, weights
 
     return wanted
