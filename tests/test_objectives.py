@@ -94,9 +94,7 @@ def test_terms_of_a_classifier(names):
     terms = {name: (TERMS | DENSE)[name] for name in names}
     logits = drawn(ROWS, CLASSES)
     labels = np.random.default_rng(1).integers(0, CLASSES, ROWS)
-    objective = objectives.distillation_objective(
-        configured("classification", terms), TOTAL, set()
-    )
+    objective = objectives.distillation_objective(configured("classification", terms), TOTAL, set())
     batch = {"labels": jnp.asarray(labels), "weight": jnp.asarray(WEIGHT)}
     sides = (Outputs(logits=jnp.asarray(logits[0])), Outputs(logits=jnp.asarray(logits[1])))
     assert_values(objective, sides, batch, wanted_of(terms, logits, labels, WEIGHT))
@@ -162,6 +160,4 @@ def test_what_trains_alone_trains_on_the_whole_task_loss(task, losses):
         config = configured(task, terms, losses=losses)
         objective = objectives.supervised_objective(config)
         assert not objective.needs_teacher
-        assert_values(
-            objective, (outputs, None), batch, wanted_of(wanted, logits, labels, where)
-        )
+        assert_values(objective, (outputs, None), batch, wanted_of(wanted, logits, labels, where))

@@ -1,4 +1,4 @@
-"""Of several seeds the best is exported, whichever way the metric counts."""
+"""Which seed is exported, and whose settings a stage trains with."""
 
 import json
 
@@ -55,5 +55,33 @@ def test_the_best_seed_is_exported(tmp_path, task, metric, best):
     pipeline._STAGES["export"](workspace)
     exported = load_model(tmp_path / "work" / "export" / "student").params
     for seed, params in trained.items():
-        same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), exported, params)
+        same = jax.tree.map(
+            lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), exported, params
+        )
         assert all(jax.tree.leaves(same)) == (seed == best)
+
+
+def test_the_teacher_is_trained_with_its_own_settings_and_the_first_seed(tmp_path):
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(80, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=inputs, y=inputs[:, 0] + inputs[:, 1])
+    rest = {"batch_size": 16, "evaluate_every": 100}
+    config = check(
+        {
+            "task": "regression",
+            "seeds": [5, 2],
+            "data": {"train": str(tmp_path / "data.npz")},
+            "teacher": {"model": MODEL},
+            "student": {"model": MODEL},
+            "finetune": {"steps": 3, "learning_rate": 0.02, "schedule": "constant", "warmup": 0}
+            | rest,
+            "train": {"steps": 7, "learning_rate": 0.5} | rest,
+            "telemetry": {"progress": "none", "log_every": 1},
+            "parallel": {"data": 1, "compilation_cache": False},
+        }
+    )
+    result = pipeline.run(config, tmp_path / "work", until="finetune")
+    assert (result["steps"], result["seed"]) == (3, 5)
+    lines = (tmp_path / "work" / "finetune" / "metrics.jsonl").read_text().splitlines()
+    rates = [row["learning_rate"] for row in map(json.loads, lines) if "event" not in row]
+    np.testing.assert_allclose(rates, [0.02] * 3, rtol=1e-6)

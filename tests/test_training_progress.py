@@ -175,6 +175,66 @@ def test_a_smaller_value_is_a_gain_where_smaller_is_better(toy, plain, tmp_path)
     assert (result.steps, result.progress.best_step) == (4, 4)
 
 
+def test_of_equals_the_newest_is_best(toy, plain, tmp_path):
+    """As among the checkpoints, so that what is handed on is there."""
+    values = [0.1, 0.9, 0.3, 0.9, 0.4, 0.5]
+    trained, result = run_seed(scripted(plain[0], values), toy[1], tmp_path, 0)
+    assert result.progress.best_step == 4
+    assert_same(trained.params, plain[1][4])
+
+
+@pytest.mark.parametrize(("metric", "higher"), [("mse", False), ("pearson", True)])
+def test_the_metric_of_the_configuration_says_which_way_is_better(toy, metric, higher):
+    config = configured()
+    config = config.model_copy(update={"task": "regression", "metric": metric})
+    plan = make_trainer(config, config.train, *toy, stage="baseline").plan
+    assert (plan.metric, plan.higher_is_better) == (metric, higher)
+
+
+def test_only_so_many_examples_are_trained_on_the_same_for_every_seed(toy):
+    def drawn(split_seed: int) -> np.ndarray:
+        config = configured(examples=40)
+        data = config.data.model_copy(update={"split_seed": split_seed})
+        config = config.model_copy(update={"data": data})
+        trainer = make_trainer(config, config.train, *toy, stage="baseline")
+        assert len(trainer.dataset.train) == 40
+        assert trainer.dataset.validation is toy[0].validation
+        assert trainer.make_source(0).steps_per_epoch == trainer.make_source(1).steps_per_epoch == 3
+        return trainer.dataset.train.images
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    whole = {image.tobytes() for image in toy[0].train.images}
+    assert {image.tobytes() for image in first} <= whole
+
+
+def test_a_row_of_the_telemetry_is_the_mean_of_its_steps(toy, tmp_path):
+    told = []
+    for every in (1, 3):
+        config = configured(keep="last", evaluate_every=STEPS)
+        telemetry = config.telemetry.model_copy(update={"log_every": every})
+        config = config.model_copy(update={"telemetry": telemetry})
+        trainer = make_trainer(config, config.train, *toy, stage="baseline")
+        run_seed(trainer, toy[1], tmp_path / str(every), 0)
+        rows = [row for row in rows_of(tmp_path / str(every)) if "event" not in row]
+        assert [row["step"] for row in rows] == list(range(every, STEPS + 1, every))
+        told.append(np.array([row["loss"] for row in rows]))
+    np.testing.assert_allclose(told[1], told[0].reshape(2, 3).mean(1), rtol=1e-6)
+
+
+def test_the_dropout_of_a_stage_is_that_of_its_own_configuration(toy):
+    config = configured(dropout=0.25)
+    finetune = config.train.model_copy(update={"dropout": 0.5})
+    config = config.model_copy(update={"finetune": finetune})
+    rates = [
+        build.make_student(config, toy[0], None, seed=0).config.hidden_dropout_prob,
+        build.load_teacher(config, toy[0], training=True, seed=0).config.hidden_dropout_prob,
+        build.make_student(configured(), toy[0], None, seed=0).config.hidden_dropout_prob,
+    ]
+    assert rates == [0.25, 0.5, 0.0]
+
+
 def test_the_configuration_says_how_long_to_wait_and_how_often_to_look(toy):
     plan = trainer_of(toy, early_stopping=3, evaluate_every=2, steps=11).plan
     assert (plan.early_stopping, plan.evaluate_every, plan.total_steps) == (3, 2, 11)
@@ -200,7 +260,9 @@ def test_each_seed_sees_the_data_in_another_order(plain):
 def test_each_seed_draws_other_masks(toy):
     model = {**MODEL, "hidden_dropout_prob": 0.5}
     config = configured()
-    config = config.model_copy(update={"student": config.student.model_copy(update={"model": model})})
+    config = config.model_copy(
+        update={"student": config.student.model_copy(update={"model": model})}
+    )
     student = build.make_student(config, toy[0], None, seed=0)
     trainer = make_trainer(config, config.train, toy[0], student, stage="baseline")
     batch = trainer.place(trainer.make_source(0)[0])

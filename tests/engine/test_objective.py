@@ -84,8 +84,7 @@ def test_temperatures_move_with_the_step():
         given = {"step": jnp.int32(step), "projections": None}
         found = term.function(STUDENT, TEACHER, BATCH, **given)
         p, q = (
-            np.exp(np.asarray(side.logits, np.float64) / temperature)
-            for side in (TEACHER, STUDENT)
+            np.exp(np.asarray(side.logits, np.float64) / temperature) for side in (TEACHER, STUDENT)
         )
         p, q = (side / side.sum(-1, keepdims=True) for side in (p, q))
         values = temperature**2 * (p * np.log(p / q)).sum(-1)

@@ -26,9 +26,7 @@ NAMES = {
 
 def drawn(seed: int, size: float = 1.0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {
-        name: random.normal(0, size, shape).astype(np.float32) for name, shape in NAMES.items()
-    }
+    return {name: random.normal(0, size, shape).astype(np.float32) for name, shape in NAMES.items()}
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

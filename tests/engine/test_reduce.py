@@ -33,5 +33,7 @@ def test_nothing_at_all_is_zero():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"where: got shape \(2,\), expected that of values, \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"where: got shape \(2,\), expected that of values, \(3,\)"
+    ):
         Mean.of(jnp.zeros(3), jnp.zeros(2))

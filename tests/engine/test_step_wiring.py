@@ -12,7 +12,7 @@ from jaxdistill.engine import parallel
 from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.objective import Objective, logits_term, task_term
 from jaxdistill.engine.state import TrainState
-from jaxdistill.engine.step import make_train_step
+from jaxdistill.engine.step import make_eval_step, make_train_step
 from jaxdistill.models.outputs import Outputs
 
 ROWS, WIDTH = 16, 32
@@ -131,6 +131,28 @@ def test_the_teachers_logits_are_those_of_its_evaluation():
     np.testing.assert_allclose(metrics["soft"].value(), expected, rtol=1e-6)
 
 
+def test_an_evaluation_runs_without_masks_and_without_statistics_of_the_batch():
+    seen = []
+
+    def model(params, batch, *, rng, train, taps):
+        seen.append((train, rng))
+        return tiny.apply(params, batch, taps=taps)
+
+    evaluate = make_eval_step(model, Objective({"hard": task_term()}))
+    jax.eval_shape(evaluate, tiny.init(0), tiny.make_batch(16, 0))
+    assert seen == [(False, None)]
+
+
+def test_labels_of_rows_that_only_fill_are_no_invalid_ones():
+    batch = tiny.make_batch(16, 0)
+    batch["labels"] = batch["labels"].copy()
+    batch["labels"][batch["weight"] == 0] = -1
+    batch["labels"][1] = tiny.CLASSES
+    step = make_train_step(tiny.apply, optax.sgd(1.0), Objective({"hard": task_term()}))
+    _, metrics = jax.jit(step)(TrainState.create(tiny.init(0), optax.sgd(1.0)), {}, batch)
+    assert float(metrics["invalid_labels"].value()) == 1
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_gradients_norm_is_told_before_it_is_clipped_or_scaled(accumulate):
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.adam(0.1))
@@ -162,9 +184,7 @@ def test_statistics_of_the_batch_are_averaged_over_devices():
     start = {"mean": jnp.float32(0), "seen": jnp.float32(0)}
     state = TrainState.create(tiny.init(0), optax.sgd(1.0), model_state=start)
     batch = tiny.make_batch(16, 0)
-    after, _ = step(
-        parallel.replicate(state, devices), parallel.replicate({}, devices), batch
-    )
+    after, _ = step(parallel.replicate(state, devices), parallel.replicate({}, devices), batch)
     assert len(set(batch["labels"].reshape(4, 4).mean(1))) > 1
     expected = batch["labels"].mean()
     np.testing.assert_allclose(after.model_state["mean"], [expected] * 4, rtol=1e-6)
