@@ -61,6 +61,32 @@ def test_chunks_give_the_dense_value_and_gradients(codec, name, options, columns
     assert not beyond.any()
 
 
+@pytest.mark.parametrize("columns", [2, None])
+def test_a_token_counts_as_much_as_its_weight_says(columns):
+    """Weights are no yes or no: half a token is half of its loss and of its gradient."""
+    student, teacher, labels, where = case()
+    where = where * np.linspace(0.25, 2.0, where.size, dtype=np.float32).reshape(where.shape)
+    codec = codecs.TopK(5)
+    arguments = {"parts": stored(codec, teacher), "labels": labels}
+    terms = terms_of(codec, "topk_forward_kl")
+
+    def ours(student):
+        found = chunked_loss(student, terms, arguments, where, vocabulary=30, columns=columns)
+        return found.mix, found.terms
+
+    def theirs(student):
+        return dense(student, terms, arguments, where, 30)
+
+    (value, told), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(student)
+    expected, wanted = jax.jit(jax.value_and_grad(theirs))(student)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for _, weight in told.values():
+        np.testing.assert_allclose(weight, where.sum(), rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), gradient, wanted
+    )
+
+
 def test_the_parts_are_told_and_masked_tokens_are_never_looked_at():
     student, teacher, labels, where = case()
     codec = codecs.TopK(4)

@@ -42,6 +42,19 @@ def test_top_k_is_the_divergence_of_the_k_classes_and_the_tail(name, temperature
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.3, 0.9])
+def test_beta_is_the_teachers_share_of_the_mixture(beta):
+    student, teacher = example()
+    got = losses.topk_jsd(student, *cache(teacher, 4, 2.0), temperature=2.0, beta=beta)
+    expected = []
+    for s, t in zip(student.astype(float), teacher.astype(float), strict=True):
+        ids = sorted(range(len(t)), key=lambda c: -t[c])[:4]
+        p, q = coarse(t, ids, 2.0), coarse(s, ids, 2.0)
+        m = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=True)]
+        expected.append(4 * (beta * kl(p, m) + (1 - beta) * kl(q, m)))
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", TOP)
 def test_top_k_is_a_lower_bound_that_all_classes_close(name):
     student, teacher = example(seed=1, rows=40)
