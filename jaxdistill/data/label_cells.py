@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError
+from jaxdistill.spelling import fold
 
 SEPARATORS = ("|", ";", "\n", ",")
 """What may stand between labels; the first that occurs does, and the others are parts of names."""
@@ -79,9 +79,7 @@ def is_bracketed(texts: Sequence[str]) -> bool:
     return bool(texts) and all(_BRACKETED.fullmatch(text) for text in texts)
 
 
-def read_rows(
-    values: Sequence[Any] | np.ndarray, table: Table, form: CellForm
-) -> list[list[Any]]:
+def read_rows(values: Sequence[Any] | np.ndarray, table: Table, form: CellForm) -> list[list[Any]]:
     """Read the labels (or 0 and 1) of every row; an empty text is a row without labels.
 
     Raises:
@@ -248,7 +246,7 @@ def _width(rows: Sequence[Sequence[Any]], table: Table, count: int | None) -> in
                 "a label or whether one label holds; set task=classification, or give the names "
                 "of the labels as data.labels"
             )
-    if not decimals and not (binary and (repeats or len(sizes) == 1 and sizes != {1})):
+    if not decimals and not (binary and (repeats or (len(sizes) == 1 and sizes != {1}))):
         return None
     expected = count or Counter(len(row) for row in rows).most_common(1)[0][0]
     for place, row in enumerate(numbers):
@@ -292,7 +290,7 @@ def _separator(texts: Sequence[str], table: Table, names: Collection[str] | None
                 raise DataError(
                     f"data.label: {table.source} separates labels with {first!r} in some rows and "
                     f"with {other!r} in others ({part!r}); write all with one of them, or as JSON "
-                    f'lists such as {json.dumps([*_split(part, other)])}'
+                    f"lists such as {json.dumps([*_split(part, other)])}"
                 )
     if first == "," and not names:
         _check_commas(texts, table)
@@ -308,7 +306,7 @@ def _check_commas(texts: Sequence[str], table: Table) -> None:
         return
     if pairs and all(times == total[a] == total[b] for (a, b), times in pairs.items()):
         first, second = next(iter(pairs))
-        names = sorted({text for text in texts})[:8]
+        names = sorted(set(texts))[:8]
         raise DataError(
             f"data.label: {table.source} has {first!r} and {second!r} only together, so their "
             f"comma may separate two labels or belong to one; give the names as data.labels, "
@@ -351,9 +349,3 @@ def made_of(
             if len(pieces) > 1 and set(pieces) <= known - {name}:
                 yield name, pieces
                 break
-
-
-def fold(name: str) -> str:
-    """Return what two spellings of a name share: case, width, and blanks or dashes inside it."""
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", " ", plain)

@@ -1,4 +1,4 @@
-"""Which names labels have: those of the model, of the data and of its ids, and what are no names."""
+"""Which names labels have: the model's, the data's and those of its ids, and what are none."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from jaxdistill.config_terms import Task
-from jaxdistill.data.label_cells import fold
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.spelling import fold
 
 _log = logging.getLogger("jaxdistill")
 
@@ -25,7 +25,18 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 POSITIVE = frozenset({"positive", "pos", "yes", "y", "true", "t", "1"})
 NEGATIVE = frozenset(
     {"negative", "neg", "no", "n", "false", "f", "0", "-1"}
-    | {"none", "normal", "other", "neutral", "ham", "benign", "clean", "safe", "legit", "legitimate"}
+    | {
+        "none",
+        "normal",
+        "other",
+        "neutral",
+        "ham",
+        "benign",
+        "clean",
+        "safe",
+        "legit",
+        "legitimate",
+    }
 )
 _NOT = re.compile(r"(?:not|non|no)(?: |-|_)(.+)")
 
@@ -134,9 +145,7 @@ def _tell_other_names(table: Table, source: Sequence[str], names: Sequence[str])
     )
 
 
-def names_of_ids(
-    table: Table, ids: Sequence[int], outputs: int | None
-) -> tuple[str, ...] | None:
+def names_of_ids(table: Table, ids: Sequence[int], outputs: int | None) -> tuple[str, ...] | None:
     """Return whole numbers as names where they are codes, or None where they are ids.
 
     Raises:

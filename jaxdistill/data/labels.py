@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config_terms import Task
-from jaxdistill.data.label_cells import CellForm, find_form, fold, read_rows
+from jaxdistill.data.label_cells import CellForm, find_form, read_rows
 from jaxdistill.data.label_names import (
     MISSING,
     agree_on_names,
@@ -23,6 +23,7 @@ from jaxdistill.data.label_names import (
 )
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.spelling import fold
 
 _log = logging.getLogger("jaxdistill")
 _FLAGS = {"true": 1.0, "false": 0.0}
@@ -42,6 +43,7 @@ class LabelSpace:
       by_name: whether whole numbers are names, as codes are, and no ids.
       form: how a row holds its labels.
       columns: that hold them.
+      holds_ids: whether the rows hold ids, and not names.
     """
 
     task: Task
@@ -50,8 +52,9 @@ class LabelSpace:
     source_names: tuple[str, ...] | None = None
     outputs: tuple[int, ...] | None = None
     by_name: bool = False
-    form: CellForm = CellForm()
+    form: CellForm = dataclasses.field(default_factory=CellForm)
     columns: tuple[str, ...] = ()
+    holds_ids: bool = False
 
 
 def label_space(
@@ -113,7 +116,10 @@ def label_space(
             f"{num_labels} as the model has; give its names as data.labels, or use another model"
         )
     source, order = agree_on_names(table, columns[0], known, id_names)
-    return LabelSpace(task, count, known, source, order, by_name, form, columns)
+    numbers = len(columns) == 1 and all(is_integer(cell) for row in rows for cell in row)
+    return LabelSpace(
+        task, count, known, source, order, by_name, form, columns, numbers and not by_name
+    )
 
 
 def encode_labels(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
@@ -327,9 +333,7 @@ def _score(value: Any, table: Table, row: int) -> float:
     return score
 
 
-def _vectors(
-    values: Sequence[Any] | np.ndarray, table: Table, space: LabelSpace
-) -> np.ndarray:
+def _vectors(values: Sequence[Any] | np.ndarray, table: Table, space: LabelSpace) -> np.ndarray:
     """Read rows of 0 and 1, and put their columns where the model has the labels."""
     width = space.form.flags
     if isinstance(values, np.ndarray) and values.ndim == 2:

@@ -11,6 +11,7 @@ from jaxdistill.config import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
+    checks_classes,
     checks_labels,
     checks_language,
     checks_machine,
@@ -33,6 +34,9 @@ CHECKS = (
     checks_labels.overlap,
     checks_labels.label_order,
     checks_labels.label_range,
+    checks_classes.label_kind,
+    checks_classes.spelling,
+    checks_classes.measured_label,
     checks_teacher.teacher_head,
     checks_teacher.teacher_skill,
     checks_labels.evaluation_size,

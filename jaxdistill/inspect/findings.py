@@ -70,3 +70,12 @@ Check = Iterator[Finding]
 def field(model: Model, name: str) -> Any:
     """Return a field of a model's architecture, or None where it has no such thing."""
     return getattr(model.config, name, None)
+
+
+def quoted(name: str) -> str:
+    """Write a name as it can stand in a list of YAML."""
+    plain = name.replace("_", "").replace("-", "").isalpha()
+    words = ("yes", "no", "true", "false", "on", "off", "y", "n", "null", "none")
+    if plain and name.casefold() not in words:
+        return name
+    return "'" + name.replace("'", "''") + "'"

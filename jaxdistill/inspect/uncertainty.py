@@ -102,24 +102,36 @@ def bootstrap(
     return np.array([statistic(rows) for rows in draws])
 
 
-def metric_interval(task: str, logits: np.ndarray, labels: np.ndarray, name: str) -> Interval:
+def metric_interval(
+    task: str, logits: np.ndarray, labels: np.ndarray, name: str, *, positive: int | None = None
+) -> Interval:
     """Return the 95 % interval of a metric over the choice of evaluation examples.
 
-    Wilson's for `accuracy` and `exact_match`; percentiles of a bootstrap otherwise.
+    Wilson's for `accuracy` and `exact_match`; percentiles of a bootstrap otherwise. `positive` is
+    the label that F1 is of, see `compute_metrics`.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if name in ("accuracy", "exact_match"):
         value = compute_metrics(task, logits, labels, [name])[name]
         return accuracy_interval(value, len(labels))
     values = bootstrap(
-        lambda rows: compute_metrics(task, logits[rows], labels[rows], [name])[name], len(labels)
+        lambda rows: compute_metrics(task, logits[rows], labels[rows], [name], positive=positive)[
+            name
+        ],
+        len(labels),
     )
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
 def difference_error(
-    task: str, alone: np.ndarray, distilled: np.ndarray, labels: np.ndarray, name: str
+    task: str,
+    alone: np.ndarray,
+    distilled: np.ndarray,
+    labels: np.ndarray,
+    name: str,
+    *,
+    positive: int | None = None,
 ) -> float:
     """Return the standard error, over the choice of examples, of what distillation gained.
 
@@ -131,6 +143,7 @@ def difference_error(
       distilled: logits `[S, N, C]`.
       labels: `[N]` or `[N, C]`.
       name: the metric.
+      positive: the label that F1 is of, see `compute_metrics`.
     """
     labels = np.asarray(labels)
     if name in ("accuracy", "exact_match"):
@@ -142,7 +155,9 @@ def difference_error(
             return float(
                 np.mean(
                     [
-                        compute_metrics(task, seed[rows], labels[rows], [name])[name]
+                        compute_metrics(task, seed[rows], labels[rows], [name], positive=positive)[
+                            name
+                        ]
                         for seed in group
                     ]
                 )
