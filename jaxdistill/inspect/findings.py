@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,7 @@ def field(model: Model, name: str) -> Any:
 
 def quoted(name: str) -> str:
     """Write a name as it can stand in a list of YAML."""
-    plain = name.replace("_", "").replace("-", "").isalpha()
+    plain = re.fullmatch(r"[^\W\d_][\w-]*", name)
     words = ("yes", "no", "true", "false", "on", "off", "y", "n", "null", "none")
     if plain and name.casefold() not in words:
         return name

@@ -269,7 +269,7 @@ def test_outputs_without_names_are_matched_by_their_numbers():
 
 
 def test_names_that_contradict_are_refused():
-    with pytest.raises(DataError, match="itself names its ids .*drop data.labels"):
+    with pytest.raises(DataError, match=r"itself names its ids .*drop data.labels"):
         told_names([0, 1, 2], MNLI, ["neutral", "entailment", "contradiction"], tuple(DATA))
     for wanted in (["entailment", "neutral"], ["entailment", "neutral", "else"]):
         with pytest.raises(DataError, match=r"expected the model's own names .* data's ids"):
@@ -303,7 +303,7 @@ def test_the_label_that_f1_is_of(names, wanted, place):
 
 
 def test_the_label_that_f1_is_of_must_exist():
-    with pytest.raises(DataError, match=r"data.positive: got 'spma', expected .*Did you mean 'spam'"):
+    with pytest.raises(DataError, match=r"positive: got 'spma', expected .*Did you mean 'spam'"):
         positive_label("spma", ["ham", "spam"], 2, task="classification")
     assert positive_label(None, ["a", "b"], 2, task="multilabel") is None
     assert positive_label("b", ["a", "b"], 2, task="multilabel") == 1
@@ -363,7 +363,9 @@ def test_flag_columns_become_vectors_in_the_order_of_names():
         space = label_space(rows, columns, task="multilabel", labels=names, num_labels=None)
         assert encode_labels(rows, columns, space).tolist() == expected
     words = table(toxic=["True", "false"], rude=["0", "1"])
-    space = label_space(words, columns, task="multilabel", labels=["Rude", "Toxic"], num_labels=None)
+    space = label_space(
+        words, columns, task="multilabel", labels=["Rude", "Toxic"], num_labels=None
+    )
     assert encode_labels(words, columns, space).tolist() == [[0, 1], [1, 0]]
     bad = table(toxic=["1", "2"], rude=["0", "0"])
     with pytest.raises(DataError, match="row 2: got toxic='2', expected 0 or 1"):

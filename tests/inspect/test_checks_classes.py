@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from support.findings import only, with_part
-from support.setups import encoder, text_dataset
+from support.setups import WORDS, save_tokenizer, text_dataset
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.dataset import prepare
@@ -92,24 +93,37 @@ def test_spelling(healthy):
     only(checks_classes.spelling(healthy(dataset=labelled([0, 1], ("C-1", "C-2")))), "ok")
 
 
-def test_what_the_doctor_says_of_spelling_helps(healthy, write):
+def test_what_the_doctor_says_of_spelling_helps(healthy, tmp_path):
     spellings = ["Neg", "neg", "pos ", "Pos", "it's", "It's"]
     rows = [f"good film,{spellings[i % 6]}" for i in range(60)]
-    path = write("a.csv", "\n".join(["text,label", *rows]))
-    image = {"task": "classification", "tokenizer_folder": write.tokenizer}
-    before = prepare(DataConfig(train=path), **image)
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    folder = Path(save_tokenizer(tmp_path / "tokenizer", WORDS))
+
+    def read(**values):
+        config = DataConfig(train=str(path), **values)
+        return prepare(config, task="classification", tokenizer_folder=folder)
+
+    before = read()
     assert before.num_labels == 6
     message = only(checks_classes.spelling(healthy(dataset=before)), "warning")
-    said = yaml.safe_load(re.search(r"data\.labels=(\[.*\])", message)[1])
-    after = prepare(DataConfig(train=path, labels=said), **image)
-    assert [name.casefold() for name in after.labels] == ["it's", "neg", "pos"]
+    (told,) = re.findall(r"data\.labels=(\[.*\])", message)
+    said = yaml.safe_load(told)
+    after = read(labels=said)
+    assert sorted(name.casefold() for name in after.labels or ()) == ["it's", "neg", "pos"]
     only(checks_classes.spelling(healthy(dataset=after)), "ok")
 
 
 @pytest.mark.parametrize(
     ("names", "config", "positive", "level", "told"),
     [
-        (("cat", "dog"), {}, 1, "warning", "'dog', because it is the second; set data.positive=cat"),
+        (
+            ("cat", "dog"),
+            {},
+            1,
+            "warning",
+            "'dog', because it is the second; set data.positive=cat",
+        ),
         (("cat", "dog"), {"positive": "cat"}, 0, "ok", "'cat', as data.positive says"),
         (("fraud", "normal"), {}, 0, "ok", "'fraud'; data.positive names another"),
         (None, {}, 1, "ok", "the label '1'"),
@@ -123,4 +137,3 @@ def test_the_label_that_f1_is_of(healthy, names, config, positive, level, told):
     values = {"metric": "f1", "data": {"train": "train.tsv", "max_length": 16, **config}}
     assert told in only(checks_classes.measured_label(healthy(values, dataset=dataset)), level)
     assert list(checks_classes.measured_label(healthy(dataset=dataset))) == []
-    assert encoder(1)
