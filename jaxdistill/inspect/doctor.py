@@ -84,6 +84,7 @@ def examine(
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Lay findings out, the worst first."""
+    from rich.markup import escape
     from rich.table import Table
 
     colors = {"fatal": "bold red", "warning": "yellow", "ok": "green"}
@@ -91,7 +92,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for level, color in colors.items():
         for finding in findings:
             if finding.level == level:
-                table.add_row(f"[{color}]{level}[/]", finding.name, finding.message)
+                table.add_row(f"[{color}]{level}[/]", finding.name, escape(finding.message))
     return table
 
 

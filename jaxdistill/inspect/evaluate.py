@@ -88,10 +88,12 @@ def measure_speed(
 def result_table(result: Mapping[str, Any]) -> Table:
     """Lay out a run's result: one row per model, spread over seeds where there are several."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
+    about = f"{result['examples']:,} examples of the {result['split']} split{measured(result)}"
     table = Table(
-        title=f"{result['examples']:,} examples of the {result['split']} split{measured(result)}",
+        title=escape(about),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
