@@ -21,7 +21,7 @@ from jaxdistill.data.tokens import has_tokenizer
 from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.inspect.checks_labels import folder_labels
+from jaxdistill.inspect.checks_labels import folder_labels, folder_outputs
 from jaxdistill.models.family import assemble
 from jaxdistill.models.importance import measure_importance
 from jaxdistill.models.positions import row_limit, table_size
@@ -47,15 +47,31 @@ def load_data(config: Config, cache: Path) -> Dataset:
     if config.task == language.TASK:
         return language.load_data(config, tokenizer_folder(config), limits, cache)
     teacher, student = _folder(config.teacher.model), _folder(config.student.model)
-    return prepare(
+    dataset = prepare(
         config.data,
         task=config.task,
         tokenizer_folder=tokenizer_folder(config),
         labels=folder_labels(teacher) or folder_labels(student),
         num_labels=None,
+        outputs=folder_outputs(teacher),
         row_limits=limits,
         cache_dir=cache,
     )
+    measured = measured_label(config, dataset)
+    if measured:
+        log.info("%s is %s (data.positive)", config.ranking_metric, measured["metric_of"])
+    return dataset
+
+
+def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Say what an F1 is of, for a run's result: `positive`, an id or None, and `metric_of`."""
+    if config.ranking_metric != "f1":
+        return {}
+    if dataset.positive is not None:
+        name = str(dataset.positive) if dataset.labels is None else dataset.labels[dataset.positive]
+        return {"positive": dataset.positive, "metric_of": f"that of the label {name!r}"}
+    kind = "classes that occur" if config.task == "classification" else "labels"
+    return {"positive": None, "metric_of": f"the mean over the {kind}"}
 
 
 def row_limits(config: Config) -> dict[str, int]:

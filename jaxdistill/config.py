@@ -15,6 +15,7 @@ from jaxdistill.config_terms import (
     TASK_LOSSES,
     Dtype,
     GenerateConfig,
+    LabelName,
     OnPolicyConfig,
     PositiveInt,
     Section,
@@ -73,8 +74,12 @@ class DataConfig(Section):
     image: str | None = None
     label: str | None = None
     """Columns; inferred from the usual names where not given."""
-    labels: tuple[str, ...] | None = None
-    """Label names in the order of their ids; inferred from the teacher or the data otherwise."""
+    labels: tuple[LabelName, ...] | None = None
+    """Names of the data's labels in the order of its ids, matched with the teacher's own names;
+    inferred from the teacher or the data when not given."""
+    positive: LabelName | None = None
+    """Label whose F1 is measured; of two labels the one that is positive by its name (`yes`, or
+    the other of `normal`), else the second, and the mean over labels where there are more."""
     max_length: PositiveInt = 128
     """Longest row in tokens; longer ones are cut and counted, documents of a language model go on
     in further rows."""
@@ -300,6 +305,11 @@ class Config(Section):
             raise ValueError(
                 f"metric: got {self.metric!r} for task {self.task!r}, "
                 f"expected one of {sorted(metrics)}"
+            )
+        if self.data.positive is not None and self.ranking_metric != "f1":
+            raise ValueError(
+                f"data.positive: got {self.data.positive!r} for metric {self.ranking_metric!r}, "
+                "which is not measured label by label; set metric=f1, or drop data.positive"
             )
         return self
 

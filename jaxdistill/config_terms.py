@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 Task = Literal["classification", "multilabel", "regression", "language_model"]
 Optimizer = Literal[
@@ -23,6 +30,18 @@ Optimizer = Literal[
     "rmsprop",
     "sgd",
 ]
+
+
+def _label_name(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(
+            f"got {value}, as YAML reads yes, no, true and false; put quotes around the name"
+        )
+    return str(value) if isinstance(value, int | float) else value
+
+
+LabelName = Annotated[str, BeforeValidator(_label_name)]
+"""The name of a label, which may look like a number."""
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -23,11 +23,12 @@ from jaxdistill.models.registry import Model
 
 
 def make_evaluator(
-    config: Config, model: Model, mesh: Any
+    config: Config, model: Model, mesh: Any, *, positive: int | None = None
 ) -> Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]:
     """Return `evaluate(params, model_state, split) -> (logits [N, C], metrics)`, in split order.
 
     Of a language model it returns scores instead of logits, see `scoring.make_score_step`.
+    `positive` is the label that F1 is of, see `compute_metrics`.
 
     Raises (when called):
       Preempted: the process was asked to stop.
@@ -68,7 +69,8 @@ def make_evaluator(
         names = _metric_names(config)
         loss = jax.device_get(means)
         total = sum(float(mean.total) for mean in loss) / sum(float(mean.weight) for mean in loss)
-        return whole, {**compute_metrics(config.task, whole, split.truth, names), "loss": total}
+        values = compute_metrics(config.task, whole, split.truth, names, positive=positive)
+        return whole, {**values, "loss": total}
 
     return evaluate
 

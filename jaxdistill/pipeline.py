@@ -179,7 +179,7 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
         mesh = mesh_of(config.parallel.sizes)
 
         def predict(model: Model) -> tuple[np.ndarray, dict[str, float]]:
-            evaluate = make_evaluator(config, model, mesh)
+            evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
             return evaluate(model.params, model.model_state, split)
 
         arms = {"teacher": [workspace.teacher]}
@@ -224,10 +224,12 @@ def _compare(
         predictions["distilled_logits"],
         split.truth,
         config.ranking_metric,
+        positive=dataset.positive,
     )
     np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
     result = {
         "metric": config.ranking_metric,
+        **build.measured_label(config, dataset),
         "higher_is_better": config.higher_is_better,
         "split": "validation" if dataset.test is None else "test",
         "examples": len(split),

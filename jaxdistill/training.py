@@ -172,7 +172,7 @@ def make_trainer(
         batches = _source(config, train_config, dataset, seed, mesh=mesh).only(part)
         return batches if targets is None else precomputed.with_targets(batches, targets)
 
-    evaluate = make_evaluator(config, model, mesh)
+    evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
     every = train_config.evaluate_every or source.steps_per_epoch
     plan = LoopPlan(
         total_steps=total_steps,
@@ -284,7 +284,7 @@ def _precomputed_logits(
             )
         return None
     start = time.monotonic()
-    evaluate = make_evaluator(config, teacher, mesh)
+    evaluate = make_evaluator(config, teacher, mesh, positive=dataset.positive)
     logits, _ = evaluate(teacher.params, teacher.model_state, dataset.train)
     say(
         f"distill  the teacher ran once over {len(dataset.train):,} examples "

@@ -98,7 +98,8 @@ class Workspace:
             student = self.student(seed)
         elif self.teacher_is_ready:
             teacher = self.teacher
-            evaluate = make_evaluator(config, teacher, mesh_of(config.parallel.sizes))
+            mesh = mesh_of(config.parallel.sizes)
+            evaluate = make_evaluator(config, teacher, mesh, positive=dataset.positive)
             logits, _ = evaluate(teacher.params, teacher.model_state, dataset.validation)
             student = self.student(seed)
         else:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 from support import runs
 from support.setups import LABELS
 
 from jaxdistill import pipeline
+from jaxdistill.cli import call
 from jaxdistill.config_file import load_config
 from jaxdistill.errors import ConfigError
+from jaxdistill.inspect.uncertainty import difference_error
 from jaxdistill.models.registry import load_model
 
 TEACHER = {"epochs": 15, "batch_size": 16, "learning_rate": 1e-2}
@@ -85,3 +88,27 @@ def test_a_second_run_keeps_every_stage_and_a_change_is_refused_by_name(finished
         pipeline.run(changed, workdir)
     assert (workdir / "finetune" / "result.json").is_file()
     assert load_config(str(workdir / "config.yaml")).train.learning_rate == 3e-3
+
+
+@pytest.mark.slow
+def test_f1_is_that_of_the_label_that_the_config_names(tmp_path, capsys):
+    path = runs.write_config(
+        tmp_path, metric="f1", data={"positive": LABELS[0]}, finetune=TEACHER, train=TRAIN
+    )
+    workdir = tmp_path / "work"
+    assert call(["evaluate", path, "--workdir", str(workdir)]) == 0
+    captured = capsys.readouterr()
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["metric_of"] == f"that of the label {LABELS[0]!r}"
+    assert result["metric_of"] in " ".join(captured.out.split())
+    with np.load(workdir / "evaluate" / "predictions.npz") as found:
+        labels, teacher = found["labels"], found["teacher_logits"]
+        alone, distilled = found["alone_logits"], found["distilled_logits"]
+    for row, logits in (("teacher", teacher), ("student_alone", alone[0])):
+        f1 = f1_score(labels, logits.argmax(-1), pos_label=0, zero_division=0)
+        assert result[row]["values"] == [pytest.approx(f1)]
+    account = json.loads((workdir / "baseline" / "seed-0" / "result.json").read_text())
+    # The best of training is measured as the evaluation measures it, on the same split.
+    assert account["value"] == pytest.approx(result["student_alone"]["values"][0])
+    error = difference_error("classification", alone, distilled, labels, "f1", positive=0)
+    assert result["evaluation_error"] == pytest.approx(error)

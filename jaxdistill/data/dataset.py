@@ -15,7 +15,8 @@ from jaxdistill.config_terms import Task
 from jaxdistill.data.bpe import ENCODER, choose_tokenizer
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
-from jaxdistill.data.labels import encode_labels, is_generic, label_space
+from jaxdistill.data.label_names import model_and_data_names, positive_label
+from jaxdistill.data.labels import LabelSpace, encode_labels, label_space
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split
 from jaxdistill.data.table import Table, select
@@ -37,6 +38,8 @@ class Dataset:
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
       tokenizer: folder of the tokenizer that read the texts, None without texts.
       vocabulary: its number of tokens.
+      positive: id of the label whose F1 counts, or None for the mean over labels.
+      space: how labels were read, or None where there are none.
     """
 
     train: Split
@@ -49,6 +52,8 @@ class Dataset:
     notes: Mapping[str, int]
     tokenizer: Path | None = None
     vocabulary: int | None = None
+    positive: int | None = None
+    space: LabelSpace | None = None
 
 
 def prepare(
@@ -59,6 +64,7 @@ def prepare(
     labels: Sequence[str] | None = None,
     num_labels: int | None = None,
     row_limits: Mapping[str, int] | None = None,
+    outputs: int | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
@@ -70,6 +76,7 @@ def prepare(
         configuration names another tokenizer; None for images.
       labels: the model's label names in the order of its ids.
       num_labels: the model's number of classes.
+      outputs: those of a model without names: numbers below are ids, others are names.
       row_limits: the longest row that each model has positions for, by who it is.
       cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
 
@@ -82,8 +89,19 @@ def prepare(
     roles = find_roles(sources.train, config, task=task)
     for table in tables.values():
         _check_columns(table, roles)
-    names = _label_names(config.labels, labels)
-    space = label_space(sources.train, roles.labels, task=task, labels=names, num_labels=num_labels)
+    names, id_names = model_and_data_names(config.labels, labels)
+    space = label_space(
+        sources.train,
+        roles.labels,
+        task=task,
+        labels=names,
+        num_labels=num_labels,
+        id_names=id_names,
+        outputs=outputs,
+    )
+    positive = positive_label(
+        config.positive, space.names, space.count, task=task, source_names=space.source_names
+    )
     encoded = {part: encode_labels(table, roles.labels, space) for part, table in tables.items()}
     rows = {part: np.arange(len(table)) for part, table in tables.items()}
     if "validation" not in tables:
@@ -132,6 +150,8 @@ def prepare(
         notes=_notes(splits, config),
         tokenizer=tokenizer,
         vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
+        positive=positive,
+        space=space,
     )
 
 
@@ -169,20 +189,6 @@ def _check_columns(table: Table, roles: Roles) -> None:
                 f"{table.source}: has no column {name!r} with the {what}, which the training data "
                 f"has; got {list(table.columns)}"
             )
-
-
-def _label_names(
-    configured: Sequence[str] | None, models: Sequence[str] | None
-) -> Sequence[str] | None:
-    """Take the names from the configuration or the model; the two must not contradict."""
-    if configured is None or models is None or is_generic(models):
-        return models if configured is None else configured
-    if list(configured) != list(models):
-        raise DataError(
-            f"data.labels: got {list(configured)}, expected the model's own names and order "
-            f"{list(models)}; drop data.labels"
-        )
-    return configured
 
 
 def _fewer(rows: np.ndarray, config: DataConfig) -> np.ndarray:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdistill.config_terms import Task
+from jaxdistill.data.label_cells import CellForm, find_form, read_rows
+from jaxdistill.data.label_names import (
+    MISSING,
+    agree_on_names,
+    as_number,
+    is_generic,
+    is_integer,
+    names_of_ids,
+    refuse_scores,
+)
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.spelling import fold
 
 _log = logging.getLogger("jaxdistill")
-_INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
-_GENERIC = re.compile(r"LABEL_\d+")
+_FLAGS = {"true": 1.0, "false": 0.0}
+_LISTS = (list, tuple, set, frozenset, dict, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +37,24 @@ class LabelSpace:
     Attributes:
       task: the kind of label.
       count: classes, or 1 for regression.
-      names: their names in the order of ids, or None where the data has bare ids.
-      source_names: names of the ids as the source counts them, where that order may differ.
+      names: their names in the order of the model's outputs, or None where the data has bare ids.
+      source_names: names of the ids as the data counts them, where those may be others.
+      outputs: the model's output of each id of the data; None where they are the same.
+      by_name: whether whole numbers are names, as codes are, and no ids.
+      form: how a row holds its labels.
+      columns: that hold them.
+      holds_ids: whether the rows hold ids, and not names.
     """
 
     task: Task
     count: int
     names: tuple[str, ...] | None
     source_names: tuple[str, ...] | None = None
+    outputs: tuple[int, ...] | None = None
+    by_name: bool = False
+    form: CellForm = dataclasses.field(default_factory=CellForm)
+    columns: tuple[str, ...] = ()
+    holds_ids: bool = False
 
 
 def label_space(
@@ -44,47 +64,62 @@ def label_space(
     task: Task,
     labels: Sequence[str] | None,
     num_labels: int | None,
+    id_names: Sequence[str] | None = None,
+    outputs: int | None = None,
 ) -> LabelSpace:
     """Find the classes: `labels` in that order, else the source's names, else those that occur.
 
-    Names that only count (`LABEL_0`, …) are no names. Names that are found in the data are sorted;
-    where all of them are integers they are ids.
+    Names that only count (`LABEL_0`, …) are no names. Names that are found in the data are sorted.
+    Whole numbers are ids where they are 0, 1, … without a gap, and else names (codes).
+
+    Args:
+      table: the training data.
+      columns: of labels; several hold 0 and 1 each.
+      task: the kind of label.
+      labels: names in the order of the model's outputs.
+      num_labels: their number.
+      id_names: what the data calls its ids, in their order; the source's own names where None.
+      outputs: those of a model that is given, whose names are not known: ids below are ids.
 
     Raises:
-      DataError: `labels` and `num_labels` disagree, or the data has another number of classes.
+      DataError: names and numbers disagree, or the column holds no labels of this task.
     """
+    columns = tuple(columns)
     if task == "regression":
-        return LabelSpace(task, 1, None)
-    if labels is not None and is_generic(labels):
+        return LabelSpace(task, 1, None, columns=columns)
+    if labels is not None and is_generic(labels) and id_names is None:
         num_labels, labels = num_labels or len(labels), None
+    known = _known_names(table, columns, labels)
+    count = num_labels if known is None else len(known)
+    form, rows = CellForm(), [[]]
+    if len(columns) == 1:
+        form, rows = _read(table, columns[0], task, known, count)
     if labels is not None:
-        names = tuple(labels)
-        if len(set(names)) != len(names):
-            raise DataError(f"data.labels: got {list(names)}, expected each name once")
-        if num_labels is not None and num_labels != len(names):
+        if len(set(labels)) != len(labels):
+            raise DataError(f"data.labels: got {list(labels)}, expected each name once")
+        if num_labels is not None and num_labels != len(labels):
             raise DataError(
-                f"data.labels: got {len(names)} names, expected {num_labels}, the model's classes"
+                f"data.labels: got {len(labels)} names, expected {num_labels}, the model's classes"
             )
-        return LabelSpace(task, len(names), names, table.names.get(columns[0]))
-    known = table.names.get(columns[0]) or (tuple(columns) if len(columns) > 1 else None)
-    values = table.columns[columns[0]]
-    if known is None and isinstance(values, np.ndarray) and values.ndim == 2:
-        count = values.shape[1]
-    elif known is None:
-        known, count = _occurring(table, columns[0], task, num_labels)
-    else:
+    by_name = False
+    if known is not None:
         count = len(known)
+        by_name = form.flags is None and _are_names(rows, id_names or known)
+    elif form.flags is not None:
+        count = form.flags
+    else:
+        known, count = _occurring(table, rows, task, num_labels, outputs)
+        by_name = known is not None
     if num_labels is not None and count != num_labels:
         raise DataError(
             f"data.label: {table.source} has {count} classes {list(known or ())[:10]}, expected "
             f"{num_labels} as the model has; give its names as data.labels, or use another model"
         )
-    return LabelSpace(task, count, known, table.names.get(columns[0]))
-
-
-def is_generic(names: Sequence[str]) -> bool:
-    """Say whether names only count: `LABEL_0`, `LABEL_1`, … as in a checkpoint without names."""
-    return all(_GENERIC.fullmatch(name) for name in names)
+    source, order = agree_on_names(table, columns[0], known, id_names)
+    numbers = len(columns) == 1 and all(is_integer(cell) for row in rows for cell in row)
+    return LabelSpace(
+        task, count, known, source, order, by_name, form, columns, numbers and not by_name
+    )
 
 
 def encode_labels(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
@@ -97,102 +132,195 @@ def encode_labels(table: Table, columns: Sequence[str], space: LabelSpace) -> np
       DataError: naming the row, what it holds and what was expected.
     """
     if len(columns) > 1:
-        return _flags(table, columns, space)
+        return _flag_columns(table, columns, space)
     name = columns[0]
     values = table.columns[name]
     if space.task == "regression":
         return np.array([_score(value, table, row) for row, value in enumerate(values)], np.float32)
+    if space.form.flags is not None:
+        vectors = _vectors(values, table, space)
+        return vectors if space.task == "multilabel" else _one_hot(vectors, table)
+    ids = _Ids(space, table)
     if space.task == "multilabel":
-        return _multilabel(table, name, space)
-    if isinstance(values, np.ndarray):
-        values = values.tolist() if values.ndim == 1 else list(values)
+        return _multilabel(read_rows(values, table, space.form), table, space, ids)
     cells = [_cell(value, table, row) for row, value in enumerate(values)]
-    ids = _Ids(space, table, by_name=_by_name(cells, space))
     return np.array([ids.of(cell, row) for row, cell in enumerate(cells)], np.int32)
 
 
 class _Ids:
-    """Looks up ids of one table's cells."""
+    """Looks up the outputs of one table's cells."""
 
-    def __init__(self, space: LabelSpace, table: Table, *, by_name: bool) -> None:
-        self._space, self._table, self._by_name = space, table, by_name
-        self._known = {name: index for index, name in enumerate(space.names or ())}
-        folded = [name.casefold() for name in space.names or ()]
-        if len(set(folded)) == len(folded):
-            self._known = {**dict(zip(folded, range(len(folded)), strict=True)), **self._known}
-        source = space.source_names
-        differs = source is not None and space.names is not None and source != space.names
-        same = differs and {name.casefold() for name in source or ()} == set(folded)
-        if differs and not same and not by_name:
-            _log.warning(
-                "%s: its label names %s are not %s; ids are taken as they are",
-                table.source,
-                list(source or ())[:10],
-                list(space.names or ())[:10],
-            )
-        self._source = source if same else None
+    def __init__(self, space: LabelSpace, table: Table) -> None:
+        self._space, self._table = space, table
+        names, source = space.names or (), space.source_names or ()
+        outputs = space.outputs or tuple(range(space.count))
+        self._outputs = outputs
+        self._known: dict[Any, int] = {}
+        # What is exact counts before what is alike, and the model's names before the data's.
+        for key in (lambda name: name, fold, as_number):
+            for group, places in ((names, range(space.count)), (source, outputs)):
+                keys = [key(name) for name in group]
+                if len(set(keys)) == len(keys) == space.count:
+                    for one, place in zip(keys, places, strict=True):
+                        self._known.setdefault(one, place)
+        self._known.pop(None, None)
 
-    def of(self, cell: int | str, row: int) -> int:
+    def of(self, cell: int | float | str, row: int) -> int:
         space = self._space
-        if not self._by_name and isinstance(cell, str) and _INTEGER.fullmatch(cell):
-            cell = int(float(cell))
-        if not self._by_name and isinstance(cell, int):
-            if not 0 <= cell < space.count:
-                hint = "; -1 marks rows without labels, use another split" if cell == -1 else ""
-                raise DataError(
-                    f"{self._table.at(row)}: got label {cell}, "
-                    f"expected 0 to {space.count - 1}{hint}"
-                )
-            return cell if self._source is None else self.of(self._source[cell], row)
-        name = str(cell)
-        found = self._known.get(name, self._known.get(name.casefold()))
-        if found is None:
-            names = list(space.names or range(space.count))
+        if not space.by_name and is_integer(cell):
+            index = int(float(cell))
+            if 0 <= index < space.count:
+                return self._outputs[index]
             raise DataError(
-                f"{self._table.at(row)}: got label {name!r}, expected one of {names[:20]}."
-                f"{did_you_mean(name, [str(known) for known in names])}"
+                f"{self._table.at(row)}: got label {index}, expected 0 to {space.count - 1}"
+                f"{self._way_out(index)}"
             )
-        return found
+        name = str(cell)
+        for key in (name, fold(name), as_number(name) if space.by_name else None):
+            if key is not None and key in self._known:
+                return self._known[key]
+        names = list(space.names or range(space.count))
+        raise DataError(
+            f"{self._table.at(row)}: got label {name!r}, expected one of {names[:20]}"
+            f"{self._way_out(name)}.{did_you_mean(name, [str(known) for known in names])}"
+        )
+
+    def _way_out(self, cell: int | str) -> str:
+        space = self._space
+        unlabelled = "; -1 marks rows without labels, use another split or drop them"
+        if isinstance(cell, int):
+            codes = self._codes()
+            if len(codes) == space.count and codes != [-1]:
+                return (
+                    "; if the data's labels are codes, give them in the order of the model's "
+                    f"outputs: data.labels={codes}"
+                )
+            return unlabelled if cell == -1 else ""
+        if as_number(cell) is None:
+            return ""
+        if not is_integer(cell):
+            return "; set task=regression if the labels are scores"
+        if cell == "-1":
+            return unlabelled
+        return "; to keep classes that the training data lacks, list all names as data.labels"
+
+    def _codes(self) -> list[int]:
+        """Return the whole numbers of this table, if it holds nothing else."""
+        values = self._table.columns[self._space.columns[0]] if self._space.columns else ()
+        cells = {value.strip() if isinstance(value, str) else value for value in values}
+        if not all(is_integer(str(cell)) for cell in cells):
+            return []
+        return sorted({int(float(cell)) for cell in cells})
 
 
-def _by_name(cells: Sequence[int | str], space: LabelSpace) -> bool:
-    """Say whether integers are names: only where every one of them is among the names."""
-    return space.names is not None and {str(cell) for cell in cells} <= set(space.names)
+def _known_names(
+    table: Table, columns: Sequence[str], labels: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    if labels is not None:
+        return tuple(labels)
+    return table.names.get(columns[0]) or (tuple(columns) if len(columns) > 1 else None)
+
+
+def _read(
+    table: Table,
+    column: str,
+    task: Task,
+    names: tuple[str, ...] | None,
+    count: int | None,
+) -> tuple[CellForm, list[list[Any]]]:
+    """Find out how the column is written, and read its cells unless they hold 0 and 1."""
+    values = table.columns[column]
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return CellForm(flags=values.shape[1]), []
+    if task == "classification" and not _holds_lists(values, names or ()):
+        cells = [[_cell(value, table, row)] for row, value in enumerate(values)]
+        return CellForm(), cells
+    form = find_form(values, table, names=names, count=count)
+    if form.flags is not None:
+        return form, []
+    if task == "classification":
+        raise DataError(
+            f"{table.at(0)}: got label {values[0]!r}, expected a name or an integer; set "
+            "task=multilabel for rows of several labels, or data.label to another column"
+        )
+    rows = read_rows(values, table, form)
+    return form, [_cells(parts, table, row) for row, parts in enumerate(rows)]
+
+
+def _holds_lists(values: Sequence[Any] | np.ndarray, names: Sequence[str]) -> bool:
+    """Say whether cells hold lists; those of one label each are as good as the label."""
+    if isinstance(values, np.ndarray):
+        return values.ndim > 1
+    lists = [value for value in values if isinstance(value, _LISTS)]
+    if lists:
+        return any(len(value) != 1 or isinstance(value, dict) for value in lists)
+    texts = {value.strip() for value in values if isinstance(value, str)} - set(names)
+    # Parentheses and braces are also seen around names.
+    return bool(texts) and all(text.startswith("[") and text.endswith("]") for text in texts)
+
+
+def _are_names(rows: Sequence[Sequence[int | float | str]], names: Sequence[str]) -> bool:
+    """Say whether numbers are names: only where every one of them is among the names."""
+    found = {cell for row in rows for cell in row}
+    if not found:
+        return False
+    if {str(cell) for cell in found} <= set(names):
+        return True
+    numbers = [as_number(name) for name in names]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return False
+    return {as_number(str(cell)) for cell in found} <= set(numbers)
 
 
 def _occurring(
-    table: Table, column: str, task: Task, num_labels: int | None
+    table: Table,
+    rows: Sequence[Sequence[int | float | str]],
+    task: Task,
+    num_labels: int | None,
+    outputs: int | None,
 ) -> tuple[tuple[str, ...] | None, int]:
-    cells: set[int | str] = set()
-    for row, value in enumerate(table.columns[column]):
-        parts = _parts(value, table, row) if task == "multilabel" else [_cell(value, table, row)]
-        cells.update(parts)
-    if all(isinstance(cell, int) or _INTEGER.fullmatch(cell) for cell in cells):
-        ids = sorted({int(float(cell)) for cell in cells})
-        count = num_labels or (max(ids, default=0) + 1)
-        unseen = [index for index in range(min(count, 1000)) if index not in set(ids)]
-        if unseen:
-            _log.warning("%s: no row has a label of %s", table.source, unseen[:10])
-        return None, max(count, 1)
-    names = tuple(sorted(str(cell) for cell in cells))
-    return names, len(names)
+    """Return the names that occur, or None and the number of ids."""
+    cells = {cell for row in rows for cell in row}
+    if not all(is_integer(cell) for cell in cells):
+        refuse_scores(table, cells, task)
+        names = tuple(sorted(str(cell) for cell in cells))
+        return names, len(names)
+    ids = sorted({int(float(cell)) for cell in cells})
+    names = None if num_labels is not None else names_of_ids(table, ids, outputs)
+    if names is not None:
+        return names, len(names)
+    count = num_labels or outputs or (max(ids, default=0) + 1)
+    unseen = [index for index in range(min(count, 1000)) if index not in set(ids)]
+    if unseen:
+        _log.warning("%s: no row has a label of %s", table.source, unseen[:10])
+    return None, max(count, 1)
 
 
-def _cell(value: Any, table: Table, row: int) -> int | str:
+def _cell(value: Any, table: Table, row: int) -> int | float | str:
+    if isinstance(value, list | tuple | np.ndarray) and len(value) == 1:
+        value = value[0]
     if isinstance(value, str):
         value = value.strip()
     elif isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    missing = isinstance(value, str) and value.casefold() in MISSING
+    if value is None or missing or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{table.at(row)}: got no label ({value!r}), expected one; drop the row")
-    if isinstance(value, bool | int | str):
+    if isinstance(value, bool | int | float | str):
         return int(value) if isinstance(value, bool) else value
     raise DataError(
         f"{table.at(row)}: got label {value!r}, expected a name or an integer; set data.label to "
         "another column, or task to multilabel or regression"
     )
+
+
+def _cells(parts: Sequence[Any], table: Table, row: int) -> list[int | float | str]:
+    cells = [_cell(part, table, row) for part in parts]
+    if len(set(cells)) != len(cells):
+        raise DataError(f"{table.at(row)}: got the labels {list(parts)[:10]}, expected each once")
+    return cells
 
 
 def _score(value: Any, table: Table, row: int) -> float:
@@ -205,47 +333,64 @@ def _score(value: Any, table: Table, row: int) -> float:
     return score
 
 
-def _parts(value: Any, table: Table, row: int) -> list[int | str]:
-    """The labels of one row: a list, or a cell of names or ids between commas."""
-    if value is None:
-        raise DataError(f"{table.at(row)}: got no labels (None), expected a list; it may be empty")
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    parts = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
-    cells = [_cell(part, table, row) for part in parts]
-    if len(set(cells)) != len(cells):
-        raise DataError(
-            f"{table.at(row)}: got the labels {parts[:10]}, expected each once; a row of 0 and 1 "
-            "belongs in one column per label"
-        )
-    return cells
-
-
-def _multilabel(table: Table, column: str, space: LabelSpace) -> np.ndarray:
-    values = table.columns[column]
+def _vectors(values: Sequence[Any] | np.ndarray, table: Table, space: LabelSpace) -> np.ndarray:
+    """Read rows of 0 and 1, and put their columns where the model has the labels."""
+    width = space.form.flags
     if isinstance(values, np.ndarray) and values.ndim == 2:
         if values.shape[1] != space.count or not np.isin(values, (0, 1)).all():
             raise DataError(
                 f"{table.source}: got labels of shape {values.shape}, expected [rows, "
                 f"{space.count}] of 0 and 1"
             )
-        return values.astype(np.float32)
-    rows = [_parts(value, table, row) for row, value in enumerate(values)]
-    ids = _Ids(space, table, by_name=_by_name([cell for cells in rows for cell in cells], space))
+        encoded = values.astype(np.float32)
+    else:
+        rows = read_rows(values, table, space.form)
+        encoded = np.zeros((len(rows), space.count), np.float32)
+        for place, row in enumerate(rows):
+            flags = [as_number(str(int(v)) if isinstance(v, bool) else str(v)) for v in row]
+            if len(row) != width or len(row) != space.count or not set(flags) <= {0.0, 1.0}:
+                raise DataError(
+                    f"{table.at(place)}: got the labels {row[:10]}, expected 0 or 1 for each of "
+                    f"{space.count} labels"
+                )
+            encoded[place] = flags
+    if space.outputs is not None:
+        moved = np.zeros_like(encoded)
+        moved[:, list(space.outputs)] = encoded
+        return moved
+    return encoded
+
+
+def _one_hot(vectors: np.ndarray, table: Table) -> np.ndarray:
+    several = np.flatnonzero(vectors.sum(axis=1) != 1)
+    if len(several):
+        row = int(several[0])
+        raise DataError(
+            f"{table.at(row)}: got {int(vectors[row].sum())} classes in a row of 0 and 1, expected "
+            "one; set task=multilabel for rows of several labels"
+        )
+    return vectors.argmax(axis=1).astype(np.int32)
+
+
+def _multilabel(
+    rows: Sequence[Sequence[Any]], table: Table, space: LabelSpace, ids: _Ids
+) -> np.ndarray:
     encoded = np.zeros((len(rows), space.count), np.float32)
-    for row, cells in enumerate(rows):
-        for cell in cells:
+    for row, parts in enumerate(rows):
+        for cell in _cells(parts, table, row):
             encoded[row, ids.of(cell, row)] = 1.0
     return encoded
 
 
-def _flags(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
+def _flag_columns(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
     encoded = np.zeros((len(table), space.count), np.float32)
-    order = {name: index for index, name in enumerate(space.names or columns)}
+    ids = _Ids(dataclasses.replace(space, by_name=True), table)
     for name in columns:
+        place = ids.of(name, 0)
         for row, value in enumerate(table.columns[name]):
-            score = _score(value, table, row)
+            text = str(value).strip().casefold()
+            score = _FLAGS[text] if text in _FLAGS else _score(value, table, row)
             if score not in (0.0, 1.0):
                 raise DataError(f"{table.at(row)}: got {name}={value!r}, expected 0 or 1")
-            encoded[row, order[name]] = score
+            encoded[row, place] = score
     return encoded

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdistill.data.labels import is_generic
+from jaxdistill.data.label_names import is_generic
 from jaxdistill.inspect.findings import Check, Finding, Setup
 from jaxdistill.models.sentence import encoder_folder
+from jaxdistill.spelling import fold
 
 _FEW = 200
 _SEEN_SHARE = 0.01
@@ -21,14 +22,13 @@ def label_order(setup: Setup) -> Check:
     """Check that teacher, student and data mean the same by the same label id."""
     if setup.config.task == "regression":
         return
-    names = {
-        "the data": setup.dataset.labels,
-        "the teacher": folder_labels(setup.folder("teacher")),
-        "the student": folder_labels(setup.folder("student")),
-    }
-    for who, model in (("the teacher", setup.teacher), ("the student", setup.student)):
-        if names[who] is None and model is not None:
-            names[who] = model.labels
+    names = {"the data": setup.dataset.labels}
+    for who, side, model in (
+        ("the teacher", "teacher", setup.teacher),
+        ("the student", "student", setup.student),
+    ):
+        # A model that was read has its outputs in the order of the data already.
+        names[who] = folder_labels(setup.folder(side)) if model is None else model.labels
     known = {who: tuple(n) for who, n in names.items() if n is not None and not is_generic(n)}
     healthy = True
     owners = list(known)
@@ -44,8 +44,8 @@ def label_order(setup: Setup) -> Check:
                 yield Finding(
                     "fatal",
                     "label order",
-                    f"the same labels in another order: {shown}; set data.labels="
-                    f"[{', '.join(order)}] and use models that share this order",
+                    f"the same labels in another order: {shown}; use models that share the order "
+                    f"[{', '.join(order)}]",
                 )
             else:
                 yield Finding(
@@ -55,17 +55,34 @@ def label_order(setup: Setup) -> Check:
                     "position 0 means the same in both",
                 )
     if healthy:
-        told = (
-            f"{', '.join(known)}: the same order"
-            if len(known) > 1
-            else ("labels are ids without names to compare; the teacher's skill is their check")
-        )
-        yield Finding("ok", "label order", told)
+        yield _agreed_order(setup, list(known))
+
+
+def _agreed_order(setup: Setup, owners: list[str]) -> Finding:
+    """Say how the order is known, and what cannot be known of bare ids."""
+    space, names = setup.dataset.space, setup.dataset.labels
+    if len(owners) < 2 or names is None:
+        told = "labels are ids without names to compare; the teacher's skill is their check"
+        return Finding("ok", "label order", told)
+    told = f"{', '.join(owners)}: the same order"
+    bare = space is not None and space.holds_ids and space.source_names is None
+    if not bare or setup.folder("teacher") is None:
+        return Finding("ok", "label order", told)
+    table = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:8]))
+    if setup.config.finetune is None:
+        told = f"the data's bare ids are taken as {table}; the teacher's skill is their check"
+        return Finding("ok", "label order", told)
+    return Finding(
+        "warning",
+        "label order",
+        f"the data has bare ids, which are taken as the teacher's {table}; if the data counts them "
+        "otherwise, list these names in the order of its ids as data.labels",
+    )
 
 
 def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
     """Return None where two lists agree, `order` for the same names reordered, else `names`."""
-    ours, theirs = ([name.strip().casefold() for name in names] for names in (first, second))
+    ours, theirs = ([fold(name) for name in names] for names in (first, second))
     if ours == theirs:
         return None
     return "order" if sorted(ours) == sorted(theirs) else "names"
@@ -83,6 +100,23 @@ def folder_labels(folder: Path | None) -> tuple[str, ...] | None:
         return None  # Reading the model says what is wrong with its config.
     names = tuple(name for _, name in ordered)
     return None if not names or is_generic(names) else names
+
+
+def folder_outputs(folder: Path | None) -> int | None:
+    """Return the outputs of a folder's classification head as its config.json tells, if it has one.
+
+    As in transformers, one whose config does not say has two.
+    """
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names, table = raw.get("architectures") or [], raw.get("id2label")
+        if not any("Classification" in str(name) for name in names):
+            return None
+        return len(table) if table else int(raw.get("num_labels") or 2)
+    except (ValueError, AttributeError, TypeError):
+        return None  # Reading the model says what is wrong with its config.
 
 
 def label_range(setup: Setup) -> Check:
@@ -116,6 +150,15 @@ def label_range(setup: Setup) -> Check:
                 "label range",
                 f"{len(untaught)} classes of validation never occur in train "
                 f"({_named(setup, untaught)}); add examples of them, or drop them",
+            )
+        unasked = np.flatnonzero((taught > 0) & (asked == 0))
+        if len(unasked):
+            healthy = False
+            yield Finding(
+                "warning",
+                "label range",
+                f"{len(unasked)} of {count} classes never occur in validation "
+                f"({_named(setup, unasked)}), so nothing is measured of them; hold out examples",
             )
     if healthy:
         yield Finding("ok", "label range", f"{count} labels, all in range")

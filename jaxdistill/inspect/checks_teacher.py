@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from jaxdistill.inspect.findings import Check, Finding, Setup
+from jaxdistill.inspect.checks_labels import compare_labels, folder_labels
+from jaxdistill.inspect.findings import Check, Finding, Setup, quoted
 from jaxdistill.inspect.metrics import compute_metrics, decide
 from jaxdistill.models.registry import Model, family_named
 
@@ -118,8 +120,37 @@ def _better_order(
     moved = [f"{s} -> {m}" for s, m in zip(said, meant, strict=True) if s != m and table[s, m]]
     return (
         f"with its labels in another order it would be {100 * best:.1f} % (its label -> the "
-        f"data's: {', '.join(moved[:8])}); set data.labels in the teacher's order"
+        f"data's: {', '.join(moved[:8])}); {_reordered(setup, meant)}"
     )
+
+
+def _reordered(setup: Setup, meant: np.ndarray) -> str:
+    """Say what to write so that output `s` of the teacher is taken as `meant[s]` of the data."""
+    space, names = setup.dataset.space, setup.dataset.labels
+    own = folder_labels(setup.folder("teacher"))
+    count = len(meant)
+    ids = space is None or space.holds_ids
+    configured = setup.config.data.labels
+    aliases = space is not None and space.outputs is None and not ids and configured is not None
+    if own is not None and aliases and compare_labels(configured or (), own) == "names":
+        return _labels_in_order([(configured or ())[m] for m in meant])
+    if own is not None and not (
+        ids and (space is None or space.source_names in (None, configured))
+    ):
+        right = {int(s): (names or own)[m] for s, m in enumerate(meant)}
+        return f"its config.json names its outputs otherwise: correct id2label to {right}"
+    source = None if space is None else space.source_names
+    if own is None and names is not None and (source is not None or not ids):
+        return _labels_in_order([names[m] for m in meant])
+    # Which output each id of the data is to be, by the names that the outputs have.
+    outputs = np.arange(count) if space is None or space.outputs is None else space.outputs
+    place = np.argsort(meant)
+    known = own or tuple(f"LABEL_{index}" for index in range(count))
+    return _labels_in_order([known[place[output]] for output in outputs])
+
+
+def _labels_in_order(names: Sequence[str]) -> str:
+    return f"set data.labels=[{', '.join(map(quoted, names))}]"
 
 
 def _count(model: Model) -> int:

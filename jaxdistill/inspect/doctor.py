@@ -11,6 +11,7 @@ from jaxdistill.config import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
+    checks_classes,
     checks_encoder,
     checks_labels,
     checks_language,
@@ -36,6 +37,9 @@ CHECKS = (
     checks_labels.overlap,
     checks_labels.label_order,
     checks_labels.label_range,
+    checks_classes.label_kind,
+    checks_classes.spelling,
+    checks_classes.measured_label,
     checks_teacher.teacher_head,
     checks_teacher.teacher_skill,
     checks_labels.evaluation_size,
@@ -83,6 +87,7 @@ def examine(
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Lay findings out, the worst first."""
+    from rich.markup import escape
     from rich.table import Table
 
     colors = {"fatal": "bold red", "warning": "yellow", "ok": "green"}
@@ -90,7 +95,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for level, color in colors.items():
         for finding in findings:
             if finding.level == level:
-                table.add_row(f"[{color}]{level}[/]", finding.name, finding.message)
+                table.add_row(f"[{color}]{level}[/]", finding.name, escape(finding.message))
     return table
 
 

@@ -88,10 +88,12 @@ def measure_speed(
 def result_table(result: Mapping[str, Any]) -> Table:
     """Lay out a run's result: one row per model, spread over seeds where there are several."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
+    about = f"{result['examples']:,} examples of the {result['split']} split{measured(result)}"
     table = Table(
-        title=f"{result['examples']:,} examples of the {result['split']} split",
+        title=escape(about),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -108,6 +110,11 @@ def result_table(result: Mapping[str, Any]) -> Table:
         cells = title, *result_cells(result["metric"], result[key])
         table.add_row(*(cells[place] for place in kept))
     return table
+
+
+def measured(result: Mapping[str, Any]) -> str:
+    """Say, after other words, which labels a metric is of that is not of all rows alike."""
+    return f"; {result['metric']} is {result['metric_of']}" if result.get("metric_of") else ""
 
 
 def result_header(name: str, row: Mapping[str, Any] | None = None) -> tuple[str, ...]:

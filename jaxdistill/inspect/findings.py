@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -70,3 +71,12 @@ Check = Iterator[Finding]
 def field(model: Model, name: str) -> Any:
     """Return a field of a model's architecture, or None where it has no such thing."""
     return getattr(model.config, name, None)
+
+
+def quoted(name: str) -> str:
+    """Write a name as it can stand in a list of YAML."""
+    plain = re.fullmatch(r"[^\W\d_][\w-]*", name)
+    words = ("yes", "no", "true", "false", "on", "off", "y", "n", "null", "none")
+    if plain and name.casefold() not in words:
+        return name
+    return "'" + name.replace("'", "''") + "'"

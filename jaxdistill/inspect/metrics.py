@@ -48,18 +48,27 @@ def decide(task: str, logits: np.ndarray) -> np.ndarray:
 
 
 def compute_metrics(
-    task: str, logits: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
+    task: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str] | None = None,
+    *,
+    positive: int | None = None,
 ) -> dict[str, float]:
     """Compare predictions with labels, or measure a language model's scores.
 
-    `f1` is that of class 1 where there are two classes, else the unweighted mean over classes
-    (`macro`). A correlation in which one side is constant is 0.
+    `f1` is that of one class or label, else the unweighted mean (`macro`) as scikit-learn takes it:
+    over the classes that occur or are predicted, and over all labels of a multi-label task, where
+    one that neither occurs nor is predicted counts 0. A correlation in which one side is constant
+    is 0.
 
     Args:
       task: `classification`, `multilabel` or `regression`.
       logits: `[N, C]`; `[N, 1]` or `[N]` for regression.
       labels: `[N]` ids, `[N, C]` zeros and ones, or `[N]` values.
       names: which metrics; all of the task by default (`METRICS`).
+      positive: the class or label that `f1` is of; by default class 1 where there are two classes,
+        else the mean.
 
     Raises:
       DataError: no examples, or a metric that the task does not have.
@@ -81,7 +90,9 @@ def compute_metrics(
         return scoring.language_metrics(logits, labels, names)
     predictions = decide(task, logits)
     classes = np.asarray(logits).shape[-1]
-    return {name: _metric(name, task, predictions, labels, classes) for name in names}
+    if positive is None and task == "classification" and classes == 2:
+        positive = 1
+    return {name: _metric(name, predictions, labels, classes, positive) for name in names}
 
 
 def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -142,16 +153,24 @@ def _correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+def _f1(predictions: np.ndarray, labels: np.ndarray, classes: int, positive: int | None) -> float:
+    scores = f1_per_class(predictions, labels, classes)
+    if positive is not None:
+        return float(scores[positive])
+    if predictions.ndim == 1:
+        scores = scores[np.union1d(predictions, labels.astype(np.int64))]
+    return float(scores.mean())
+
+
 def _metric(
-    name: str, task: str, predictions: np.ndarray, labels: np.ndarray, classes: int
+    name: str, predictions: np.ndarray, labels: np.ndarray, classes: int, positive: int | None
 ) -> float:
     if name == "accuracy":
         return float((predictions == labels).mean())
     if name == "exact_match":
         return float((predictions == labels).all(axis=-1).mean())
     if name == "f1":
-        scores = f1_per_class(predictions, labels, classes)
-        return float(scores[1] if task == "classification" and classes == 2 else scores.mean())
+        return _f1(predictions, labels, classes, positive)
     if name == "matthews":
         return _matthews(predictions, labels.astype(np.int64), classes)
     labels = labels.reshape(len(labels)).astype(np.float64)

@@ -14,7 +14,7 @@ from jaxdistill.config import Config
 from jaxdistill.config_file import load_config
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.environment import environment
-from jaxdistill.inspect.evaluate import ROWS, result_cells, result_header
+from jaxdistill.inspect.evaluate import ROWS, measured, result_cells, result_header
 from jaxdistill.inspect.uncertainty import metric_interval
 from jaxdistill.inspect.verdict import format_difference, format_metric, mean_and_spread
 from jaxdistill.models.sentence import encoder_folder
@@ -45,13 +45,13 @@ def write_report(workdir: Path) -> Path:
         template
     )
     intervals = {
-        name: _interval(config.task, seeds, labels, result["metric"])
-        for name, seeds in logits.items()
+        name: _interval(config.task, seeds, labels, result) for name, seeds in logits.items()
     }
     html = page.render(
         name=config.name,
         description=" ".join(config.description.split()),
         result=result,
+        measured=measured(result),
         header=(*result_header(result["metric"], result["teacher"]), "95 % interval"),
         rows=[
             (title, *result_cells(result["metric"], result[key]), intervals[title])
@@ -154,9 +154,11 @@ def _figures(
     )
 
 
-def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, name: str) -> str:
+def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, result: Mapping[str, Any]) -> str:
     """Format the 95 % interval over the choice of examples, averaged over seeds."""
-    found = np.mean([metric_interval(task, seed, labels, name) for seed in seeds], axis=0)
+    name, positive = result["metric"], result.get("positive")
+    intervals = [metric_interval(task, seed, labels, name, positive=positive) for seed in seeds]
+    found = np.mean(intervals, axis=0)
     return f"{format_metric(name, found[0])} to {format_metric(name, found[1])}"
 
 

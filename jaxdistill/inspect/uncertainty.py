@@ -106,17 +106,23 @@ def bootstrap(
     return np.array([statistic(rows) for rows in draws])
 
 
-def metric_interval(task: str, logits: np.ndarray, labels: np.ndarray, name: str) -> Interval:
+def metric_interval(
+    task: str, logits: np.ndarray, labels: np.ndarray, name: str, *, positive: int | None = None
+) -> Interval:
     """Return the 95 % interval of a metric over the choice of evaluation examples.
 
-    Wilson's for `accuracy` and `exact_match`; percentiles of a bootstrap otherwise.
+    Wilson's for `accuracy` and `exact_match`; percentiles of a bootstrap otherwise. `positive` is
+    the label that F1 is of, see `compute_metrics`.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if name in ("accuracy", "exact_match"):
         value = compute_metrics(task, logits, labels, [name])[name]
         return accuracy_interval(value, len(labels))
     values = bootstrap(
-        lambda rows: compute_metrics(task, logits[rows], labels[rows], [name])[name], len(labels)
+        lambda rows: compute_metrics(task, logits[rows], labels[rows], [name], positive=positive)[
+            name
+        ],
+        len(labels),
     )
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
@@ -136,7 +142,13 @@ class GainError(NamedTuple):
 
 
 def difference_error(
-    task: str, alone: np.ndarray, distilled: np.ndarray, labels: np.ndarray, name: str
+    task: str,
+    alone: np.ndarray,
+    distilled: np.ndarray,
+    labels: np.ndarray,
+    name: str,
+    *,
+    positive: int | None = None,
 ) -> GainError:
     """Return the standard error, over the choice of examples, of what distillation gained.
 
@@ -151,6 +163,7 @@ def difference_error(
       distilled: logits `[S, N, C]`.
       labels: `[N]` or `[N, C]`.
       name: the metric.
+      positive: the label that F1 is of, see `compute_metrics`.
 
     Returns:
       The error of the mean gain, NaN for fewer than two examples.
@@ -165,11 +178,12 @@ def difference_error(
         scale = 1.0 / examples
     else:
 
+        def measured(logits: np.ndarray, rows: np.ndarray) -> float:
+            own = compute_metrics(task, logits[rows], labels[rows], [name], positive=positive)
+            return own[name]
+
         def gained(rows: np.ndarray) -> np.ndarray:
-            arms = [
-                [compute_metrics(task, seed[rows], labels[rows], [name])[name] for seed in arm]
-                for arm in (distilled, alone)
-            ]
+            arms = [[measured(seed, rows) for seed in arm] for arm in (distilled, alone)]
             return np.subtract(*arms)
 
         gains = bootstrap(gained, examples).T  # [S, resamples]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.errors import ModelError
+from jaxdistill.spelling import fold
 
 log = logging.getLogger("jaxdistill")
 
@@ -70,13 +71,18 @@ def agree(
         own = None
     if labels is None or own is None or tuple(labels) == own:
         return own if labels is None else tuple(labels), stored, None
-    if set(labels) != set(own):
+    ours, theirs = [fold(label) for label in labels], [fold(label) for label in own]
+    if len(set(ours)) < len(ours):
+        ours, theirs = list(labels), list(own)  # Names that differ in their spelling only.
+    if set(ours) != set(theirs):
         raise ModelError(
             f"{folder}: got labels {list(labels)}, expected those of the checkpoint, {list(own)}; "
             "rename them or pass fresh_head=True to train a new head"
         )
+    if ours == theirs:
+        return tuple(labels), stored, None
     log.warning("%s: outputs reordered from %s to %s", folder, list(own), list(labels))
-    return tuple(labels), stored, [own.index(label) for label in labels]
+    return tuple(labels), stored, [theirs.index(label) for label in ours]
 
 
 def _names(folder: Path, raw: Mapping[str, Any], stored: int | None) -> tuple[str, ...] | None:

@@ -110,9 +110,9 @@ def test_names_of_the_model_decide_the_order(write, tokenizer_folder):
     assert data.train.labels[:2].tolist() == [0, 1]
     generic = load(tokenizer_folder, train=path, labels=["LABEL_0", "LABEL_1"], num_labels=2)
     assert generic.labels == ("no", "yes")
-    with pytest.raises(DataError, match=r"got \['no', 'yes'\], expected the model's own"):
+    with pytest.raises(DataError, match=r"got \['no', 'maybe'\], expected the model's own"):
         prepare(
-            DataConfig(train=path, labels=("no", "yes")),
+            DataConfig(train=path, labels=("no", "maybe")),
             task="classification",
             tokenizer_folder=tokenizer_folder,
             labels=["yes", "no"],

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.columns import find_roles
+from jaxdistill.data.label_names import model_and_data_names, positive_label
 from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.table import Table, select
 from jaxdistill.errors import DataError
@@ -86,9 +87,12 @@ def test_ambiguous_or_missing_columns_are_listed(columns, values, message):
         roles(columns, **values)
 
 
-def encode(values, *, task="classification", labels=None, num_labels=None, names=None):
-    rows = table(label=values, names={"label": names} if names else None)
-    space = label_space(rows, ["label"], task=task, labels=labels, num_labels=num_labels)
+def encode(values, *, task="classification", names=None, rows=None, **options):
+    """Find the labels of some values as training data, and encode them (or other rows)."""
+    found = table(label=values, names={"label": names} if names else None)
+    options = {"labels": None, "num_labels": None, **options}
+    space = label_space(found, ["label"], task=task, **options)
+    rows = found if rows is None else table(label=rows)
     return encode_labels(rows, ["label"], space).tolist(), space
 
 
@@ -122,8 +126,9 @@ def test_names_and_numbers_become_ids(values, options, ids, names):
     ("values", "options", "message"),
     [
         ([0, 1, 2], {"num_labels": 2}, r"rows.tsv row 3: got label 2, expected 0 to 1"),
-        ([0, -1], {}, r"row 2: got label -1, expected 0 to 0; -1 marks rows without labels"),
-        (["0", "2"], {"labels": ["no", "yes"]}, r"row 2: got label 2, expected 0 to 1"),
+        ([0, -1], {}, r"labels -1, 0, of which -1 may be a class .* set data.labels=\[-1, 0\]"),
+        ([0, 1, -1], {"names": ("no", "yes")}, r"row 3: got label -1, .*-1 marks rows without"),
+        (["0", "2"], {"labels": ["no", "yes"]}, r"row 2: got label 2, .*data.labels=\[0, 2\]"),
         (
             ["positive", "negtive"],
             {"labels": ["negative", "positive"]},
@@ -133,8 +138,8 @@ def test_names_and_numbers_become_ids(values, options, ids, names):
         (["a", ""], {}, r"row 2: got no label \(''\)"),
         ([0, None], {}, r"row 2: got no label \(None\)"),
         ([0, float("nan")], {}, r"row 2: got no label \(nan\)"),
-        ([0, 1.5], {}, r"row 2: got label 1.5, expected a name or an integer"),
-        ([[0], [1]], {}, r"row 1: got label \[0\], expected a name or an integer"),
+        ([0, 1.5], {}, r"such as 1.5, 2 different .* a name or an integer; set task=regression"),
+        ([["a"], ["b", "c"]], {}, r"row 1: got label \['a'\], .*set task=multilabel"),
         (["a", "b", "c"], {"num_labels": 2}, r"has 3 classes \['a', 'b', 'c'\], expected 2"),
         (["a"], {"labels": ["a", "a"]}, r"data.labels: got \['a', 'a'\], expected each name once"),
         (["a"], {"labels": ["a"], "num_labels": 2}, r"data.labels: got 1 names, expected 2"),
@@ -148,10 +153,162 @@ def test_bad_labels_are_named(values, options, message):
         encode(values, **options)
 
 
-def test_classes_that_never_occur_are_said(caplog):
+def test_classes_of_the_model_that_never_occur_are_said(caplog):
     with caplog.at_level(logging.WARNING, "jaxdistill"):
-        assert encode([1, 3])[1].count == 4
+        assert encode([1, 3], outputs=4)[0] == [1, 3]
     assert "no row has a label of [0, 2]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "ids", "names"),
+    [
+        ([10023, 20011, 10023], {}, [0, 1, 0], ("10023", "20011")),
+        (["20011", "10023"], {}, [1, 0], ("10023", "20011")),
+        ([1, 2, 3, 1], {}, [0, 1, 2, 0], ("1", "2", "3")),
+        ([10, 9, 2.0], {}, [2, 1, 0], ("2", "9", "10")),
+        (["0", "4"], {}, [0, 1], ("0", "4")),
+        ([-1, 1, -1], {}, [0, 1, 0], ("-1", "1")),
+        (["-1", "+1"], {}, [0, 1], ("-1", "1")),
+        ([-2, -1, 0, 1, 2], {}, [0, 1, 2, 3, 4], ("-2", "-1", "0", "1", "2")),
+        (["01", "02", "10"], {}, [0, 1, 2], ("01", "02", "10")),
+        (np.array([1, 10, 5], np.uint8), {}, [0, 2, 1], ("1", "5", "10")),
+        (["1", 0, 1.0, "0.0", True], {}, [1, 0, 1, 0, 1], None),
+        (["True", "False"], {}, [1, 0], ("False", "True")),
+        ([[2], [1]], {}, [1, 0], ("1", "2")),
+        ([0, 3], {"outputs": 4}, [0, 3], None),
+        ([0, 4], {"outputs": 2}, [0, 1], ("0", "4")),
+        ([1.0, 1.5, 2.0], {"labels": ["1.0", "1.5", "2.0"]}, [0, 1, 2], ("1.0", "1.5", "2.0")),
+        (["pos ", " neg"], {}, [1, 0], ("neg", "pos")),
+        (["Neg", "neg", "POS"], {"labels": ["neg", "pos"]}, [0, 0, 1], ("neg", "pos")),
+        (["not entailed"], {"labels": ["not_entailed"]}, [0], ("not_entailed",)),
+        (["nan"], {"labels": ["nan"]}, None, None),
+    ],
+)
+def test_numbers_are_ids_only_where_they_count_from_0(values, options, ids, names):
+    if ids is None:
+        with pytest.raises(DataError, match="got no label"):
+            encode(values, **options)
+        return
+    found, space = encode(values, **options)
+    assert (found, space.names) == (ids, names)
+    assert space.count == (len(names) if names else options.get("outputs", 2))
+
+
+def test_codes_are_names_in_every_split():
+    # 0 to 2 are no ids here: the training data has 1 to 3.
+    assert encode([1, 2, 3], rows=["3", "1"])[0] == [2, 0]
+    with pytest.raises(DataError, match=r"got label '0', .* list all names as data.labels"):
+        encode([1, 2, 3], rows=[0, 1])
+    assert encode([1, 2, 3], labels=["0", "1", "2", "3"], rows=[0, 1])[0] == [0, 1]
+    with pytest.raises(DataError, match=r"got label 2, expected 0 to 1"):
+        encode([0, 1], rows=[0, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["3.8", "4.0", "0.5"], r"such as 0.5, 3 different numbers with dec.*set task=regression"),
+        ([1.0, 1.5, 5.0], r"task=regression, or list the 3 labels as data.labels"),
+        (np.linspace(0, 1, 30), r"30 different numbers.*set task=regression"),
+        (["3,8", "4"], r"such as '3,8', .* decimal comma.*write a point"),
+        (["0", "1", "N/A"], r"'N/A' among numbers; drop the rows without a label"),
+        (["0", "nan"], r"row 2: got no label \('nan'\)"),
+        ([0, 1, 2, -1], r"labels -1, 0, 1, 2, of which -1 may be a class or mark rows without"),
+    ],
+)
+def test_scores_and_missing_labels_are_no_classes(values, message):
+    with pytest.raises(DataError, match=message):
+        encode(values)
+
+
+def test_what_the_refusals_of_scores_say_can_be_done():
+    assert encode(["3.8", "4.0"], labels=["3.8", "4.0"])[0] == [0, 1]
+    assert encode([1.0, 1.5], task="regression")[0] == [1.0, 1.5]
+    assert encode(["0", "N/A"], labels=["0", "N/A"])[0] == [0, 1]
+    assert encode([0, -1], labels=["-1", "0"])[0] == [1, 0]
+    assert encode([1, 2, 3], labels=["1", "2", "3"])[0] == [0, 1, 2]
+
+
+def told_names(values, names, wanted, source=None):
+    """Encode values of a data set for a model with names, and `data.labels`."""
+    labels, id_names = model_and_data_names(wanted, names)
+    return encode(values, labels=labels, id_names=id_names, names=source)
+
+
+MNLI, DATA = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"], ["entailment", "neutral", "contradiction"]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "source", "ids"),
+    [
+        ([0, 1, 2], DATA, None, [2, 1, 0]),
+        (["0", "1", "2"], DATA, None, [2, 1, 0]),
+        ([0, 1, 2], None, tuple(DATA), [2, 1, 0]),
+        ([0, 1, 2], DATA, tuple(DATA), [2, 1, 0]),
+        ([0, 1, 2], MNLI, tuple(DATA), [2, 1, 0]),  # the model's own order, which changes nothing
+        (DATA, None, None, [2, 1, 0]),
+        (DATA, DATA, None, [2, 1, 0]),
+        ([0, 1, 2], None, None, [0, 1, 2]),
+        ([0, 1, 2], MNLI, None, [0, 1, 2]),
+        (["no", "may be", "yes"], ["no", "may be", "yes"], None, [0, 1, 2]),
+        ([1, 2, 3], ["1", "2", "3"], None, [0, 1, 2]),
+        ([-1, 0, 1], ["-1", "0", "1"], None, [0, 1, 2]),
+    ],
+)
+def test_names_of_the_data_are_matched_with_the_models(values, wanted, source, ids):
+    found, space = told_names(values, MNLI, wanted, source)
+    assert found == ids
+    assert space.names == tuple(MNLI)
+
+
+def test_outputs_without_names_are_matched_by_their_numbers():
+    for names in (None, ["LABEL_0", "LABEL_1", "LABEL_2"]):
+        found, space = told_names([0, 1, 2, 0], names, ["LABEL_2", "LABEL_0", "LABEL_1"])
+        assert found == [2, 0, 1, 2]
+        assert space.count == 3
+
+
+def test_names_that_contradict_are_refused():
+    with pytest.raises(DataError, match=r"itself names its ids .*drop data.labels"):
+        told_names([0, 1, 2], MNLI, ["neutral", "entailment", "contradiction"], tuple(DATA))
+    for wanted in (["entailment", "neutral"], ["entailment", "neutral", "else"]):
+        with pytest.raises(DataError, match=r"expected the model's own names .* data's ids"):
+            told_names([0, 1], MNLI, wanted)
+    with pytest.raises(DataError, match=r"got label 3, .*give them.*data.labels=\[1, 2, 3\]"):
+        told_names([1, 2, 3], MNLI, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "place"),
+    [
+        (["fraud", "normal"], None, 0),
+        (["ham", "spam"], None, 1),
+        (["POSITIVE", "NEGATIVE"], None, 0),
+        (["acceptable", "not_acceptable"], None, 0),
+        (["entailment", "not-entailment"], None, 0),
+        (["no", "yes"], None, 1),
+        (["True", "False"], None, 0),
+        (["-1", "1"], None, 1),
+        (["cat", "dog"], None, 1),
+        (None, None, 1),
+        (["cat", "dog"], "Cat", 0),
+        (None, "0", 0),
+        (["a", "b", "c"], None, None),
+        (["a", "b", "c"], "b", 1),
+    ],
+)
+def test_the_label_that_f1_is_of(names, wanted, place):
+    count = 2 if names is None else len(names)
+    assert positive_label(wanted, names, count, task="classification") == place
+
+
+def test_the_label_that_f1_is_of_must_exist():
+    with pytest.raises(DataError, match=r"positive: got 'spma', expected .*Did you mean 'spam'"):
+        positive_label("spma", ["ham", "spam"], 2, task="classification")
+    assert positive_label(None, ["a", "b"], 2, task="multilabel") is None
+    assert positive_label("b", ["a", "b"], 2, task="multilabel") == 1
+    given = {"task": "classification", "source_names": ["neg", "pos"]}
+    assert positive_label("neg", ["LEFT", "RIGHT"], 2, **given) == 0
 
 
 def test_names_of_the_source_that_differ_are_said(caplog):
@@ -173,7 +330,7 @@ def test_scores_are_numbers():
     ("values", "options", "names"),
     [
         ([["a", "c"], [], ["b"]], {}, ("a", "b", "c")),
-        (["a,c", "", "b"], {}, ("a", "b", "c")),
+        (["a, c", "", "b"], {"labels": ["a", "b", "c"]}, ("a", "b", "c")),
         (["0,2", "", "1"], {}, None),
         ([[0, 2], [], [1]], {"labels": ["x", "y", "z"]}, ("x", "y", "z")),
         (np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]]), {}, None),
@@ -188,7 +345,7 @@ def test_several_labels_become_vectors(values, options, names):
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([[0, 1, 1]], {}, r"row 1: got the labels \[0, 1, 1\], expected each once"),
+        ([[0, 2, 2]], {}, r"row 1: got the labels \[0, 2, 2\], expected each once"),
         ([["a"], None], {}, r"row 2: got no labels \(None\)"),
         ([["a"], ["d"]], {"labels": ["a", "b"]}, r"row 2: got label 'd', expected one of"),
         (np.array([[2, 0]]), {}, r"got labels of shape \(1, 2\), expected \[rows, 2\] of 0 and 1"),
@@ -205,6 +362,11 @@ def test_flag_columns_become_vectors_in_the_order_of_names():
         columns = ["toxic", "rude"]
         space = label_space(rows, columns, task="multilabel", labels=names, num_labels=None)
         assert encode_labels(rows, columns, space).tolist() == expected
+    words = table(toxic=["True", "false"], rude=["0", "1"])
+    space = label_space(
+        words, columns, task="multilabel", labels=["Rude", "Toxic"], num_labels=None
+    )
+    assert encode_labels(words, columns, space).tolist() == [[0, 1], [1, 0]]
     bad = table(toxic=["1", "2"], rude=["0", "0"])
     with pytest.raises(DataError, match="row 2: got toxic='2', expected 0 or 1"):
         encode_labels(bad, ["toxic", "rude"], space)

@@ -8,18 +8,35 @@ import pytest
 from support.findings import only, with_part
 from support.setups import LABELS, encoder, text_dataset
 
+from jaxdistill.data.labels import LabelSpace
 from jaxdistill.inspect import checks_labels
 
 
-def test_label_order(healthy, tmp_path):
-    (tmp_path / "config.json").write_text(
-        json.dumps({"id2label": {"1": "negative", "0": "positive"}})
-    )
-    setup = healthy({"teacher": {"model": str(tmp_path)}})
-    findings = list(checks_labels.label_order(setup))
+def test_label_order(healthy):
+    findings = list(checks_labels.label_order(healthy(teacher=encoder(2, labels=LABELS[::-1]))))
     assert {finding.level for finding in findings} == {"fatal"}
-    assert "set data.labels=[positive, negative]" in findings[0].message
+    assert "use models that share the order [positive, negative]" in findings[0].message
     assert "the data has ['negative', 'positive'], the teacher has ['positive'" in str(findings[0])
+
+
+def test_a_folder_in_another_order_is_read_in_that_of_the_data(healthy, tmp_path):
+    table = {"1": "negative", "0": "positive"}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": table}))
+    only(checks_labels.label_order(healthy({"teacher": {"model": str(tmp_path)}})), "ok")
+    without = healthy({"teacher": {"model": str(tmp_path)}}, teacher=None)
+    assert {found.level for found in checks_labels.label_order(without)} == {"fatal"}
+
+
+def test_bare_ids_take_the_teachers_names(healthy, tmp_path):
+    space = LabelSpace("classification", 2, LABELS, holds_ids=True)
+    dataset = dataclasses.replace(text_dataset(), space=space)
+    folder = {"teacher": {"model": str(tmp_path)}}
+    message = only(checks_labels.label_order(healthy(folder, dataset=dataset)), "warning")
+    assert "taken as the teacher's 0 = negative, 1 = positive; if the data counts" in message
+    frozen = healthy({**folder, "finetune": None}, dataset=dataset)
+    assert "the teacher's skill is their check" in only(checks_labels.label_order(frozen), "ok")
+    told = dataclasses.replace(dataset, space=dataclasses.replace(space, source_names=LABELS))
+    only(checks_labels.label_order(healthy(folder, dataset=told)), "ok")
 
 
 def test_label_order_of_the_student(healthy):
@@ -78,6 +95,36 @@ def test_classes_that_are_never_taught(healthy):
     setup = healthy(dataset=with_part(dataset, "train", labels=0 * dataset.train.labels))
     message = only(checks_labels.label_range(setup), "warning")
     assert "1 classes of validation never occur in train (positive)" in message
+
+
+def test_classes_that_are_never_asked(healthy):
+    dataset = text_dataset()
+    labels = 0 * dataset.validation.labels
+    setup = healthy(dataset=with_part(dataset, "validation", labels=labels))
+    message = only(checks_labels.label_range(setup), "warning")
+    assert "1 of 2 classes never occur in validation (positive)" in message
+
+
+def test_outputs_of_a_folder(tmp_path):
+    path = tmp_path / "config.json"
+    for config, count in (
+        ({"architectures": ["BertForSequenceClassification"]}, 2),
+        ({"architectures": ["ViTForImageClassification"], "num_labels": 7}, 7),
+        (
+            {
+                "architectures": ["BertForSequenceClassification"],
+                "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"},
+            },
+            3,
+        ),
+        ({"architectures": ["BertModel"], "num_labels": 3}, None),
+        ({}, None),
+    ):
+        path.write_text(json.dumps(config))
+        assert checks_labels.folder_outputs(tmp_path) == count
+    path.write_text("{")
+    assert checks_labels.folder_outputs(tmp_path) is None
+    assert checks_labels.folder_outputs(None) is None
 
 
 def test_overlap(healthy):

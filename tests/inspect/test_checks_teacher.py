@@ -1,11 +1,17 @@
 """A teacher that is untrained, at chance or confused is found, and a student as large."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
 from support.findings import only
-from support.setups import encoder
+from support.setups import WORDS, encoder, save_tokenizer
 
+from jaxdistill.config import DataConfig
+from jaxdistill.data.dataset import prepare
 from jaxdistill.inspect import checks_teacher
 
 
@@ -57,6 +63,57 @@ def test_a_teacher_with_its_labels_in_another_order(healthy):
     message = only(_skill(healthy, labels, said), "fatal")
     assert "with its labels in another order it would be 88.7 %" in message
     assert "0 -> 2, 1 -> 0, 2 -> 1" in message
+
+
+OUTPUT = np.array([2, 0, 1])  # of the teacher for what is meant: x, y, z
+OWN = ("Y", "Z", "X")
+
+
+@pytest.mark.parametrize(
+    ("cells", "own", "wanted", "said"),
+    [
+        (["0", "1", "2"], OWN, None, "[X, Y, Z]"),
+        (["0", "1", "2"], OWN, ["Z", "Y", "X"], "[X, Y, Z]"),
+        (["0", "1", "2"], None, None, "[LABEL_2, LABEL_0, LABEL_1]"),
+        (["x", "y", "z"], None, None, "[y, z, x]"),
+        (["x", "y", "z"], None, ["z", "x", "y"], "[y, z, x]"),
+        (["10", "20", "30"], None, None, "['20', '30', '10']"),
+        (["0", "1", "2"], None, ["x", "y", "z"], "[LABEL_2, LABEL_0, LABEL_1]"),
+        (["u", "v", "w"], OWN, ["u", "v", "w"], "[v, w, u]"),
+        (["x", "y", "z"], ("X", "Y", "Z"), None, None),
+    ],
+)
+def test_the_order_that_it_says_to_write_is_right(healthy, tmp_path, cells, own, wanted, said):
+    meant = np.arange(60) % 3
+    path = tmp_path / "a.csv"
+    rows = [f"{'good film ' * (row + 1)},{cells[m]}" for row, m in enumerate(meant)]
+    path.write_text("\n".join(["text,label", *rows]))
+    folder = Path(save_tokenizer(tmp_path / "teacher", WORDS))
+    if own is not None:
+        table = {str(index): name for index, name in enumerate(own)}
+        (folder / "config.json").write_text(json.dumps({"id2label": table}))
+
+    def read(labels):
+        config = DataConfig(train=str(path), validation=str(path), labels=labels)
+        return prepare(config, task="classification", tokenizer_folder=folder, labels=own)
+
+    dataset = read(wanted)
+    logits = np.eye(3)[OUTPUT[meant]]
+    config = {
+        "data": {"train": str(path), "max_length": 16, "labels": wanted},
+        "teacher": {"model": str(folder)},
+    }
+    setup = healthy(
+        config, dataset=dataset, teacher_logits=logits, teacher_labels=dataset.validation.labels
+    )
+    message = only(checks_teacher.teacher_skill(setup), "fatal")
+    if said is None:
+        assert "correct id2label to {0: 'Y', 1: 'Z', 2: 'X'}" in message
+        return
+    told = yaml.safe_load(message.split("set data.labels=")[1])
+    assert told == yaml.safe_load(said)
+    after = read(told)
+    np.testing.assert_array_equal(after.validation.labels, OUTPUT[meant])
 
 
 def test_teachers_of_other_tasks(healthy):

@@ -46,8 +46,13 @@ def test_the_table_shows_the_worst_first():
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    findings = [Finding("ok", "size", "fine"), Finding("fatal", "length", "bad [B, T]")]
+    findings = [
+        Finding("ok", "size", "fine"),
+        Finding("fatal", "length", "bad [B, T]"),
+        Finding("warning", "spelling", "set data.labels=[neg, pos]"),
+    ]
     console.print(doctor.findings_table(findings))
     text = console.export_text()
     assert text.index("fatal") < text.index("fine")
     assert "bad [B, T]" in text
+    assert "set data.labels=[neg, pos]" in text

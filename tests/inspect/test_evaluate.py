@@ -121,6 +121,15 @@ def test_result_table_shows_every_figure_in_80_columns():
         assert part in distilled
 
 
+def test_the_table_says_which_label_f1_is_of():
+    console = Console(width=100)
+    of = {"metric": "f1", "metric_of": "that of the label '[fraud]'"}
+    with console.capture() as captured:
+        console.print(evaluate.result_table({**RESULT, **of}))
+    assert "the test split; f1 is that of the label '[fraud]'" in captured.get()
+    assert "; " not in evaluate.measured(RESULT)
+
+
 @pytest.mark.parametrize(
     ("metric", "cell", "agreement"),
     [("spearman", "0.8100 ± 0.0141", "0.9000"), ("matthews", "0.8100 ± 0.0141", "90.00")],

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, scipy and values computed by hand."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,7 +13,7 @@ from jaxdistill.inspect import metrics
 RANDOM = np.random.default_rng(0)
 
 
-def _one_hot(ids: list[int], classes: int) -> np.ndarray:
+def _one_hot(ids: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes)[ids] * 4 - 2
 
 
@@ -25,22 +27,60 @@ def test_classification_by_hand():
     assert found["matthews"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
 
 
-def test_classification_of_many_classes_is_macro_over_all_classes():
-    labels = RANDOM.integers(0, 4, 200)
-    logits = RANDOM.normal(size=(200, 5))  # class 4 never occurs as a label
+def _random_ids(random: np.random.Generator, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and decisions in which some classes never occur, are never said, or neither."""
+    rows = int(random.integers(1, 40))
+    meant = random.choice(classes, random.integers(1, classes + 1), replace=False)
+    said = random.choice(classes, random.integers(1, classes + 1), replace=False)
+    labels = random.choice(meant, rows)
+    return labels, np.where(random.uniform(size=rows) < 0.5, labels, random.choice(said, rows))
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore:A single label was found")
+def test_classes_against_sklearn(seed):
+    random = np.random.default_rng(seed)
+    classes = int(random.integers(2, 8))
+    labels, said = _random_ids(random, classes)
+    logits = _one_hot(said, classes)
     found = metrics.compute_metrics("classification", logits, labels)
-    predicted = logits.argmax(-1)
-    per_class = []
-    for c in range(5):
-        hits = ((predicted == c) & (labels == c)).sum()
-        total = (predicted == c).sum() + (labels == c).sum()
-        per_class.append(2 * hits / total if total else 0.0)
-    assert found["f1"] == pytest.approx(np.mean(per_class))
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
-    assert found["matthews"] == pytest.approx(sk.matthews_corrcoef(labels, predicted))
-    assert metrics.compute_metrics("classification", logits[:, :2], labels % 2)["f1"] == (
-        pytest.approx(sk.f1_score(labels % 2, logits[:, :2].argmax(-1)))
-    )
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, said))
+    assert found["matthews"] == pytest.approx(sk.matthews_corrcoef(labels, said))
+    if classes == 2:
+        expected = sk.f1_score(labels, said, pos_label=1, zero_division=0)
+    else:
+        expected = sk.f1_score(labels, said, average="macro", zero_division=0)
+    assert found["f1"] == pytest.approx(expected)
+    for one in range(classes):
+        f1 = metrics.compute_metrics("classification", logits, labels, ["f1"], positive=one)["f1"]
+        only = sk.f1_score(labels, said, labels=[one], average="macro", zero_division=0)
+        assert f1 == pytest.approx(only)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_sets_of_labels_against_sklearn(seed):
+    random = np.random.default_rng(seed)
+    rows, classes = random.integers(1, 30), random.integers(1, 7)
+    labels = (random.uniform(size=(rows, classes)) < random.uniform(size=classes) ** 2) * 1.0
+    logits = random.normal(size=(rows, classes)) + random.normal(size=classes)
+    found = metrics.compute_metrics("multilabel", logits, labels)
+    expected = sk.f1_score(labels, logits > 0, average="macro", zero_division=0)
+    if classes == 1:
+        expected = sk.f1_score(labels[:, 0], logits[:, 0] > 0, zero_division=0)
+    assert found["f1"] == pytest.approx(expected)
+    assert found["exact_match"] == pytest.approx((labels == (logits > 0)).all(axis=1).mean())
+    last = int(classes) - 1
+    only = metrics.compute_metrics("multilabel", logits, labels, ["f1"], positive=last)["f1"]
+    assert only == pytest.approx(sk.f1_score(labels[:, last], logits[:, last] > 0, zero_division=0))
+
+
+def test_what_a_perfect_teacher_reaches():
+    perfect = _one_hot([1, 2, 3, 1], 4)  # a class 0 that no row has
+    assert metrics.compute_metrics("classification", perfect, np.array([1, 2, 3, 1]))["f1"] == 1.0
+    lacking = _one_hot([0, 1, 0], 3)  # a class 2 that is not in validation
+    assert metrics.compute_metrics("classification", lacking, np.array([0, 1, 0]))["f1"] == 1.0
 
 
 def test_multilabel_against_sklearn():
@@ -75,6 +115,16 @@ def test_regression(shape):
     assert found["pearson"] == pytest.approx(np.corrcoef(values, labels)[0, 1], abs=1e-6)
     assert found["spearman"] == pytest.approx(stats.spearmanr(values, labels).statistic)
     assert found["mse"] == pytest.approx(sk.mean_squared_error(labels, values), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_share_their_rank(seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, 30) / 2.0
+    values = random.integers(0, 5, 30) + labels
+    found = metrics.compute_metrics("regression", values[:, None], labels)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(values, labels).statistic)
+    assert found["pearson"] == pytest.approx(stats.pearsonr(values, labels).statistic)
 
 
 def test_constant_predictions_have_no_correlation():

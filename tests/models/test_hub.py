@@ -204,9 +204,15 @@ def test_labels_come_from_the_checkpoint_and_may_be_reordered(folder, caplog):
     turned = load_model(folder, labels=["happy", "sad", "so-so"])
     assert turned.labels == ("happy", "sad", "so-so")
     assert "outputs reordered" in caplog.text
+    respelt = load_model(folder, labels=["SAD", "So So", "happy"])
+    assert respelt.labels == ("SAD", "So So", "happy")
     batch = parity.text_batch(0)
     np.testing.assert_allclose(
         parity.run(turned, batch).logits, parity.run(model, batch).logits[:, [2, 0, 1]], atol=1e-6
+    )
+    upper = load_model(folder, labels=["HAPPY", "SAD", "SO-SO"])
+    np.testing.assert_allclose(
+        parity.run(upper, batch).logits, parity.run(turned, batch).logits, atol=1e-6
     )
 
 
