@@ -26,6 +26,7 @@ from jaxdistill.models.registry import Model, build_model, family_named, load_mo
 from jaxdistill.models.rules import flatten
 from jaxdistill.models.slicing import narrow_student
 from jaxdistill.models.student import student_from_teacher
+from jaxdistill.preprocessing import channels_of, preprocessing_of
 
 log = logging.getLogger("jaxdistill")
 
@@ -40,14 +41,20 @@ def load_data(config: Config, cache: Path) -> Dataset:
     if config.task == language.TASK:
         return language.load_data(config, tokenizer_folder(config), cache)
     teacher, student = _folder(config.teacher.model), _folder(config.student.model)
-    return prepare(
+    preprocessing, remarks = preprocessing_of(config)
+    dataset = prepare(
         config.data,
         task=config.task,
         tokenizer_folder=tokenizer_folder(config),
         labels=folder_labels(teacher) or folder_labels(student),
         num_labels=None,
         cache_dir=cache if config.data.cache else None,
+        preprocessing=preprocessing,
+        channels=channels_of(config),
     )
+    if dataset.modality != "image":
+        return dataset
+    return dataclasses.replace(dataset, remarks=(*remarks, *dataset.remarks))
 
 
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill import build, caching
 from jaxdistill.config import CacheConfig, Config
+from jaxdistill.data.dataset import Dataset, image_processor
 from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.mesh import mesh_of
@@ -89,7 +90,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
-        _save(folder / "model", trained, dataset.tokenizer)
+        _save(folder / "model", trained, dataset)
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
@@ -149,7 +150,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     teacher=(workspace.cache or workspace.teacher) if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
-            _save(own / "model", trained, workspace.dataset.tokenizer)
+            _save(own / "model", trained, workspace.dataset)
             accounts.append(_account(config, result, seed))
             processes.once("account", functools.partial(write_json, done, accounts[-1]))
         return {"metric": config.ranking_metric, "seeds": accounts}
@@ -255,6 +256,7 @@ def _export_best(workspace: Workspace) -> None:
         target,
         _trained(workspace, "distill", best["seed"]),
         tokenizer_from=_tokenizer_folder(workspace),
+        processor=image_processor(workspace.dataset),
     )
     say(f"export  {target} (seed {best['seed']})")
 
@@ -279,8 +281,12 @@ _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
 }
 
 
-def _save(folder: Path, model: Model, tokenizer: Path | None) -> None:
-    processes.once("save", lambda: save_model(folder, model, tokenizer_from=tokenizer))
+def _save(folder: Path, model: Model, dataset: Dataset) -> None:
+    def save() -> None:
+        processor = image_processor(dataset)
+        save_model(folder, model, tokenizer_from=dataset.tokenizer, processor=processor)
+
+    processes.once("save", save)
 
 
 def _trained(workspace: Workspace, stage: str, seed: int) -> Model:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from jaxdistill.config import DataConfig
 from jaxdistill.config_terms import Task
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
+from jaxdistill.data.images import read_images
 from jaxdistill.data.labels import encode_labels, is_generic, label_space
+from jaxdistill.data.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, text_split
-from jaxdistill.data.table import Table, select
+from jaxdistill.data.table import Remark, Table, select
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
@@ -35,6 +38,8 @@ class Dataset:
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
       tokenizer: folder of the tokenizer of a language model's documents, else None.
       vocabulary: its number of tokens, else None.
+      remarks: what was noticed while reading, for the doctor to say.
+      preprocessing: what was done to images, else None.
     """
 
     train: Split
@@ -47,6 +52,8 @@ class Dataset:
     notes: Mapping[str, int]
     tokenizer: Path | None = None
     vocabulary: int | None = None
+    remarks: tuple[Remark, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
 def prepare(
@@ -57,6 +64,8 @@ def prepare(
     labels: Sequence[str] | None = None,
     num_labels: int | None = None,
     cache_dir: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    channels: int | None = None,
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
 
@@ -67,6 +76,8 @@ def prepare(
       labels: the model's label names in the order of its ids.
       num_labels: the model's number of classes.
       cache_dir: where tokens are kept between runs; not used where `data.cache` is false.
+      preprocessing: of the model that reads images; what `data` says goes before it.
+      channels: of the images that the model reads, 1 or 3; None: as the data has them.
 
     Raises:
       DataError: one line that names the source, what it holds and what was expected.
@@ -91,17 +102,24 @@ def prepare(
         )
     rows["train"] = _fewer(rows["train"], config)
     cache_dir = cache_dir if config.cache else None
-    splits = {
-        part: _split(
-            select(tables[part], rows[part]),
-            roles,
-            encoded[part][rows[part]],
-            config,
-            tokenizer_folder,
-            cache_dir,
+    chosen = {part: select(tables[part], rows[part]) for part in tables}
+    targets = {part: encoded[part][rows[part]] for part in tables}
+    remarks = {remark for table in given.values() if table is not None for remark in table.remarks}
+    if roles.modality == "image":
+        preprocessing = with_options(preprocessing or Preprocessing(), config)
+        images, found = read_images(
+            chosen, roles.inputs[0], preprocessing, channels=channels, white=config.image_max
         )
-        for part in tables
-    }
+        remarks |= set(found)
+        splits = {
+            part: image_split(images[part], targets[part], preprocessing) for part in tables
+        }
+    else:
+        preprocessing = None
+        splits = {
+            part: _split(chosen[part], roles, targets[part], config, tokenizer_folder, cache_dir)
+            for part in tables
+        }
     whole = hashlib.sha256(
         "".join(splits[part].fingerprint for part in ("train", "validation")).encode()
     )
@@ -114,7 +132,18 @@ def prepare(
         num_labels=space.count,
         fingerprint=whole.hexdigest()[:16],
         notes=_notes(splits, config),
+        remarks=tuple(sorted(remarks, key=lambda remark: (remark.name, remark.message))),
+        preprocessing=preprocessing,
     )
+
+
+def image_processor(dataset: Dataset) -> dict[str, Any] | None:
+    """Return the `preprocessor_config.json` of what was done to a data set's images, if any."""
+    images = dataset.train.images
+    if images is None or dataset.preprocessing is None:
+        return None
+    height, width, channels = images.shape[1:]
+    return processor_config(dataset.preprocessing, height, width, channels)
 
 
 def _split(
@@ -125,8 +154,6 @@ def _split(
     tokenizer_folder: Path | None,
     cache_dir: Path | None,
 ) -> Split:
-    if roles.modality == "image":
-        return image_split(table, roles, labels, config)
     if roles.modality == "features":
         return feature_split(table, roles, labels)
     return text_split(

@@ -11,6 +11,7 @@ from jaxdistill.config import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
+    checks_images,
     checks_labels,
     checks_language,
     checks_machine,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
 
 CHECKS = (
+    checks_images.remarks,
+    checks_images.shapes,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,

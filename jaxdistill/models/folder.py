@@ -136,9 +136,14 @@ def write_folder(
     tensors: Mapping[str, Pending],
     companions: Sequence[Path],
     *,
+    texts: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder under a temporary name and rename it; other files in it are kept.
+
+    Args:
+      companions: files that are copied into it.
+      texts: contents of further files by name.
 
     Raises:
       ModelError: it cannot be written; what was there before is then untouched.
@@ -153,6 +158,8 @@ def write_folder(
         )
         for path in companions:
             shutil.copyfile(path, new / path.name)
+        for name, text in (texts or {}).items():
+            (new / name).write_text(text, "utf-8")
         for path in new.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

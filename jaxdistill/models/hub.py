@@ -20,6 +20,7 @@ from jaxdistill.models.safetensors_file import Pending, aligned, all_finite
 
 log = logging.getLogger("jaxdistill")
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # What travels with a model: tokenizers and image processors.
 COMPANIONS = (
     "tokenizer.json",
@@ -33,8 +34,7 @@ COMPANIONS = (
     "spiece.model",
     "tokenizer.model",
     "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *PROCESSORS,
 )
 _FLOATS = ("F16", "BF16", "F32", "F64")
 

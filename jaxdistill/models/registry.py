@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxdistill.models.family import (
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
 from jaxdistill.models.hub import (
+    PROCESSORS,
     canonical_names,
     companions,
     export_config,
@@ -238,6 +240,7 @@ def save_model(
     model: Model,
     *,
     tokenizer_from: str | Path | None = None,
+    processor: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
@@ -245,6 +248,8 @@ def save_model(
     Args:
       tokenizer_from: folder whose tokenizer and processor files are copied; None: the folder the
         model was loaded from.
+      processor: `preprocessor_config.json` of the images that the model was trained on, in place
+        of a copied one.
       shard_bytes: size above which the weights are split over files.
 
     Raises:
@@ -256,6 +261,8 @@ def save_model(
     family = family_named(model.family)
     source = Path(tokenizer_from) if tokenizer_from else model.source
     files = companions(source)
+    if processor is not None:
+        files = [file for file in files if file.name not in PROCESSORS]
     if not files and family.modality == "text":
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     if model.options.pooling != "default" and model.options.head == "classification":
@@ -264,7 +271,8 @@ def save_model(
     wanted = flatten({"params": shapes, "model_state": statistics})
     tensors = export_tensors(family, model, wanted)
     config = export_config(family, model)
-    write_folder(Path(folder), config, tensors, files, shard_bytes=shard_bytes)
+    texts = {} if processor is None else {PROCESSORS[0]: json.dumps(processor, indent=2) + "\n"}
+    write_folder(Path(folder), config, tensors, files, texts=texts, shard_bytes=shard_bytes)
 
 
 def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
