@@ -27,8 +27,8 @@ def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark
     """Return the preprocessing of the teacher's folder, else of the student's, and what to tell.
 
     Raises:
-      ConfigError: two folders count pixels differently and `data` does not say which to take, or
-        `data` contradicts a teacher that is taken as it is.
+      ConfigError: two folders normalize pixels differently and `data` does not say which to take,
+        or `data` contradicts how a teacher that is taken as it is normalizes them.
       DataError: a folder's image processor asks for what is not supported.
     """
     found, remarks = _found(config), []
@@ -46,7 +46,8 @@ def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark
         if not contradicted:
             continue
         told = f"{', '.join(contradicted)} of the image processor of {side}.model"
-        if side == "teacher" and config.finetune is None:
+        normalizes = any("image_size" not in option for option in contradicted)
+        if side == "teacher" and config.finetune is None and normalizes:
             raise ConfigError(
                 f"data: got {told}, but the teacher is taken as it is (finetune: null) and sees "
                 "other images than it was trained on; drop them, or let finetune train it"

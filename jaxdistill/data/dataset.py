@@ -111,10 +111,9 @@ def prepare(
             chosen, roles.inputs[0], preprocessing, channels=channels, white=config.image_max
         )
         remarks |= set(found)
-        splits = {
-            part: image_split(images[part], targets[part], preprocessing) for part in tables
-        }
+        splits = {part: image_split(images[part], targets[part], preprocessing) for part in tables}
     else:
+        _refuse_image_options(config, sources.train, roles)
         preprocessing = None
         splits = {
             part: _split(chosen[part], roles, targets[part], config, tokenizer_folder, cache_dir)
@@ -164,6 +163,16 @@ def _split(
         tokenizer_folder=tokenizer_folder,
         cache_dir=cache_dir,
     )
+
+
+def _refuse_image_options(config: DataConfig, table: Table, roles: Roles) -> None:
+    for key in ("image_size", "image_mean", "image_std", "image_max", "shift"):
+        value = getattr(config, key)
+        if value:
+            raise DataError(
+                f"data.{key}: got {value}, but the column {roles.inputs[0]!r} of {table.source} is "
+                f"read as {roles.modality}; drop it, or name the column of images as data.image"
+            )
 
 
 def _check_columns(table: Table, roles: Roles) -> None:

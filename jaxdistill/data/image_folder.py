@@ -91,9 +91,7 @@ def _ending(file: Path) -> str:
 
 def _refuse_splits(path: Path, part: str, images: dict[str, list[Path]]) -> None:
     named = [name for name in images if name.casefold() in SPLITS]
-    deeper = any(
-        len(file.relative_to(path).parts) > 2 for name in named for file in images[name]
-    )
+    deeper = any(len(file.relative_to(path).parts) > 2 for name in named for file in images[name])
     if named and len(named) == len(images) and deeper:
         first = next((name for name in named if name.casefold().startswith("train")), named[0])
         raise DataError(

@@ -86,8 +86,9 @@ def normalization(preprocessing: Preprocessing, channels: int) -> tuple[np.ndarr
     for key, values in (("image_mean", preprocessing.mean), ("image_std", preprocessing.std)):
         if len(values) not in (1, channels) or (key == "image_std" and 0.0 in values):
             raise DataError(
-                f"data.{key}: got {list(values)}, expected 1 or {channels} numbers"
-                f"{' other than 0' if key == 'image_std' else ''}, as the images have channels"
+                f"{key}: got {list(values)}, expected 1 or {channels} numbers"
+                f"{' other than 0' if key == 'image_std' else ''}, as the images have channels; "
+                f"set data.{key}"
             )
         found.append(np.broadcast_to(np.array(values, np.float32), (channels,)))
     return found[0], found[1]

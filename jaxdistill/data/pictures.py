@@ -77,7 +77,8 @@ def read_pictures(
 
     Image.init()
     formats = tuple(name for name in FORMATS if name in Image.OPEN)
-    places = (Path(table.source).parent, Path())
+    source = Path(table.source)
+    places = (source if source.is_dir() else source.parent, Path())
 
     def one(row: int) -> tuple[np.ndarray | None, list[str], str]:
         found: list[str] = []
@@ -100,7 +101,9 @@ def read_pictures(
         )
     arrays = [array for array, _, _ in read if array is not None]
     _check_sizes([array.shape[:2] for array in arrays], values, table)
-    kinds = {what: [row for row, (_, found, _) in enumerate(read) if what in found] for what in _TOLD}
+    kinds = {
+        what: [row for row, (_, found, _) in enumerate(read) if what in found] for what in _TOLD
+    }
     remarks = [
         Remark(
             "images",

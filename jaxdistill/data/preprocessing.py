@@ -179,8 +179,9 @@ def processor_config(
     found: dict[str, Any] = {
         # ViT's knows neither a crop nor a shortest edge in older versions, CLIP's does.
         "image_processor_type": (
-            "ViTImageProcessor" if crop is None and isinstance(size, tuple) else
-            "CLIPImageProcessor"
+            "ViTImageProcessor"
+            if crop is None and isinstance(size, tuple)
+            else "CLIPImageProcessor"
         ),
         "do_convert_rgb": channels == 3,
         "do_resize": size is not None,

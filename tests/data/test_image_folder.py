@@ -34,7 +34,9 @@ def read(folder, part="train"):
 
 def test_what_is_whole_needs_no_word(folder):
     found, told = read(folder)
-    assert found == [(f"{label}/{n}", label) for label in ("cat", "dog") for n in ("0.png", "1.JPG")]
+    assert found == [
+        (f"{label}/{n}", label) for label in ("cat", "dog") for n in ("0.png", "1.JPG")
+    ]
     assert told == ""
 
 
@@ -61,7 +63,9 @@ def test_what_is_left_out_is_counted(folder, path, message):
     assert f"1 files of {folder} are not read: {message}" in told
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.gif", "a.jfif", "a.avif", "a.pgm", "a.webp"])
+@pytest.mark.parametrize(
+    "name", ["a.tif", "a.TIFF", "a.gif", "a.jfif", "a.avif", "a.pgm", "a.webp"]
+)
 def test_other_endings_of_images_are_read(folder, name):
     write(folder / "eel" / name)
     found, told = read(folder)

@@ -169,13 +169,16 @@ def test_colours_for_a_grey_model():
 
 
 def test_splits_get_the_same_channels_and_sizes():
-    grey, colour = Table({"image": [stored(Image.fromarray(GREY))]}, "grey"), Table(
-        {"image": [stored(Image.fromarray(COLOUR))]}, "colour"
+    grey, colour = (
+        Table({"image": [stored(Image.fromarray(GREY))]}, "grey"),
+        Table({"image": [stored(Image.fromarray(COLOUR))]}, "colour"),
     )
     found, _ = read_images({"train": grey, "validation": colour}, "image", Preprocessing())
     assert found["train"].shape == found["validation"].shape == (1, 6, 5, 3)
     small = Table({"image": [stored(Image.fromarray(COLOUR[:4]))]}, "small")
-    with pytest.raises(DataError, match=r"small: got validation images .*\(4, 5, 3\), .*image_size"):
+    with pytest.raises(
+        DataError, match=r"small: got validation images .*\(4, 5, 3\), .*image_size"
+    ):
         read_images({"train": colour, "validation": small}, "image", Preprocessing())
 
 
@@ -217,7 +220,9 @@ def test_sizes_that_differ_are_counted():
 
 
 def test_images_of_one_colour_are_told():
-    _, told = read(*[stored(Image.fromarray(np.zeros_like(GREY)))] * 2, stored(Image.fromarray(GREY)))
+    _, told = read(
+        *[stored(Image.fromarray(np.zeros_like(GREY)))] * 2, stored(Image.fromarray(GREY))
+    )
     assert "2 of 3 images of x are of one colour throughout" in told
 
 

@@ -127,7 +127,9 @@ def theirs(folder: Path, images: list[Image.Image]) -> np.ndarray:
 
 
 def ours(preprocessing: Preprocessing, images: list[Image.Image], **options) -> np.ndarray:
-    found, _ = read_images({"train": Table({"image": images}, "x")}, "image", preprocessing, **options)
+    found, _ = read_images(
+        {"train": Table({"image": images}, "x")}, "image", preprocessing, **options
+    )
     return found["train"]
 
 
