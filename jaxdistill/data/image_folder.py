@@ -11,10 +11,14 @@ from jaxdistill.data.table import Remark, Table
 from jaxdistill.errors import DataError
 
 SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .mpo .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 "
-    ".avif".split()
+    {
+        ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".gif", ".webp",
+        ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
+    }
+)  # fmt: skip
+SPLITS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 )
-SPLITS = frozenset("train training test testing val valid validation dev eval".split())
 # What systems and editors leave behind: previews and copies, no examples.
 _LITTER = ("@eaDir", "__MACOSX", "__pycache__", "$RECYCLE.BIN", "lost+found", "Thumbs.db")
 _SHOWN = 5

@@ -74,8 +74,8 @@ def white_of(
     if all(kind.kind == "f" for kind in types):
         if low < -_TOLERANCE:
             told = (
-                f"pixels of {source} lie between {low:g} and {high:g}: they are taken as normalized "
-                "already, which an exported image processor cannot say; keep pixels of 0 to 1 and "
+                f"pixels of {source} lie between {low:g} and {high:g}: they are taken as "
+                "normalized already, which an exported image processor cannot say; keep pixels of 0 to 1 and "
                 "set data.image_mean and data.image_std for that"
             )
             return 1.0, (Remark("images", told),)

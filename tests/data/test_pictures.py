@@ -209,7 +209,7 @@ def test_no_other_program_is_started_and_no_bomb_goes_off(monkeypatch):
     with pytest.raises(DataError, match="x row 1: not an image that can be read"):
         read(postscript)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(DataError, match="x row 1: .*decompression bomb"):
+    with pytest.raises(DataError, match=r"x row 1: .*decompression bomb"):
         read(stored(Image.fromarray(GREY)))
 
 
