@@ -9,13 +9,14 @@ from PIL import Image
 
 from jaxdistill import build, pipeline
 from jaxdistill.config_file import check
-from jaxdistill.data.dataset import image_processor
-from jaxdistill.data.preprocessing import Preprocessing
+from jaxdistill.data.dataset import Dataset, image_processor
+from jaxdistill.data.preprocessing import Preprocessing, read_preprocessing
+from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.inspect import checks_images
 from jaxdistill.inspect.findings import Setup
 from jaxdistill.models.family import config_from
-from jaxdistill.models.registry import Model, build_model, family_named, save_model
+from jaxdistill.models.registry import Model, build_model, family_named, load_model, save_model
 from jaxdistill.preprocessing import channels_of, preprocessing_of
 
 VIT = {
@@ -56,6 +57,19 @@ def config_of(teacher, student=None, *, data=None, **sections):
         "train": {"epochs": 1, "batch_size": 8},
     }
     return check(values | sections)
+
+
+STUB = Dataset(
+    train=Split(np.zeros(1), np.zeros(1), "", images=np.zeros((1, 4, 6, 1), np.float32)),
+    validation=Split(np.zeros(1), np.zeros(1), ""),
+    test=None,
+    modality="image",
+    labels=None,
+    num_labels=2,
+    fingerprint="",
+    notes={},
+    preprocessing=Preprocessing(mean=(0.1,)),
+)
 
 
 def write_images(folder: Path, count: int, *, size=(20, 24), seed=0) -> str:
@@ -138,6 +152,47 @@ def test_channels_of_the_models(tmp_path):
     assert channels_of(config_of({"family": "mlp"}, resnet)) is None
     with pytest.raises(ConfigError, match=r"num_channels 1, expected 3"):
         channels_of(config_of(teacher, VIT | {"num_channels": 1}))
+
+
+def test_a_run_reads_as_its_folder_says(tmp_path):
+    """Grey and coloured files of two sizes, all as transformers makes them."""
+    from transformers import AutoImageProcessor
+
+    teacher = folder_of(tmp_path / "teacher", STORED | {"resample": 3})
+    train = write_images(tmp_path / "train", 8)
+    validation = write_images(tmp_path / "validation", 8, size=(16, 31), seed=1)
+    config = config_of(teacher, data={"train": train, "validation": validation})
+    dataset = build.load_data(config, tmp_path / "cache")
+    process = AutoImageProcessor.from_pretrained(teacher)
+    for folder, split in ((train, dataset.train), (validation, dataset.validation)):
+        files = sorted(Path(folder).glob("*/*.png"))
+        found = [Image.open(file).convert("RGB") for file in files]
+        theirs = process(images=found, return_tensors="np")["pixel_values"]
+        assert split.images is not None
+        np.testing.assert_allclose(split.images.transpose(0, 3, 1, 2), theirs, atol=1e-5)
+    # A mapping's channels count, too: files that are all grey become three.
+    for file in Path(train).glob("*/*.png"):
+        Image.open(file).convert("L").save(file)
+    data = {"train": train, "validation": train, "image_mean": [0.5]}
+    dataset = build.load_data(config_of(VIT, data=data), tmp_path / "cache")
+    assert dataset.train.images is not None
+    assert dataset.train.images.shape[3] == 3
+    told = build.load_data(
+        config_of(teacher, data=data | {"image_mean": [0.4]}), tmp_path / "cache"
+    )
+    assert "data.image_mean=0.4 instead of 0.5" in told.remarks[0].message
+
+
+def test_a_saved_model_says_what_it_was_trained_on(tmp_path):
+    """In place of what its source says, in either of the two files."""
+    source = tmp_path / "source"
+    save_model(source, build_model({"family": "mlp", "hidden_sizes": []}, num_labels=2))
+    (source / "processor_config.json").write_text(json.dumps({"image_processor": STORED}))
+    model = load_model(source)
+    save_model(tmp_path / "copy", model)
+    assert read_preprocessing(tmp_path / "copy", "vit") == HALF
+    pipeline._save(tmp_path / "own", model, STUB)
+    assert read_preprocessing(tmp_path / "own", "vit") == Preprocessing(size=(4, 6), mean=(0.1,))
 
 
 def test_models_that_read_other_images_are_found(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxdistill.config import DataConfig
-from jaxdistill.data.pictures import read_pictures
+from jaxdistill.data.pictures import Pictures, read_pictures, remarks_on
 from jaxdistill.data.pixel_arrays import as_array, fit_arrays, white_of
 from jaxdistill.data.preprocessing import Preprocessing, with_options
 from jaxdistill.data.table import Remark, Table
@@ -51,6 +51,7 @@ def read_images(
     source = next(iter(tables.values())).source
     top, remarks = white_of(numbers, white, source) if numbers else (1.0, ())
     pixels: dict[str, np.ndarray] = {}
+    pictures: list[Pictures] = []
     for part, table in tables.items():
         array = numbers.get(part)
         if array is not None:
@@ -65,14 +66,14 @@ def read_images(
                 "which 255 is white; drop it"
             )
         pixels[part] = found.pixels
-        remarks += tuple(remark for remark in found.remarks if remark not in remarks)
+        pictures.append(found)
     if channels == 3 or any(array.shape[3] == 3 for array in pixels.values()):
         pixels = {
             part: np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
             for part, array in pixels.items()
         }
     _check_shapes(pixels, tables)
-    remarks += _oddities(pixels, source)
+    remarks += remarks_on(pictures, source) + _oddities(pixels, source)
     return {part: _normalized(array, preprocessing) for part, array in pixels.items()}, remarks
 
 

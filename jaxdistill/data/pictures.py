@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,11 +45,11 @@ class Pictures:
 
     Attributes:
       pixels: uint8 of 0 to 255, or float32 whose white is 1; [N, H, W, C], C being 1 or 3.
-      remarks: what was found in the files, counted.
+      odd: kind of oddity -> the names of the images that have it.
     """
 
     pixels: np.ndarray
-    remarks: tuple[Remark, ...] = ()
+    odd: Mapping[str, Sequence[str]]
 
 
 def read_pictures(
@@ -101,19 +101,23 @@ def read_pictures(
         )
     arrays = [array for array, _, _ in read if array is not None]
     _check_sizes([array.shape[:2] for array in arrays], values, table)
-    kinds = {
-        what: [row for row, (_, found, _) in enumerate(read) if what in found] for what in _TOLD
-    }
-    remarks = [
-        Remark(
-            "images",
-            f"{len(rows):,} of {len(read):,} images of {table.source} {_TOLD[what]} (the first: "
-            f"{name_of(values[rows[0]], table, rows[0])})",
-        )
-        for what, rows in kinds.items()
-        if rows
-    ]
-    return Pictures(_stacked(arrays), tuple(remarks))
+    odd: dict[str, list[str]] = {}
+    for row, (_, found, _) in enumerate(read):
+        for what in found:
+            odd.setdefault(what, []).append(name_of(values[row], table, row))
+    return Pictures(_stacked(arrays), odd)
+
+
+def remarks_on(pictures: Sequence[Pictures], source: str) -> tuple[Remark, ...]:
+    """Tell how many images of a data set are odd, and which is the first."""
+    count = sum(len(part.pixels) for part in pictures)
+    found = []
+    for what, told in _TOLD.items():
+        names = [name for part in pictures for name in part.odd.get(what, ())]
+        if names:
+            shown = f"{len(names):,} of {count:,} images of {source} {told} (such as {names[0]})"
+            found.append(Remark("images", shown))
+    return tuple(found)
 
 
 def fitted(picture: Image, preprocessing: Preprocessing) -> Image:
@@ -200,8 +204,11 @@ def _flat(picture: Image, found: list[str], channels: int | None, white: float |
         picture = picture.convert("RGB")
         mode = "L" if grey else "RGB"
     if channels == 1 and mode not in _GREY:
-        found.append(_COLOUR)
-        return picture.convert("RGB").convert("L")
+        picture = picture.convert("RGB")
+        red, green, blue = (np.asarray(band) for band in picture.split())
+        if (red != green).any() or (red != blue).any():
+            found.append(_COLOUR)
+        return picture.convert("L")
     return picture.convert("L" if mode in _GREY else "RGB")
 
 

@@ -75,8 +75,8 @@ def white_of(
         if low < -_TOLERANCE:
             told = (
                 f"pixels of {source} lie between {low:g} and {high:g}: they are taken as "
-                "normalized already, which an exported image processor cannot say; keep pixels of 0 to 1 and "
-                "set data.image_mean and data.image_std for that"
+                "normalized already, which an exported image processor cannot say; keep pixels of "
+                "0 to 1 and set data.image_mean and data.image_std for that"
             )
             return 1.0, (Remark("images", told),)
         if high <= 1 + _TOLERANCE:

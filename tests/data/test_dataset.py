@@ -308,5 +308,5 @@ def test_images_in_the_columns_of_files(tmp_path, kind):
     np.testing.assert_allclose(data.validation.images[..., 0], expected, atol=1e-5)
     assert data.preprocessing is not None
     assert data.preprocessing.mean == (0.5,)
-    assert "20 of 20 images" in data.remarks[0].message
+    assert "40 of 40 images" in data.remarks[0].message
     np.testing.assert_allclose(data.train.fill, [-2.0])

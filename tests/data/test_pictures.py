@@ -166,6 +166,9 @@ def test_colours_for_a_grey_model():
     expected = np.asarray(Image.fromarray(COLOUR).convert("L"))
     np.testing.assert_allclose(found[0, ..., 0], expected / 255, atol=1e-6)
     assert "have colours and are made grey" in told
+    grey, told = read(stored(Image.fromarray(GREY).convert("RGB")), channels=1)
+    np.testing.assert_allclose(grey[0, ..., 0], GREY / 255, atol=1e-6)
+    assert told == ""
 
 
 def test_splits_get_the_same_channels_and_sizes():
@@ -230,4 +233,4 @@ def test_files_keep_their_name_in_remarks(tmp_path):
     path = Path(tmp_path) / "deep.png"
     path.write_bytes(stored(Image.fromarray(DEEP)))
     _, told = read(path)
-    assert f"the first: {path}" in told
+    assert f"(such as {path})" in told
