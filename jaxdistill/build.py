@@ -30,6 +30,7 @@ from jaxdistill.models.rules import flatten
 from jaxdistill.models.sentence import encoder_folder
 from jaxdistill.models.slicing import narrow_student
 from jaxdistill.models.student import student_from_teacher
+from jaxdistill.preprocessing import channels_of, preprocessing_of
 
 log = logging.getLogger("jaxdistill")
 
@@ -47,6 +48,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     if config.task == language.TASK:
         return language.load_data(config, tokenizer_folder(config), limits, cache)
     teacher, student = _folder(config.teacher.model), _folder(config.student.model)
+    preprocessing, remarks = preprocessing_of(config)
     dataset = prepare(
         config.data,
         task=config.task,
@@ -56,7 +58,11 @@ def load_data(config: Config, cache: Path) -> Dataset:
         outputs=folder_outputs(teacher),
         row_limits=limits,
         cache_dir=cache,
+        preprocessing=preprocessing,
+        channels=channels_of(config),
     )
+    if dataset.modality == "image":
+        dataset = dataclasses.replace(dataset, remarks=(*remarks, *dataset.remarks))
     measured = measured_label(config, dataset)
     if measured:
         log.info("%s is %s (data.positive)", config.ranking_metric, measured["metric_of"])

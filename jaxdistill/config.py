@@ -96,9 +96,18 @@ class DataConfig(Section):
     """Use only this many training examples or documents (drawn once, by `split_seed`)."""
     split_seed: int = 0
     eval_batch_size: PositiveInt = 128
-    image_size: PositiveInt | None = None
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Pixels to resize images to: the side of a square, or height and width; by default as the
+    image processor of the teacher's (else the student's) folder says."""
     image_mean: tuple[float, ...] | None = None
+    """Subtracted from pixels of 0 to 1, one number or one per channel; by default as the image
+    processor says."""
     image_std: tuple[float, ...] | None = None
+    """Pixels are divided by this at last, one number or one per channel; by default as the image
+    processor says."""
+    image_max: Annotated[float, Field(gt=0.0)] | None = None
+    """Value of a white pixel, where the files do not say: in arrays of fractions beyond 1, or of
+    whole numbers that are neither 8 nor 16 bits wide."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Random translation of training images, in pixels."""
     cache: bool = True

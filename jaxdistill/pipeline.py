@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill import build, caching
 from jaxdistill.config import CacheConfig, Config
+from jaxdistill.data.dataset import Dataset, image_processor
 from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.mesh import mesh_of
@@ -284,7 +285,8 @@ def _save(folder: Path, model: Model, workspace: Workspace) -> None:
 
 
 def _write(folder: Path, model: Model, workspace: Workspace) -> None:
-    """Write a model with the tokenizer that read its texts, cutting them where that was done."""
+    """Write a model with what read its inputs: the tokenizer, cutting rows where that was done, or
+    the preprocessing of images."""
     config, tokenizer = workspace.config, workspace.dataset.tokenizer
     packs = config.task == "language_model"  # rows hold documents, of any length
     cuts = tokenizer is not None and not packs
@@ -293,6 +295,7 @@ def _write(folder: Path, model: Model, workspace: Workspace) -> None:
         model,
         tokenizer_from=tokenizer,
         max_length=config.data.max_length if cuts else None,
+        processor=image_processor(workspace.dataset),
     )
 
 

@@ -22,7 +22,7 @@ PAIRS = (
     ("text_a", "text_b"),
 )
 TEXTS = ("sentence", "text", "content", "review", "question", "query", "comment_text")
-IMAGES = ("image", "img")
+IMAGES = ("image", "img", "image_path", "img_path", "image_file")
 LABELS = ("label", "labels", "target", "class", "score")
 SCORES = ("score", "label", "labels", "target")
 Modality = Literal["text", "image", "features"]

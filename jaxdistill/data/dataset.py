@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from jaxdistill.config_terms import Task
 from jaxdistill.data.bpe import ENCODER, choose_tokenizer
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
+from jaxdistill.data.images import read_images
 from jaxdistill.data.label_names import model_and_data_names, positive_label
 from jaxdistill.data.labels import LabelSpace, encode_labels, label_space
+from jaxdistill.data.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split
-from jaxdistill.data.table import Table, select
+from jaxdistill.data.table import Remark, Table, select
 from jaxdistill.data.tokens import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
 
@@ -40,6 +43,8 @@ class Dataset:
       vocabulary: its number of tokens.
       positive: id of the label whose F1 counts, or None for the mean over labels.
       space: how labels were read, or None where there are none.
+      remarks: what was noticed while reading, for the doctor to say.
+      preprocessing: what was done to images, else None.
     """
 
     train: Split
@@ -54,6 +59,8 @@ class Dataset:
     vocabulary: int | None = None
     positive: int | None = None
     space: LabelSpace | None = None
+    remarks: tuple[Remark, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
 def prepare(
@@ -66,6 +73,8 @@ def prepare(
     row_limits: Mapping[str, int] | None = None,
     outputs: int | None = None,
     cache_dir: Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    channels: int | None = None,
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
 
@@ -79,6 +88,8 @@ def prepare(
       outputs: those of a model without names: numbers below are ids, others are names.
       row_limits: the longest row that each model has positions for, by who it is.
       cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
+      preprocessing: of the model that reads images; what `data` says goes before it.
+      channels: of the images that the model reads, 1 or 3; None: as the data has them.
 
     Raises:
       DataError: one line that names the source, what it holds and what was expected.
@@ -125,17 +136,23 @@ def prepare(
             specials=ENCODER,
         )
     cache_dir = cache_dir if config.cache else None
-    splits = {
-        part: _split(
-            select(tables[part], rows[part]),
-            roles,
-            encoded[part][rows[part]],
-            config,
-            tokenizer,
-            cache_dir,
+    chosen = {part: select(tables[part], rows[part]) for part in tables}
+    targets = {part: encoded[part][rows[part]] for part in tables}
+    remarks = {remark for table in given.values() if table is not None for remark in table.remarks}
+    if roles.modality == "image":
+        preprocessing = with_options(preprocessing or Preprocessing(), config)
+        images, found = read_images(
+            chosen, roles.inputs[0], preprocessing, channels=channels, white=config.image_max
         )
-        for part in tables
-    }
+        remarks |= set(found)
+        splits = {part: image_split(images[part], targets[part], preprocessing) for part in tables}
+    else:
+        _refuse_image_options(config, sources.train, roles)
+        preprocessing = None
+        splits = {
+            part: _split(chosen[part], roles, targets[part], config, tokenizer, cache_dir)
+            for part in tables
+        }
     whole = hashlib.sha256(
         "".join(splits[part].fingerprint for part in ("train", "validation")).encode()
     )
@@ -152,7 +169,18 @@ def prepare(
         vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
         positive=positive,
         space=space,
+        remarks=tuple(sorted(remarks, key=lambda remark: (remark.name, remark.message))),
+        preprocessing=preprocessing,
     )
+
+
+def image_processor(dataset: Dataset) -> dict[str, Any] | None:
+    """Return the `preprocessor_config.json` of what was done to a data set's images, if any."""
+    images = dataset.train.images
+    if images is None or dataset.preprocessing is None:
+        return None
+    height, width, channels = images.shape[1:]
+    return processor_config(dataset.preprocessing, height, width, channels)
 
 
 def _texts(table: Table, roles: Roles) -> list[str]:
@@ -167,8 +195,6 @@ def _split(
     tokenizer_folder: Path | None,
     cache_dir: Path | None,
 ) -> Split:
-    if roles.modality == "image":
-        return image_split(table, roles, labels, config)
     if roles.modality == "features":
         return feature_split(table, roles, labels)
     return text_split(
@@ -179,6 +205,16 @@ def _split(
         tokenizer_folder=tokenizer_folder,
         cache_dir=cache_dir,
     )
+
+
+def _refuse_image_options(config: DataConfig, table: Table, roles: Roles) -> None:
+    for key in ("image_size", "image_mean", "image_std", "image_max", "shift"):
+        value = getattr(config, key)
+        if value:
+            raise DataError(
+                f"data.{key}: got {value}, but the column {roles.inputs[0]!r} of {table.source} is "
+                f"read as {roles.modality}; drop it, or name the column of images as data.image"
+            )
 
 
 def _check_columns(table: Table, roles: Roles) -> None:

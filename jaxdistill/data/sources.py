@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.formats import arrow_table, format_of, has_part, read_file
+from jaxdistill.data.image_folder import read_image_folder
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 HUB_VALIDATION = ("validation", "valid", "val", "dev")
 
 _log = logging.getLogger("jaxdistill")
@@ -62,7 +62,7 @@ def _read(name: str, config: DataConfig, part: str) -> Table:
     path = Path(name)
     kind = _kind(path, config)
     if kind == "images":
-        return _image_folder(path, part)
+        return read_image_folder(path, part)
     if kind == "saved":
         return read_saved(path)
     return read_file(path, kind, part=part)
@@ -75,26 +75,6 @@ def _kind(path: Path, config: DataConfig) -> str:
         if config.format in ("auto", "images"):
             return "images"
     return format_of(path) if config.format == "auto" else config.format
-
-
-def _image_folder(path: Path, part: str) -> Table:
-    """Files in `folder/<label>/`, read later; labels are the names of the folders."""
-    if not path.is_dir():
-        raise DataError(f"data.{part}: got {str(path)!r}, expected a folder of folders of images")
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    files = [
-        (file, folder.name)
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
-        raise DataError(
-            f"data.{part}: got no images in {path}, expected {path.name}/<label>/*"
-            f"{{{','.join(sorted(IMAGE_SUFFIXES))}}}"
-        )
-    columns = {"image": [file for file, _ in files], "label": [label for _, label in files]}
-    return Table(columns, str(path))
 
 
 def _digits() -> Table:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdistill.config import DataConfig
 from jaxdistill.data.columns import Roles
-from jaxdistill.data.images import normalization, to_images
+from jaxdistill.data.images import normalization
+from jaxdistill.data.preprocessing import Preprocessing
 from jaxdistill.data.table import Table
 from jaxdistill.data.tokens import tokenize
 from jaxdistill.errors import DataError
@@ -133,10 +133,9 @@ def text_split(
     )
 
 
-def image_split(table: Table, roles: Roles, labels: np.ndarray, config: DataConfig) -> Split:
-    """Decode, scale and normalize a table's images."""
-    images = to_images(table, roles.inputs[0], config)
-    mean, std = normalization(config, images.shape[-1])
+def image_split(images: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing) -> Split:
+    """Put images that are read and preprocessed beside their labels."""
+    mean, std = normalization(preprocessing, images.shape[-1])
     return Split(
         labels=labels,
         lengths=np.ones(len(labels), np.int64),

@@ -10,6 +10,19 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
+class Remark:
+    """What a reader of the results should know of the data, though nothing forbids it.
+
+    Attributes:
+      name: what it is about, such as `unread columns`.
+      message: what was found and what to do about it.
+    """
+
+    name: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows of one source before anything is known about the task.
 
@@ -19,6 +32,7 @@ class Table:
       numbers: number of each row in its source, int64 [N]; counted from 1 where None.
       unit: what the numbers count: `line` of a file, or `row`.
       names: label names by column, in the order of their ids, where the source knows them.
+      remarks: what was noticed while reading.
     """
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
@@ -26,6 +40,7 @@ class Table:
     numbers: np.ndarray | None = None
     unit: str = "row"
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))

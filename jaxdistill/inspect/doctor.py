@@ -13,6 +13,7 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
     checks_classes,
     checks_encoder,
+    checks_images,
     checks_labels,
     checks_language,
     checks_machine,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
 
 CHECKS = (
+    checks_images.remarks,
+    checks_images.shapes,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,

@@ -111,13 +111,13 @@ def _optimizers() -> list[Method]:
 
 
 def _sources() -> list[Method]:
-    from jaxdistill.data import documents, formats, sources
+    from jaxdistill.data import documents, formats, image_folder, sources
 
     found = [
         Method("data source", "digits", first_sentence(sources._digits), ""),
         Method("data source", "stdlib", first_sentence(documents.standard_library), ""),
         Method("data source", "NAME", first_sentence(sources._hub), ""),
-        Method("data source", "files: images", first_sentence(sources._image_folder), ""),
+        Method("data source", "files: images", first_sentence(image_folder.read_image_folder), ""),
         Method("data source", "files: saved", first_sentence(sources.read_saved), ""),
     ]
     endings: dict[str, list[str]] = {}

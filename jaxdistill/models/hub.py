@@ -21,6 +21,7 @@ from jaxdistill.models.sentence import encoder_folder
 
 log = logging.getLogger("jaxdistill")
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # What travels with a model: tokenizers and image processors.
 COMPANIONS = (
     "tokenizer.json",
@@ -34,8 +35,7 @@ COMPANIONS = (
     "spiece.model",
     "tokenizer.model",
     "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *PROCESSORS,
 )
 _FLOATS = ("F16", "BF16", "F32", "F64")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from jaxdistill.models.family import (
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
 from jaxdistill.models.hub import (
+    PROCESSORS,
     canonical_names,
     companions,
     export_config,
@@ -260,6 +262,7 @@ def save_model(
     *,
     tokenizer_from: str | Path | None = None,
     max_length: int | None = None,
+    processor: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
@@ -273,6 +276,8 @@ def save_model(
         model was loaded from.
       max_length: the longest row that an encoder was trained on, where its tokenizer is to cut;
         None: where that did before, at most the model's positions.
+      processor: `preprocessor_config.json` of the images that the model was trained on, in place
+        of a copied one.
       shard_bytes: size above which the weights are split over files.
 
     Raises:
@@ -284,6 +289,8 @@ def save_model(
     family = family_named(model.family)
     source = Path(tokenizer_from) if tokenizer_from else model.source
     files = companions(source)
+    if processor is not None:
+        files = [file for file in files if file.name not in PROCESSORS]
     if not files and family.modality == "text":
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     plain = family.standard(model.config, model.options)
@@ -296,6 +303,8 @@ def save_model(
     tensors = export_tensors(family, model, wanted)
     config = export_config(family, model)
     texts = tokenizer_texts(source, family, model, max_length=max_length)
+    if processor is not None:
+        texts = {**texts, PROCESSORS[0]: json.dumps(processor, indent=2) + "\n"}
     place: dict[str, Any] = {"texts": texts, "shard_bytes": shard_bytes}
     if plain is None and family.modality == "text":
         log.info("%s: written for sentence-transformers", folder)

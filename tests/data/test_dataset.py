@@ -264,3 +264,49 @@ def test_a_test_split_has_no_part_in_what_training_reads(write, tokenizer_folder
     assert beside.test is not None
     assert beside.fingerprint == without.fingerprint
     np.testing.assert_array_equal(used_ids(beside), used_ids(without))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 8),
+        ("image_mean", [0.5]),
+        ("image_std", [2.0]),
+        ("image_max", 9),
+        ("shift", 1),
+    ],
+)
+def test_options_of_images_are_refused_where_there_are_none(write, tokenizer_folder, key, value):
+    with pytest.raises(DataError, match=rf"data\.{key}: got .* 'sentence' .* read as text; drop"):
+        load(tokenizer_folder, train=write("a.tsv", TSV), **{key: value})
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_images_in_the_columns_of_files(tmp_path, kind):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 65536, (20, 6, 5), np.uint16)
+    pixels[:, 0, 0] = 65535
+    files = []
+    for index, image in enumerate(pixels):
+        files.append(tmp_path / "pictures" / f"{index}.png")
+        files[-1].parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(files[-1])
+    if kind == "csv":
+        lines = [f"pictures/{i}.png,{i % 2}" for i in range(20)]
+        (tmp_path / "a.csv").write_text("\n".join(["image_path,label", *lines]) + "\n")
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        table = pyarrow.table({"image": cells, "label": [i % 2 for i in range(20)]})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    train = str(tmp_path / f"a.{kind}")
+    data = load(train=train, validation=train, image_mean=(0.5,), image_std=(0.25,))
+    assert data.validation.images is not None
+    expected = (pixels / 65535 - 0.5) / 0.25
+    np.testing.assert_allclose(data.validation.images[..., 0], expected, atol=1e-5)
+    assert data.preprocessing is not None
+    assert data.preprocessing.mean == (0.5,)
+    assert "40 of 40 images" in data.remarks[0].message
+    np.testing.assert_allclose(data.train.fill, [-2.0])
