@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import build, caching
 from jaxdistill.config import CacheConfig, Config
-from jaxdistill.data.dataset import Dataset, image_processor
+from jaxdistill.data.dataset import image_processor
 from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.mesh import mesh_of
