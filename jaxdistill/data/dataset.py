@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxdistill.config import DataConfig
 from jaxdistill.config_terms import Task
-from jaxdistill.data.columns import Modality, Roles, find_roles
+from jaxdistill.data.columns import Modality, Roles, find_roles, remarks_on
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.labels import encode_labels, is_generic, label_space
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, text_split
-from jaxdistill.data.table import Table, select
+from jaxdistill.data.table import Remark, Table, select
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
@@ -35,6 +35,7 @@ class Dataset:
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
       tokenizer: folder of the tokenizer of a language model's documents, else None.
       vocabulary: its number of tokens, else None.
+      remarks: what was noticed while reading, such as columns and files that are not read.
     """
 
     train: Split
@@ -47,6 +48,7 @@ class Dataset:
     notes: Mapping[str, int]
     tokenizer: Path | None = None
     vocabulary: int | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 def prepare(
@@ -75,6 +77,7 @@ def prepare(
     given = {"train": sources.train, "validation": sources.validation, "test": sources.test}
     tables = {part: table for part, table in given.items() if table is not None}
     roles = find_roles(sources.train, config, task=task)
+    tables, remarks = _with_labels(tables, roles, sources.brought)
     for table in tables.values():
         _check_columns(table, roles)
     names = _label_names(config.labels, labels)
@@ -114,6 +117,7 @@ def prepare(
         num_labels=space.count,
         fingerprint=whole.hexdigest()[:16],
         notes=_notes(splits, config),
+        remarks=(*remarks, *_remarks(tables, splits, roles)),
     )
 
 
@@ -139,6 +143,40 @@ def _split(
     )
 
 
+def _with_labels(
+    tables: Mapping[str, Table], roles: Roles, brought: Collection[str]
+) -> tuple[dict[str, Table], tuple[Remark, ...]]:
+    """Leave out splits that nobody asked for and whose labels are kept secret, as tests' often are."""
+    kept, remarks = dict(tables), ()
+    for part in brought:
+        columns = [tables[part].columns.get(name) for name in roles.labels]
+        if any(column is None or all(map(_is_hidden, column)) for column in columns):
+            kept.pop(part)
+            told = f"{tables[part].source}: has no labels and is not read"
+            remarks += (Remark("unread files", told),)
+    return kept, remarks
+
+
+def _is_hidden(label: object) -> bool:
+    return label is None or label in (-1, "-1", "")
+
+
+def _remarks(
+    tables: Mapping[str, Table], splits: Mapping[str, Split], roles: Roles
+) -> tuple[Remark, ...]:
+    found = dict.fromkeys(
+        remark
+        for table in tables.values()
+        for remark in remarks_on(table, (*roles.inputs, *roles.labels))
+    )
+    for part, split in splits.items():
+        empty = sum(not any(row) for row in zip(*split.texts, strict=True))
+        if empty:
+            told = f"{empty:,} of {len(split):,} rows of {part} have no text; drop them"
+            found[Remark("empty texts", told)] = None
+    return tuple(found)
+
+
 def _check_columns(table: Table, roles: Roles) -> None:
     for name in (*roles.inputs, *roles.labels):
         if name not in table.columns:
@@ -146,6 +184,7 @@ def _check_columns(table: Table, roles: Roles) -> None:
             raise DataError(
                 f"{table.source}: has no column {name!r} with the {what}, which the training data "
                 f"has; got {list(table.columns)}"
+                + (f"; {table.header_doubt}" if table.header_doubt else "")
             )
 
 

@@ -76,6 +76,7 @@ def prepare_language(
         notes=notes,
         tokenizer=tokenizer,
         vocabulary=len(loaded),
+        remarks=tuple(dict.fromkeys(r for read in documents.values() for r in read.remarks)),
     )
 
 
@@ -96,9 +97,11 @@ def _tokenizer(config: DataConfig, documents: Documents, own: Path | None, folde
         if documents.chats:
             raise DataError(
                 "data.tokenizer: got one to train on chats, expected a folder whose tokenizer has "
-                "a chat template"
+                "a chat template; or name columns of text: data.text, or data.prompt and "
+                "data.completion, which are joined as they are"
             )
-        return trained_tokenizer(documents.items, vocabulary=wanted.vocabulary, folder=folder)
+        texts = [a + b for a, b in documents.items] if documents.pairs else documents.items
+        return trained_tokenizer(texts, vocabulary=wanted.vocabulary, folder=folder)
     if wanted is not None:
         return Path(wanted)
     if own is None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import DataConfig
-from jaxdistill.data.formats import arrow_table, format_of, has_part, read_file
-from jaxdistill.data.table import Table
+from jaxdistill.data.folders import Found, find_parts
+from jaxdistill.data.formats import arrow_table, has_part, read_file
+from jaxdistill.data.raw import is_text, read_content, read_text
+from jaxdistill.data.table import Remark, Table, concatenate, listed
 from jaxdistill.errors import DataError, did_you_mean
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -28,6 +30,8 @@ class Sources:
     train: Table
     validation: Table | None
     test: Table | None
+    brought: frozenset[str] = frozenset()
+    """Splits that nobody named: a folder or a file brought them."""
 
 
 def read_sources(config: DataConfig) -> Sources:
@@ -44,37 +48,68 @@ def read_sources(config: DataConfig) -> Sources:
 
 
 def _files(config: DataConfig) -> Sources:
-    assert config.train is not None  # DataConfig refuses `files` without `train`
-    tables = {"train": _read(config.train, config, "train")}
-    for part in ("validation", "test"):
-        name = getattr(config, part)
-        if name is not None:
-            tables[part] = _read(name, config, part)
-    path = Path(config.train)
-    whole = _kind(path, config) == "npz"
-    if whole and "test" not in tables and "validation" not in tables and has_part(path, "test"):
-        _log.info("%s: its x_test and y_test become the test split", path)
-        tables["test"] = read_file(path, "npz", part="test")
-    return Sources(tables["train"], tables.get("validation"), tables.get("test"))
+    found, brought = find_parts(config, documents=False)
+    tables: dict[str, Table] = {part: read_found(f, config, part) for part, f in found.items()}
+    train = found["train"]
+    if train.kind == "npz" and train.whole and set(tables) == {"train"}:
+        path = train.files[0]
+        if has_part(path, "test"):
+            _log.info("%s: its x_test and y_test become the test split", path)
+            tables["test"] = read_file(path, "npz", part="test")
+    return Sources(tables["train"], tables.get("validation"), tables.get("test"), brought)
 
 
-def _read(name: str, config: DataConfig, part: str) -> Table:
-    path = Path(name)
-    kind = _kind(path, config)
-    if kind == "images":
-        return _image_folder(path, part)
-    if kind == "saved":
-        return read_saved(path)
-    return read_file(path, kind, part=part)
+def read_found(found: Found, config: DataConfig, part: str) -> Table:
+    """Read the files of one split into one table.
+
+    Raises:
+      DataError: one is missing, unreadable, malformed, empty or of other columns than the rest.
+    """
+    if found.kind == "images":
+        return _image_folder(found.files[0], part)
+    if found.kind == "saved":
+        return read_saved(found.files[0])
+    if found.kind in ("text", "class_texts") and not found.whole:
+        table = _texts(found, config.encoding)
+    else:
+        tables = [
+            read_file(file, found.kind, part=part, names=config.columns, encoding=config.encoding)
+            for file in found.files
+        ]
+        optional = found.kind == "jsonl"
+        table = tables[0] if found.whole else concatenate(tables, found.source, optional=optional)
+    return dataclasses.replace(table, remarks=(*found.remarks, *table.remarks))
 
 
-def _kind(path: Path, config: DataConfig) -> str:
-    if path.is_dir():
-        if config.format in ("auto", "arrow") and (path / "state.json").is_file():
-            return "saved"
-        if config.format in ("auto", "images"):
-            return "images"
-    return format_of(path) if config.format == "auto" else config.format
+def _texts(found: Found, encoding: str | None) -> Table:
+    """A text in each of many files, whose folder names its label where it has one."""
+    texts, files, left_out = [], [], []
+    for file in found.files:
+        content = read_content(file)
+        if encoding is None and not is_text(content):
+            left_out.append(file.name)
+            continue
+        texts.append(read_text(content, str(file), encoding))
+        files.append(file)
+    remarks: tuple[Remark, ...] = ()
+    if left_out:
+        told = (
+            f"{len(left_out):,} of {len(found.files):,} files in {found.source} are not text in "
+            f"UTF-8 and not read: {listed(left_out)}; if they are text set data.encoding, such as "
+            "latin-1"
+        )
+        remarks = (Remark("unread files", told),)
+    columns: dict[str, list[str]] = {"text": texts}
+    if found.kind == "class_texts":
+        columns["label"] = [file.parent.name for file in files]
+    return Table(
+        columns,
+        found.source,
+        numbers=np.ones(len(files), np.int64),
+        unit="document",
+        origins=list(map(str, files)),
+        remarks=remarks,
+    )
 
 
 def _image_folder(path: Path, part: str) -> Table:

@@ -14,6 +14,7 @@ from jaxdistill.inspect import (
     checks_labels,
     checks_language,
     checks_machine,
+    checks_sources,
     checks_teacher,
     checks_text,
 )
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
 
 CHECKS = (
+    checks_sources.sources,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,
@@ -41,6 +43,8 @@ CHECKS = (
     checks_machine.memory,
 )
 LANGUAGE_CHECKS = (
+    checks_sources.sources,
+    checks_sources.sources,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,

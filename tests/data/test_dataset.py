@@ -235,7 +235,7 @@ def test_a_saved_data_set_with_names_and_images(tmp_path):
             r"\.tsv line 3: got label 7, .* 0 to 1",
         ),
         ("sentence\tlabel\na\t0\n", {}, r"got 1 rows, expected enough to hold out"),
-        ("text_a\tlabel\na\t0\n", {}, r"no column with a usual name.*\['text_a', 'label'\]"),
+        ("words\tlabel\na\t0\n", {}, r"no column with a usual name.*\['words', 'label'\]"),
     ],
 )
 def test_bad_data_is_one_line(write, tokenizer_folder, content, values, message):

@@ -86,12 +86,12 @@ def test_label_text_is_a_label_a_space_and_the_rest(tmp_path):
     assert table.at(1).endswith("line 3")
 
 
-def test_what_is_not_utf8_is_read_as_latin1_and_said(tmp_path, caplog):
+def test_what_is_not_utf8_is_read_as_windows_writes_it_and_said(tmp_path, caplog):
     path = tmp_path / "a.txt"
-    path.write_bytes("0 crème\n".encode("latin-1"))
+    path.write_bytes("0 crème “brûlée”\n".encode("cp1252"))
     with caplog.at_level(logging.WARNING, "jaxdistill"):
-        assert columns(path, "label_text")["text"] == ["crème"]
-    assert "not UTF-8 at byte 4, read as latin-1" in caplog.text
+        assert columns(path, "label_text")["text"] == ["crème “brûlée”"]
+    assert "not UTF-8 at byte 4, read as cp1252; if that is wrong set data.encoding" in caplog.text
 
 
 def test_arrays_are_taken_by_their_part(tmp_path):
