@@ -118,6 +118,7 @@ class DataConfig(Section):
                 "train: got nothing, expected a file or folder; "
                 "give it in the config or as data.train=PATH"
             )
+        self._has_effect()
         if self.columns is not None and len(set(self.columns)) != len(self.columns):
             raise ValueError(f"columns: got {list(self.columns)}, expected each name once")
         if self.encoding is not None and not _is_encoding(self.encoding):
@@ -136,6 +137,20 @@ class DataConfig(Section):
                 f"{self.max_length}, so that one row fits"
             )
         return self
+
+    def _has_effect(self) -> None:
+        """Refuse what the source has no use for."""
+        idle = ("subset", "streaming") if self.source == "files" else ("columns", "encoding")
+        for name in idle:
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: has no effect with source={self.source}; drop it, or set data.source"
+                )
+        for name in ("train", "validation", "test"):
+            if self.source != "files" and isinstance(getattr(self, name), tuple):
+                raise ValueError(
+                    f"{name}: got a list with source={self.source}, expected the name of one split"
+                )
 
 
 def _is_encoding(name: str) -> bool:

@@ -46,6 +46,12 @@ def find_roles(table: Table, config: DataConfig, *, task: Task) -> Roles:
     Raises:
       DataError: a named column is not there, or none or several could be meant.
     """
+    for key in ("messages", "prompt", "completion"):
+        if getattr(config, key) is not None:
+            raise DataError(
+                f"data.{key}: has no effect for task {task!r}, expected data.text (and "
+                "data.text_pair); drop it, or set task=language_model"
+            )
     for key in ("text", "text_pair", "image", "label"):
         name = getattr(config, key)
         if name is not None and name not in table.columns:
@@ -133,8 +139,8 @@ def remarks_on(table: Table, read: Collection[str]) -> tuple[Remark, ...]:
     unread = [name for name in table.columns if name not in read and _is_text(table, name)]
     if unread:
         told = (
-            f"{table.source}: the texts in {listed(unread, 8)} are not read, only {listed([*read], 8)}"
-            "; name the columns in the configuration to read others, or take these out"
+            f"{table.source}: the texts in {listed(unread, 8)} are not read, only "
+            f"{listed([*read], 8)}; name columns in the configuration to read others"
         )
         found += (Remark("unread columns", told),)
     return found

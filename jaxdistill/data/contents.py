@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxdistill.config import DataConfig
 from jaxdistill.data.column_names import (
     ANSWERED,
@@ -36,7 +38,7 @@ class Content:
     """
 
     kind: Kind
-    values: Sequence[Any]
+    values: Sequence[Any] | np.ndarray
     columns: tuple[str, ...]
 
 
@@ -75,6 +77,12 @@ def find_content(table: Table, config: DataConfig) -> Content:
 
 
 def _named(table: Table, config: DataConfig) -> Content | None:
+    for key in ("text_pair", "label", "image"):
+        if getattr(config, key) is not None:
+            raise DataError(
+                f"data.{key}: has no effect for a language model, expected data.text, "
+                "data.messages, or data.prompt with data.completion; drop it, or set task"
+            )
     keys = [k for k in ("messages", "text", "prompt", "completion") if getattr(config, k)]
     for key in keys:
         name, found = getattr(config, key), list(table.columns)
@@ -175,9 +183,9 @@ def _none_or_several(
     if not found:
         doubt = f"; {table.header_doubt}" if table.header_doubt else ""
         return DataError(
-            f"{table.source}: got the columns {columns}, expected `text` or `messages`, or `prompt` "
-            f"and `completion`; set data.text, data.messages, or data.prompt and data.completion"
-            f"{doubt}"
+            f"{table.source}: got the columns {columns}, expected `text` or `messages`, or "
+            "`prompt` and `completion`; set data.text, data.messages, or data.prompt and "
+            f"data.completion{doubt}"
         )
     options = [[usual[n] for n in ([one] if isinstance(one, str) else one)] for one in found]
     ways = [

@@ -167,8 +167,8 @@ def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: 
 def _check_places(tokenizer: Any, folder: Path, what: str) -> None:
     if not tokenizer.is_fast:
         raise DataError(
-            f"{folder}: the tokenizer does not say where its tokens stand in the text, which {what} "
-            "need; it needs a tokenizer.json"
+            f"{folder}: the tokenizer does not say where its tokens stand in the text, which "
+            f"{what} need; it needs a tokenizer.json"
         )
 
 

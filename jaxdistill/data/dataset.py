@@ -146,7 +146,7 @@ def _split(
 def _with_labels(
     tables: Mapping[str, Table], roles: Roles, brought: Collection[str]
 ) -> tuple[dict[str, Table], tuple[Remark, ...]]:
-    """Leave out splits that nobody asked for and whose labels are kept secret, as tests' often are."""
+    """Leave out splits that nobody asked for and whose labels are kept secret, as of tests."""
     kept, remarks = dict(tables), ()
     for part in brought:
         columns = [tables[part].columns.get(name) for name in roles.labels]

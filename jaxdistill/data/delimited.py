@@ -73,7 +73,7 @@ def _tab_rows(text: str, source: str) -> Rows:
         rows = _quoted_rows(text, "\t")
     except csv.Error:
         return plain
-    _log.info("%s: quotes around cells are taken off, as they are doubled inside", source)
+    _log.info("%s: quotes around cells are taken off, as in CSV", source)
     return rows
 
 

@@ -166,13 +166,14 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
             "read"
         )
     loaded, name = load_hub(config, streaming=True)
-    train = split_name(config.train or "train", loaded, "train", name)
-    validation = config.validation or next((n for n in HUB_VALIDATION if n in loaded), None)
+    named = {part: getattr(config, part) for part in PARTS}  # DataConfig refuses lists here
+    train = split_name(named["train"] or "train", loaded, "train", name)
+    validation = named["validation"] or next((n for n in HUB_VALIDATION if n in loaded), None)
     fraction = config.validation_fraction
     held = max(1, round(wanted * fraction / (1 - fraction)))
     # Where nothing else is held out, it comes out of what is read beyond the training documents.
     counts = {"train": (train, wanted if validation else wanted + held)}
-    for part, split in (("validation", validation), ("test", config.test)):
+    for part, split in (("validation", validation), ("test", named["test"])):
         if split is not None:
             counts[part] = (split_name(split, loaded, part, name), held)
     tables = {}

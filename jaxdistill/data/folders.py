@@ -10,7 +10,6 @@ import mimetypes
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.formats import SUFFIXES, format_of, suffix_of
@@ -20,9 +19,8 @@ from jaxdistill.errors import DataError, did_you_mean
 
 _log = logging.getLogger("jaxdistill")
 
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
-_KEYWORDS: dict[str, Part] = {
+PARTS = ("train", "validation", "test")
+_KEYWORDS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -35,8 +33,23 @@ _KEYWORDS: dict[str, Part] = {
 }
 _KEYWORD = re.compile(rf"(?<![a-z])({'|'.join(_KEYWORDS)})(?![a-z])")
 _ABOUT = frozenset(
-    "readme license licence source citation notice changelog copying dataset_infos dataset_info "
-    "dataset_dict croissant _success _metadata _common_metadata".split()
+    {
+        "readme",
+        "license",
+        "licence",
+        "source",
+        "citation",
+        "notice",
+        "changelog",
+        "copying",
+        "dataset_infos",
+        "dataset_info",
+        "dataset_dict",
+        "croissant",
+        "_success",
+        "_metadata",
+        "_common_metadata",
+    }
 )
 _ABOUT_ENDINGS = frozenset({".lock", ".crc"})
 
@@ -61,7 +74,7 @@ class Found:
     remarks: tuple[Remark, ...] = ()
 
 
-def find_parts(config: DataConfig, *, documents: bool) -> tuple[dict[Part, Found], frozenset[Part]]:
+def find_parts(config: DataConfig, *, documents: bool) -> tuple[dict[str, Found], frozenset[str]]:
     """Find the files of every split, and which splits nobody named: a folder brought them.
 
     Args:
@@ -72,7 +85,7 @@ def find_parts(config: DataConfig, *, documents: bool) -> tuple[dict[Part, Found
     """
     assert config.train is not None  # DataConfig refuses files without `train`
     own = _look(config.train, config, "train", documents)
-    parts: dict[Part, Found] = {"train": _choose(own, "train", config.train)}
+    parts: dict[str, Found] = {"train": _choose(own, "train", config.train)}
     brought = set()
     for part in PARTS[1:]:
         name = getattr(config, part)
@@ -81,8 +94,15 @@ def find_parts(config: DataConfig, *, documents: bool) -> tuple[dict[Part, Found
             brought.add(part)
         elif isinstance(name, str) and name in own and not Path(name).exists():
             parts[part] = own[name]
+        elif isinstance(name, str) and len(own) > 1 and not _is_path(name):
+            raise DataError(
+                f"data.{part}: got {name!r}, expected a path or one of the splits {sorted(own)} of "
+                f"{config.train}.{did_you_mean(name, own)}"
+            )
         elif name is not None:
             parts[part] = _choose(_look(name, config, part, documents), part, name)
+    if brought:
+        _log.info("%s: brings the splits %s, too", config.train, listed(sorted(brought)))
     used = {found.source for found in parts.values()}
     idle = sorted(name for name, found in own.items() if found.source not in used)
     if idle:
@@ -90,7 +110,11 @@ def find_parts(config: DataConfig, *, documents: bool) -> tuple[dict[Part, Found
     return parts, frozenset(brought)
 
 
-def _choose(splits: dict[str, Found], part: Part, name: str | Sequence[str]) -> Found:
+def _is_path(name: str) -> bool:
+    return Path(name).exists() or glob.has_magic(name) or Path(name).name != name or "." in name
+
+
+def _choose(splits: dict[str, Found], part: str, name: str | Sequence[str]) -> Found:
     if len(splits) == 1:
         return next(iter(splits.values()))
     if part not in splits:
@@ -103,7 +127,7 @@ def _choose(splits: dict[str, Found], part: Part, name: str | Sequence[str]) -> 
 
 
 def _look(
-    name: str | Sequence[str], config: DataConfig, part: Part, documents: bool
+    name: str | Sequence[str], config: DataConfig, part: str, documents: bool
 ) -> dict[str, Found]:
     """Return what a name means, by split; one file or pattern is one split, whatever its name."""
     if isinstance(name, str) and Path(name).is_dir():
@@ -120,7 +144,7 @@ def _look(
     return {"train": Found(kind, tuple(files), ", ".join(names), whole=alone)}
 
 
-def _matches(name: str, part: Part) -> list[Path]:
+def _matches(name: str, part: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
         return [file for file in _walk(path) if not _is_about(file, path)]
@@ -137,7 +161,7 @@ def _matches(name: str, part: Part) -> list[Path]:
     return files
 
 
-def _look_into(folder: Path, config: DataConfig, part: Part, documents: bool) -> dict[str, Found]:
+def _look_into(folder: Path, config: DataConfig, part: str, documents: bool) -> dict[str, Found]:
     if config.format in ("auto", "arrow"):
         if (folder / "dataset_dict.json").is_file():
             return _saved_splits(folder)
@@ -168,8 +192,16 @@ def _look_into(folder: Path, config: DataConfig, part: Part, documents: bool) ->
             f"nor files that end in one of {sorted(SUFFIXES)}; it holds {held}"
         )
     ((kind, chosen),) = kinds.items()
-    if kind == "label_text" and config.format == "auto" and (deep := _in_classes(folder, chosen)):
-        kind, rest, chosen = "class_texts", [*rest, *(f for f in chosen if f not in deep)], deep
+    if kind == "label_text" and config.format == "auto":
+        deep = _in_classes(folder, chosen)
+        rest += [file for file in chosen if deep and file not in deep]
+        kind, chosen = ("class_texts", deep) if deep else (kind, chosen)
+        if not deep and not all(_split_of(file.relative_to(folder)) for file in chosen):
+            raise DataError(
+                f"data.{part}: got {len(chosen):,} text files in {folder} without labels "
+                f"({chosen[0].name}), expected {folder.name}/<label>/*.txt with a text in each; if "
+                "each line is 'label text' set data.format=label_text"
+            )
     if about:
         _log.info("%s: not read as data: %s", folder, listed([file.name for file in about]))
     return _by_split(folder, kind, chosen, rest)
@@ -186,7 +218,7 @@ def _by_split(
     folder: Path, kind: str, files: Sequence[Path], rest: Sequence[Path]
 ) -> dict[str, Found]:
     """Sort files by what their names say; those that say nothing are for training if none is."""
-    named: dict[Part | None, list[Path]] = {}
+    named: dict[str | None, list[Path]] = {}
     for file in files:
         named.setdefault(_split_of(file.relative_to(folder)), []).append(file)
     unnamed = named.pop(None, [])
@@ -218,7 +250,7 @@ def _by_split(
     }
 
 
-def _called(folder: Path, part: Part, files: Sequence[Path], *, alone: bool) -> str:
+def _called(folder: Path, part: str, files: Sequence[Path], *, alone: bool) -> str:
     if len(files) == 1:
         return str(files[0])
     return str(folder) if alone else f"{folder} ({part})"
@@ -231,7 +263,7 @@ def _saved_splits(folder: Path) -> dict[str, Found]:
         raise DataError(f"{folder}: not a saved data set: dataset_dict.json is damaged") from None
     return {
         _KEYWORDS.get(name, name): Found("saved", (folder / name,), str(folder / name))
-        for name in names
+        for name in map(str, names)
     }
 
 
@@ -296,17 +328,18 @@ def _kind(path: Path, config: DataConfig, documents: bool) -> str:
     return "other" if kind is None else kind
 
 
-def _mixed(source: str, kinds: dict[str, list[Path]], part: Part) -> DataError:
+def _mixed(source: str, kinds: dict[str, list[Path]], part: str) -> DataError:
     counts = [f"{len(files):,} {kind} ({files[0].name})" for kind, files in sorted(kinds.items())]
     (first, *_) = max(kinds.values(), key=len)
     return DataError(
-        f"data.{part}: got files of several formats in {source}: {', '.join(counts)}, expected one; "
-        f"name those to read by a pattern, such as data.{part}='{first.parent}/*{first.suffix}', or "
-        "set data.format (text makes a document of every file)"
+        f"data.{part}: got files of several formats in {source}: {', '.join(counts)}, expected "
+        f"one; name those to read by a pattern, such as data.{part}="
+        f"'{first.parent}/*{first.suffix}', or set data.format (text makes a document of every "
+        "file)"
     )
 
 
-def _split_of(path: Path) -> Part | None:
+def _split_of(path: Path) -> str | None:
     """Return the split that a file's name says, or the name of the nearest folder."""
     for name in reversed(path.parts):
         found = _KEYWORD.findall(name.lower())

@@ -78,8 +78,8 @@ def _whole(text: str, source: str) -> Table:
         rows = [name for name, inner in found.items() if _is_rows(inner)]
         if len(rows) != 1:
             raise DataError(
-                f"{source}: got one JSON object with the keys {list(found)[:8]}, expected an object "
-                "per line, a list of objects, or rows under one of the keys"
+                f"{source}: got one JSON object with the keys {list(found)[:8]}, expected an "
+                "object per line, a list of objects, or rows under one of the keys"
             )
         found = found[rows[0]]
     if found and not _is_rows(found):
@@ -123,7 +123,7 @@ def _told(source: str, lines: Sequence[int]) -> tuple[Remark, ...]:
     return (
         Remark(
             "characters",
-            f"{len(lines)} rows of {source} (the first at line {lines[0]}) hold half of a character "
-            "(a lone surrogate, as text that was cut has it), which is read as U+FFFD",
+            f"{len(lines)} rows of {source} (the first at line {lines[0]}) hold half of a "
+            "character (a lone surrogate, as text that was cut has it), which is read as U+FFFD",
         ),
     )

@@ -49,14 +49,14 @@ def read_content(path: Path) -> bytes:
 
 
 def read_text(content: bytes, source: str, encoding: str | None = None) -> str:
-    """Decode text: by its byte order mark, else as UTF-8, else as Windows wrote it in the West.
+    """Decode text: by its byte order mark, else as UTF-8, else as Windows writes Western text.
 
     Args:
       source: what to call it in messages.
       encoding: what it is written in; found out where None.
 
     Raises:
-      DataError: it is not written in the `encoding` given.
+      DataError: it is not written in the `encoding` given, or none is and it cannot be told.
     """
     if encoding is not None:
         try:
@@ -72,10 +72,14 @@ def read_text(content: bytes, source: str, encoding: str | None = None) -> str:
     try:
         text = content.decode(found)
     except UnicodeDecodeError as error:
+        if _foreign(content):
+            raise DataError(
+                f"{source}: not UTF-8 at byte {error.start:,}, nor one of the Western alphabets; "
+                "set data.encoding to what it was written in (gbk, big5, shift_jis, cp1251, ...)"
+            ) from None
         text, found = _western(content)
         _log.warning(
-            "%s: not UTF-8 at byte %d, read as %s; if that is wrong set data.encoding (gbk, cp1251, "
-            "shift_jis, ...)",
+            "%s: not UTF-8 at byte %d, read as %s; if that is wrong set data.encoding",
             source,
             error.start,
             found,
@@ -104,6 +108,12 @@ def is_text(content: bytes) -> bool:
 def without_surrogates(text: str) -> str:
     """Replace halves of characters, which no encoding can write, by U+FFFD; pairs become one."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _foreign(content: bytes) -> bool:
+    """Tell writings without Latin letters by how many bytes are beyond ASCII."""
+    head = content[:1_000_000]
+    return sum(byte > 127 for byte in head) > 0.2 * len(head)
 
 
 def _western(content: bytes) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import DataConfig
-from jaxdistill.data.folders import Found, find_parts
+from jaxdistill.data.folders import PARTS, Found, find_parts
 from jaxdistill.data.formats import arrow_table, has_part, read_file
 from jaxdistill.data.raw import is_text, read_content, read_text
 from jaxdistill.data.table import Remark, Table, concatenate, listed
@@ -143,14 +143,17 @@ def _digits() -> Table:
 
 
 def read_saved(path: Path) -> Table:
-    """A folder written by `datasets.Dataset.save_to_disk`."""
+    """A folder written by `datasets.Dataset.save_to_disk`, or a split of a `DatasetDict`."""
+    return _hub_table(_load_saved(path), str(path))
+
+
+def _load_saved(path: Path) -> Any:
     import datasets
 
     try:
-        loaded: Any = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path))
     except Exception as error:
         raise DataError(f"{path}: not a saved data set: {_reason(error)}") from None
-    return _hub_table(loaded, str(path))
 
 
 def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
@@ -162,6 +165,9 @@ def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
     import datasets
 
     wanted = config.source if config.subset is None else f"{config.source}/{config.subset}"
+    if (Path(config.source) / "dataset_dict.json").is_file():
+        # `load_dataset` refuses what `save_to_disk` wrote.
+        return _load_saved(Path(config.source)), wanted
     try:
         loaded: Any = datasets.load_dataset(config.source, config.subset, streaming=streaming)
     except Exception as error:
@@ -178,14 +184,15 @@ def _hub(config: DataConfig) -> Sources:
     """A data set by its name (or folder), as `datasets.load_dataset` finds it."""
     loaded, wanted = load_hub(config)
     found = list(loaded)
-    train = split_name(config.train or "train", found, "train", wanted)
-    validation = config.validation or next((n for n in HUB_VALIDATION if n in found), None)
+    named = {part: getattr(config, part) for part in PARTS}  # DataConfig refuses lists here
+    train = split_name(named["train"] or "train", found, "train", wanted)
+    validation = named["validation"] or next((n for n in HUB_VALIDATION if n in found), None)
     tables = {"train": _hub_table(loaded[train], f"{wanted}:{train}")}
     if validation is not None:
         validation = split_name(validation, found, "validation", wanted)
         tables["validation"] = _hub_table(loaded[validation], f"{wanted}:{validation}")
-    if config.test is not None:
-        test = split_name(config.test, found, "test", wanted)
+    if named["test"] is not None:
+        test = split_name(named["test"], found, "test", wanted)
         tables["test"] = _hub_table(loaded[test], f"{wanted}:{test}")
     return Sources(tables["train"], tables.get("validation"), tables.get("test"))
 

@@ -83,8 +83,8 @@ def concatenate(tables: Sequence[Table], source: str, *, optional: bool = False)
         if not optional and set(table.columns) != set(names):
             raise DataError(
                 f"{table.source}: got the columns {list(table.columns)}, expected "
-                f"{list(first.columns)} as in {first.source}; read files of one kind only, named by "
-                "a pattern or a list"
+                f"{list(first.columns)} as in {first.source}; read files of one kind only, named "
+                "by a pattern or a list"
             )
         if table.names != first.names:
             raise DataError(

@@ -6,7 +6,7 @@ from jaxdistill.inspect.findings import Check, Finding, Setup
 
 
 def sources(setup: Setup) -> Check:
-    """Tell what was noticed while reading: columns and files that are not read, a doubtful header."""
+    """Tell what was noticed while reading: unread columns and files, a doubtful header."""
     for remark in setup.dataset.remarks:
         yield Finding("warning", remark.name, remark.message)
     if not setup.dataset.remarks:
