@@ -118,10 +118,12 @@ def _choose(splits: dict[str, Found], part: str, name: str | Sequence[str]) -> F
     if len(splits) == 1:
         return next(iter(splits.values()))
     if part not in splits:
+        first = sorted(splits)[0]
+        files = splits[first].files
+        way = files[0] if len(files) == 1 else f"'{files[0].parent}/*{first}*'"
         raise DataError(
-            f"data.{part}: {name} has the splits {sorted(splits)}, expected one of them by name, "
-            f"such as data.{part}={Path(str(name)) / sorted(splits)[0]}"
-            f"{did_you_mean(part, splits)}"
+            f"data.{part}: {name} has the splits {sorted(splits)}, expected one of them, such as "
+            f"data.{part}={way}"
         )
     return splits[part]
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import logging
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -111,9 +112,9 @@ def without_surrogates(text: str) -> str:
 
 
 def _foreign(content: bytes) -> bool:
-    """Tell writings without Latin letters by how many bytes are beyond ASCII."""
-    head = content[:1_000_000]
-    return sum(byte > 127 for byte in head) > 0.2 * len(head)
+    """Tell writings without Latin letters, whose bytes beyond ASCII stand together."""
+    runs = re.findall(rb"[\x80-\xff]+", content[:1_000_000])
+    return sum(len(run) for run in runs if len(run) > 2) > sum(map(len, runs)) / 2
 
 
 def _western(content: bytes) -> tuple[str, str]:
