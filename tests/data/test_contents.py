@@ -52,7 +52,6 @@ def test_what_a_question_is_about_follows_it_and_the_system_begins():
     orca = content(system_prompt="Be brief.", question="Who?", response="Ann")
     roles = ("system", "user", "assistant")
     assert orca.values == [turns("Be brief.", "Who?", "Ann", roles=roles)]
-    assert content(question="Who?", answer=None, system=None, text="x").values == ["x"]
     table = Table({"question": ["Who?", "What?"], "answer": ["Ann", None]}, "here")
     assert find_content(table, DataConfig(train="x")).values == [turns("Who?", "Ann"), None]
 

@@ -169,3 +169,29 @@ def test_a_missing_file_names_what_is_there(tmp_path, write):
 def test_an_ending_that_says_nothing_asks_for_the_format(tmp_path):
     with pytest.raises(DataError, match=r"data\.format: cannot be told from 'TREC\.all'.*set data"):
         format_of(tmp_path / "TREC.all")
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path):
+    import pandas
+
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, 1, 1]})[1:]
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert columns(tmp_path / "a.parquet", "parquet") == {"text": ["b", "c"], "label": [1, 1]}
+    frame.set_index("text").to_parquet(tmp_path / "b.parquet")
+    assert set(columns(tmp_path / "b.parquet", "parquet")) == {"text", "label"}
+
+
+def test_what_is_no_text_in_a_parquet_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    broken = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    path.write_bytes(parquet(pyarrow.table({"text": broken})))
+    with pytest.raises(DataError, match=r"a\.parquet: column 'text' is not text in UTF-8"):
+        read_file(path, "parquet")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "label_text"])
+def test_names_are_for_files_with_a_header_only(tmp_path, kind):
+    path = tmp_path / "a"
+    path.write_text("x")
+    with pytest.raises(DataError, match=r"data\.columns: .* is read as .*drop data\.columns"):
+        read_file(path, kind, names=["text"])
