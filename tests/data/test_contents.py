@@ -134,3 +134,11 @@ def test_only_completions_are_learned_to_their_end(tmp_path):
         Documents(pairs, False, "here", pairs=True), folder=folder, cache_dir=tmp_path
     )
     np.testing.assert_array_equal(again.learned, corpus.learned)
+
+
+def test_the_end_that_a_tokenizer_adds_is_learned(tokenizer_folder):
+    documents = Documents([("a b", " good film")], False, "here", pairs=True)
+    corpus = tokenize_documents(documents, folder=tokenizer_folder, cache_dir=None)
+    tokens = load_tokenizer(tokenizer_folder).convert_ids_to_tokens(corpus.ids.tolist())
+    assert tokens == ["[CLS]", "a", "b", "good", "film", "[SEP]"]
+    assert corpus.learned.tolist() == [False, False, False, True, True, True]

@@ -174,8 +174,9 @@ def test_an_ending_that_says_nothing_asks_for_the_format(tmp_path):
 def test_the_index_of_pandas_is_no_column(tmp_path):
     import pandas
 
-    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [0, 1, 1]})[1:]
+    frame = pandas.DataFrame({"text": ["b", "c"], "label": [1, 1]}, index=[7, 3])
     frame.to_parquet(tmp_path / "a.parquet")
+    assert "__index_level_0__" in pyarrow.parquet.read_schema(tmp_path / "a.parquet").names
     assert columns(tmp_path / "a.parquet", "parquet") == {"text": ["b", "c"], "label": [1, 1]}
     frame.set_index("text").to_parquet(tmp_path / "b.parquet")
     assert set(columns(tmp_path / "b.parquet", "parquet")) == {"text", "label"}
