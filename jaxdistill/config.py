@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -58,17 +59,28 @@ class DataConfig(Section):
     """`files`, `digits` or `stdlib` (embedded), or the name of a Hugging Face dataset."""
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
-    train: str | None = None
-    """A file, a folder of images, or a split of the Hugging Face dataset."""
-    validation: str | None = None
-    test: str | None = None
+    train: str | tuple[str, ...] | None = None
+    """A file, a pattern such as `shards/*.parquet`, a list of them, a folder, or a split of the
+    Hugging Face dataset."""
+    validation: str | tuple[str, ...] | None = None
+    """The same for what is held out, or the name of a split in the folder `train`."""
+    test: str | tuple[str, ...] | None = None
+    """The same for what is measured in the end only."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of `train` held out where `validation` is not given."""
     format: Literal[
         "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images", "text"
     ] = "auto"
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the columns, for CSV and TSV files without a header."""
+    encoding: str | None = None
+    """How files of text are encoded, such as `gbk`; by default found out, or UTF-8."""
     text: str | None = None
     text_pair: str | None = None
+    prompt: str | None = None
+    """Column that a language model reads before `completion`, and does not learn to write."""
+    completion: str | None = None
+    """Column that is learned behind `prompt`, to which it is joined as it is."""
     messages: str | None = None
     """Column of chats, for a language model; only the assistant's turns are learned."""
     image: str | None = None
@@ -122,12 +134,46 @@ class DataConfig(Section):
                 "train: got nothing, expected a file or folder; "
                 "give it in the config or as data.train=PATH"
             )
+        self._has_effect()
+        if self.columns is not None and len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"columns: got {list(self.columns)}, expected each name once")
+        if self.encoding is not None and not _is_encoding(self.encoding):
+            raise ValueError(
+                f"encoding: got {self.encoding!r}, expected one that Python knows, such as utf-8, "
+                "cp1252, gbk or shift_jis"
+            )
+        if (self.prompt is None) != (self.completion is None):
+            given = "prompt" if self.completion is None else "completion"
+            raise ValueError(
+                f"{given}: got only data.{given}, expected data.prompt and data.completion together"
+            )
         if self.tokens_per_batch is not None and self.tokens_per_batch < self.max_length:
             raise ValueError(
                 f"tokens_per_batch: got {self.tokens_per_batch}, expected at least max_length "
                 f"{self.max_length}, so that one row fits"
             )
         return self
+
+    def _has_effect(self) -> None:
+        """Refuse what the source has no use for."""
+        idle = ("subset", "streaming") if self.source == "files" else ("columns", "encoding")
+        for name in idle:
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: has no effect with source={self.source}; drop it, or set data.source"
+                )
+        for name in ("train", "validation", "test"):
+            if self.source != "files" and isinstance(getattr(self, name), tuple):
+                raise ValueError(
+                    f"{name}: got a list with source={self.source}, expected the name of one split"
+                )
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name) is not None
+    except LookupError:
+        return False
 
 
 class TeacherConfig(Section):

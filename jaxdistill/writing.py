@@ -72,6 +72,8 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         documents = read_documents(config.data)["train"]
         if documents.chats:
             prompts, keep = questions(documents, tokenizer, wanted.prompt_tokens)
+        elif documents.pairs:
+            prompts, keep = given_prompts(documents, tokenizer, wanted.prompt_tokens)
         else:
             cache = workdir / "data" if config.data.cache else None
             corpus = tokenize_documents(documents, folder=folder, cache_dir=cache)
@@ -144,8 +146,44 @@ def questions(
         if 0 < len(ids) <= prompt_tokens:
             prompts.append(np.asarray(ids, np.int32))
             asked.append(chat[:turn])
-    left_out = len(documents) - len(prompts)
-    if not prompts:
+    _check_left_out(documents, len(prompts), prompt_tokens)
+
+    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
+        answer = tokenizer.decode(tokens, skip_special_tokens=True)
+        return {"messages": [*asked[index], {"role": "assistant", "content": answer}]}
+
+    return prompts, keep
+
+
+def given_prompts(
+    documents: Documents, tokenizer: Any, prompt_tokens: int
+) -> tuple[list[np.ndarray], Keep]:
+    """Return the prompts of pairs as a model reads them, and what to keep.
+
+    Raises:
+      DataError: all of them are longer than `prompt_tokens`.
+    """
+    start = tokenizer.bos_token_id
+    start = tokenizer.eos_token_id if start is None else start
+    prompts, asked = [], []
+    for prompt, _ in documents.items:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = ids if start is None else [start, *ids]
+        if 0 < len(ids) <= prompt_tokens:
+            prompts.append(np.asarray(ids, np.int32))
+            asked.append(prompt)
+    _check_left_out(documents, len(prompts), prompt_tokens)
+
+    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
+        answer = tokenizer.decode(tokens, skip_special_tokens=True)
+        return {"prompt": asked[index], "completion": answer}
+
+    return prompts, keep
+
+
+def _check_left_out(documents: Documents, kept: int, prompt_tokens: int) -> None:
+    left_out = len(documents) - kept
+    if not kept:
         raise DataError(
             f"generate.prompt_tokens: got {prompt_tokens}, but every one of {left_out} questions "
             f"in {documents.source} has more; expected room for some"
@@ -157,9 +195,3 @@ def questions(
             left_out,
             prompt_tokens,
         )
-
-    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
-        answer = tokenizer.decode(tokens, skip_special_tokens=True)
-        return {"messages": [*asked[index], {"role": "assistant", "content": answer}]}
-
-    return prompts, keep

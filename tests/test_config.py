@@ -183,6 +183,34 @@ def test_ranges(sections, where):
             {"data": {"source": "digits", "max_length": 128, "tokens_per_batch": 64}},
             "data.tokens_per_batch: got 64, expected at least max_length 128",
         ),
+        (
+            {"data": {"train": "a.tsv", "columns": ["text", "text"]}},
+            "data.columns: got ['text', 'text'], expected each name once",
+        ),
+        (
+            {"data": {"train": "a.tsv", "encoding": "gkb"}},
+            "data.encoding: got 'gkb', expected one that Python knows",
+        ),
+        (
+            {"data": {"train": "a.tsv", "prompt": "question"}},
+            "data.prompt: got only data.prompt, expected data.prompt and data.completion together",
+        ),
+        (
+            {"data": {"train": "a.tsv", "streaming": True}},
+            "data.streaming: has no effect with source=files",
+        ),
+        (
+            {"data": {"train": "a.tsv", "subset": "sst2"}},
+            "data.subset: has no effect with source=files",
+        ),
+        (
+            {"data": {"source": "imdb", "columns": ["text", "label"]}},
+            "data.columns: has no effect with source=imdb",
+        ),
+        (
+            {"data": {"source": "imdb", "train": ["a", "b"]}},
+            "data.train: got a list with source=imdb, expected the name of one split",
+        ),
     ],
 )
 def test_values_that_contradict_each_other(sections, expected):

@@ -132,6 +132,23 @@ def test_questions_are_what_stands_before_the_first_answer(made):
         writing.questions(documents, tokenizer, 2)
 
 
+def test_prompts_of_pairs_are_gone_on_with(made):
+    tokenizer = load_tokenizer(made / "teacher")
+    pairs = [("a b", " c"), ("a b c d e f " * 9, "a"), ("", "c")]
+    documents = Documents(pairs, chats=False, source="pairs", pairs=True)
+    prompts, keep = writing.given_prompts(documents, tokenizer, 9)
+    corpus = tokenize_documents(documents, folder=made / "teacher", cache_dir=None)
+    for prompt, index in zip(prompts, (0, 2), strict=True):
+        begins = corpus.offsets[index]
+        whole = corpus.learned[begins : corpus.offsets[index + 1]]
+        # The prompt as it stands before what is learned.
+        np.testing.assert_array_equal(prompt, corpus.ids[begins:][: whole.argmax()])
+    said = tokenizer("d e")["input_ids"]
+    assert keep(0, said) == {"prompt": "a b", "completion": "d e"}
+    with pytest.raises(DataError, match="got 0, but every one of 3 questions in pairs has more"):
+        writing.given_prompts(documents, tokenizer, 0)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

@@ -16,7 +16,8 @@ def check_template(tokenizer: Any, folder: Any) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             f"{folder}: the tokenizer has no chat template, which chats need; take a tokenizer "
-            "with one, or write each chat as text"
+            "with one, or write each chat as text and name its column: data.text, or "
+            "data.prompt and data.completion"
         )
 
 

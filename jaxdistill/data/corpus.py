@@ -53,9 +53,10 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
         the assistant speaks.
     """
     items = documents.items
-    texts = [json.dumps(item, sort_keys=True) for item in items] if documents.chats else items
+    plain = not (documents.chats or documents.pairs)
+    texts = items if plain else [json.dumps(item, sort_keys=True) for item in items]
     key = cache_key(texts, None, folder=folder, max_length=0)
-    kind = "chats" if documents.chats else "corpus"
+    kind = "chats" if documents.chats else "pairs" if documents.pairs else "corpus"
     path = None if cache_dir is None else cache_dir / f"{kind}{_VERSION}-{key}.safetensors"
     stored = None if path is None else load_arrays(path)
     if stored is not None:
@@ -70,6 +71,8 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
     corpus = (
         _tokenize_chats(items, tokenizer, folder, documents.source)
         if documents.chats
+        else _tokenize_pairs(items, tokenizer, folder)
+        if documents.pairs
         else _tokenize_texts(items, tokenizer)
     )
     if path is not None:
@@ -79,10 +82,20 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
     return corpus
 
 
-def _tokenize_texts(texts: Sequence[str], tokenizer: Any) -> Corpus:
+def _tokenize_pairs(pairs: Sequence[Any], tokenizer: Any, folder: Path) -> Corpus:
+    """Tokenize prompts and completions as one text, of which the prompt is not learned."""
+    _check_places(tokenizer, folder, "prompts")
+    begins = [len(prompt) for prompt, _ in pairs]
+    return _tokenize_texts([prompt + rest for prompt, rest in pairs], tokenizer, begins)
+
+
+def _tokenize_texts(
+    texts: Sequence[str], tokenizer: Any, begins: Sequence[int] | None = None
+) -> Corpus:
+    """Tokenize texts, of which the characters before `begins` are not learned."""
     end = tokenizer.eos_token_id
     start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids, sizes, lengths = [], [], []
+    ids, sizes, lengths, learns = [], [], [], []
     for at in range(0, len(texts), _CHUNK):
         chunk = list(texts[at : at + _CHUNK])
         encoded = _encode(tokenizer, chunk, special=True)
@@ -91,10 +104,17 @@ def _tokenize_texts(texts: Sequence[str], tokenizer: Any) -> Corpus:
             own = _sizes(
                 text, encoded["offset_mapping"][number] if tokenizer.is_fast else None, row
             )
+            said = np.ones(len(row), bool)
+            if begins is not None:
+                places = np.asarray(encoded["offset_mapping"][number], np.int64).reshape(-1, 2)
+                # All that follows is learned, too: the end stands nowhere in the text.
+                said = np.logical_or.accumulate(places[:, 0] >= begins[at + number])
             if start is not None and (not row or row[0] != start):
                 row, own = [start, *row], np.concatenate([[0], own])
+                said = np.concatenate([[False], said])
             if end is not None and (len(row) < 2 or row[-1] != end):
                 row, own = [*row, end], np.concatenate([own, [0]])
+                said = np.concatenate([said, [True]])
             if not row:
                 continue
             # What the tokenizer drops at the end still has to be read from somewhere.
@@ -102,20 +122,16 @@ def _tokenize_texts(texts: Sequence[str], tokenizer: Any) -> Corpus:
             ids.append(np.asarray(row, np.int32))
             sizes.append(own.astype(np.int32))
             lengths.append(len(row))
-    whole = np.concatenate(ids)
+            learns.append(said)
+    whole, learned = np.concatenate(ids), np.concatenate(learns)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    learned = np.ones(len(whole), bool)
     learned[offsets[:-1]] = False
     return Corpus(whole, learned, np.concatenate(sizes), offsets)
 
 
 def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: str) -> Corpus:
     check_template(tokenizer, folder)
-    if not tokenizer.is_fast:
-        raise DataError(
-            f"{folder}: the tokenizer does not say where its tokens stand in the text, which chats "
-            "need; it needs a tokenizer.json"
-        )
+    _check_places(tokenizer, folder, "chats")
     ids, sizes, learned, lengths, silent = [], [], [], [], 0
     for at in range(0, len(chats), _CHUNK):
         written = [render(tokenizer, chat) for chat in chats[at : at + _CHUNK]]
@@ -146,6 +162,14 @@ def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: 
     return Corpus(
         np.concatenate(ids), np.concatenate(learned), np.concatenate(sizes), offsets, silent
     )
+
+
+def _check_places(tokenizer: Any, folder: Path, what: str) -> None:
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{folder}: the tokenizer does not say where its tokens stand in the text, which "
+            f"{what} need; it needs a tokenizer.json"
+        )
 
 
 def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxdistill.config import DataConfig
 from jaxdistill.config_terms import Task
 from jaxdistill.data.bpe import ENCODER, choose_tokenizer
-from jaxdistill.data.columns import Modality, Roles, find_roles
+from jaxdistill.data.columns import Modality, Roles, find_roles, remarks_on
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.images import read_images
 from jaxdistill.data.label_names import model_and_data_names, positive_label
@@ -98,6 +98,7 @@ def prepare(
     given = {"train": sources.train, "validation": sources.validation, "test": sources.test}
     tables = {part: table for part, table in given.items() if table is not None}
     roles = find_roles(sources.train, config, task=task)
+    tables, remarks = _with_labels(tables, roles, sources.brought)
     for table in tables.values():
         _check_columns(table, roles)
     names, id_names = model_and_data_names(config.labels, labels)
@@ -138,13 +139,12 @@ def prepare(
     cache_dir = cache_dir if config.cache else None
     chosen = {part: select(tables[part], rows[part]) for part in tables}
     targets = {part: encoded[part][rows[part]] for part in tables}
-    remarks = {remark for table in given.values() if table is not None for remark in table.remarks}
     if roles.modality == "image":
         preprocessing = with_options(preprocessing or Preprocessing(), config)
         images, found = read_images(
             chosen, roles.inputs[0], preprocessing, channels=channels, white=config.image_max
         )
-        remarks |= set(found)
+        remarks += found
         splits = {part: image_split(images[part], targets[part], preprocessing) for part in tables}
     else:
         _refuse_image_options(config, sources.train, roles)
@@ -169,7 +169,7 @@ def prepare(
         vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
         positive=positive,
         space=space,
-        remarks=tuple(sorted(remarks, key=lambda remark: (remark.name, remark.message))),
+        remarks=(*remarks, *_remarks(tables, splits, roles)),
         preprocessing=preprocessing,
     )
 
@@ -217,6 +217,40 @@ def _refuse_image_options(config: DataConfig, table: Table, roles: Roles) -> Non
             )
 
 
+def _with_labels(
+    tables: Mapping[str, Table], roles: Roles, brought: Collection[str]
+) -> tuple[dict[str, Table], tuple[Remark, ...]]:
+    """Leave out splits that nobody asked for and whose labels are kept secret, as of tests."""
+    kept, remarks = dict(tables), ()
+    for part in brought:
+        columns = [tables[part].columns.get(name) for name in roles.labels]
+        if any(column is None or all(map(_is_hidden, column)) for column in columns):
+            kept.pop(part)
+            told = f"{tables[part].source}: has no labels and is not read"
+            remarks += (Remark("unread files", told),)
+    return kept, remarks
+
+
+def _is_hidden(label: object) -> bool:
+    return label is None or label in (-1, "-1", "")
+
+
+def _remarks(
+    tables: Mapping[str, Table], splits: Mapping[str, Split], roles: Roles
+) -> tuple[Remark, ...]:
+    found = dict.fromkeys(
+        remark
+        for table in tables.values()
+        for remark in remarks_on(table, (*roles.inputs, *roles.labels))
+    )
+    for part, split in splits.items():
+        empty = sum(not any(row) for row in zip(*split.texts, strict=True))
+        if empty:
+            told = f"{empty:,} of {len(split):,} rows of {part} have no text; drop them"
+            found[Remark("empty texts", told)] = None
+    return tuple(found)
+
+
 def _check_columns(table: Table, roles: Roles) -> None:
     for name in (*roles.inputs, *roles.labels):
         if name not in table.columns:
@@ -224,6 +258,7 @@ def _check_columns(table: Table, roles: Roles) -> None:
             raise DataError(
                 f"{table.source}: has no column {name!r} with the {what}, which the training data "
                 f"has; got {list(table.columns)}"
+                + (f"; {table.header_doubt}" if table.header_doubt else "")
             )
 
 

@@ -13,22 +13,21 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import DataConfig
-from jaxdistill.data.columns import TEXTS
-from jaxdistill.data.formats import format_of, read_file
+from jaxdistill.data.columns import remarks_on
+from jaxdistill.data.contents import KINDS, find_content
+from jaxdistill.data.folders import PARTS, Found, find_parts
 from jaxdistill.data.holdout import subset
 from jaxdistill.data.order import Purpose, permutation, stream
 from jaxdistill.data.sources import (
     HUB_VALIDATION,
     load_hub,
-    read_saved,
+    read_found,
     read_sources,
     split_name,
 )
-from jaxdistill.data.table import Table
-from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.data.table import Remark, Table
+from jaxdistill.errors import DataError
 
-CHATS = ("messages", "conversation", "conversations")
-PARTS = ("train", "validation", "test")
 _FEW = 10  # fewer documents are held out in part, not one by one
 _NO_CORPUS = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
 
@@ -40,16 +39,20 @@ class Documents:
     """Documents of one split.
 
     Attributes:
-      items: texts, or chats: lists of messages `{"role": …, "content": …}`.
-      chats: which of the two.
+      items: texts, chats: lists of messages `{"role": …, "content": …}`, or pairs of texts.
+      chats: whether they are chats.
       source: what to call them in messages.
       empty: documents that were left out because there is nothing in them.
+      pairs: whether items are pairs of a prompt and the completion that is learned behind it.
+      remarks: what was noticed while reading.
     """
 
     items: Sequence[Any]
     chats: bool
     source: str
     empty: int = 0
+    pairs: bool = False
+    remarks: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -62,9 +65,12 @@ def read_documents(config: DataConfig) -> dict[str, Documents]:
       DataError: a source is missing, unreadable or malformed, or has no documents.
     """
     found = {part: _documents(table, config) for part, table in _tables(config).items()}
-    kinds = {part: documents.chats for part, documents in found.items()}
+    kinds = {
+        part: "chats" if documents.chats else "pairs" if documents.pairs else "texts"
+        for part, documents in found.items()
+    }
     if len(set(kinds.values())) > 1:
-        raise DataError(f"data: got chats in some splits and texts in others ({kinds})")
+        raise DataError(f"data: got other things in some splits than in others ({kinds})")
     if "validation" not in found:
         found["train"], found["validation"] = hold_out(
             found["train"], config.validation_fraction, seed=config.split_seed
@@ -86,7 +92,7 @@ def hold_out(documents: Documents, fraction: float, *, seed: int) -> tuple[Docum
       DataError: there is too little to hold anything out.
     """
     count = len(documents)
-    if count < _FEW and not documents.chats:
+    if count < _FEW and not (documents.chats or documents.pairs):
         return _cut_ends(documents, fraction)
     wanted = round(fraction * count)
     if not 0 < wanted < count:
@@ -127,8 +133,8 @@ def _tables(config: DataConfig) -> dict[str, Table]:
     if config.source == "stdlib":
         return {"train": standard_library()}
     if config.source == "files":
-        named = {part: getattr(config, part) for part in PARTS}
-        return {part: _read(Path(name), config) for part, name in named.items() if name is not None}
+        parts, _ = find_parts(config, documents=True)
+        return {part: read_found(found, config, part) for part, found in parts.items()}
     if config.streaming:
         return _streamed(config)
     sources = read_sources(config)
@@ -146,40 +152,9 @@ def standard_library() -> Table:
     ]
     if not files:
         raise DataError(f"data.source: {folder} holds no source files; use data.source=files")
-    return _texts_of(files, str(folder))
-
-
-def _read(path: Path, config: DataConfig) -> Table:
-    """A table, a saved data set, a text file that is one document, or a folder of such files."""
-    if path.is_dir():
-        if (path / "state.json").is_file():
-            return read_saved(path)
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        hidden = [file for file in files if file.relative_to(path).as_posix().startswith(".")]
-        files = [file for file in files if file not in hidden]
-        if not files:
-            raise DataError(f"{path}: got no files, expected a document in each")
-        return _texts_of(files, str(path))
-    kind = config.format
-    if kind == "auto":
-        try:
-            kind = format_of(path)
-        except DataError:
-            kind = "text"
-        kind = "text" if kind in ("label_text", "npz") else kind
-    return read_file(path, kind)
-
-
-def _texts_of(files: Sequence[Path], source: str) -> Table:
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            _log.info("%s: not text in UTF-8, left out", file)
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    return Table({"text": texts}, source, unit="document")
+    return read_found(
+        Found("text", tuple(files), str(folder)), DataConfig(source="stdlib"), "train"
+    )
 
 
 def _streamed(config: DataConfig) -> dict[str, Table]:
@@ -191,13 +166,14 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
             "read"
         )
     loaded, name = load_hub(config, streaming=True)
-    train = split_name(config.train or "train", loaded, "train", name)
-    validation = config.validation or next((n for n in HUB_VALIDATION if n in loaded), None)
+    named = {part: getattr(config, part) for part in PARTS}  # DataConfig refuses lists here
+    train = split_name(named["train"] or "train", loaded, "train", name)
+    validation = named["validation"] or next((n for n in HUB_VALIDATION if n in loaded), None)
     fraction = config.validation_fraction
     held = max(1, round(wanted * fraction / (1 - fraction)))
     # Where nothing else is held out, it comes out of what is read beyond the training documents.
     counts = {"train": (train, wanted if validation else wanted + held)}
-    for part, split in (("validation", validation), ("test", config.test)):
+    for part, split in (("validation", validation), ("test", named["test"])):
         if split is not None:
             counts[part] = (split_name(split, loaded, part, name), held)
     tables = {}
@@ -211,41 +187,28 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
 
 
 def _documents(table: Table, config: DataConfig) -> Documents:
-    column, chats = _column(table, config)
+    given = find_content(table, config)
     items: list[Any] = []
-    for row, value in enumerate(table.columns[column]):
-        if not (value is None or isinstance(value, list if chats else str)):
+    for row, value in enumerate(given.values):
+        if not (value is None or isinstance(value, KINDS[given.kind])):
             raise DataError(
-                f"{table.at(row)}: got {column}={str(value)[:40]!r}, expected "
-                f"{'a list of messages' if chats else 'text'}"
+                f"{table.at(row)}: got {given.columns[0]}={str(value)[:40]!r}, expected "
+                f"{'a list of messages' if given.kind == 'chats' else 'text'}"
             )
         if not value or (isinstance(value, str) and not value.strip()):
             continue
-        if chats:
+        if given.kind == "chats":
             _check_chat(value, table.at(row))
         items.append(value)
     if not items:
         raise DataError(f"{table.source}: got no documents with anything in them")
-    return Documents(items, chats, table.source, len(table) - len(items))
-
-
-def _column(table: Table, config: DataConfig) -> tuple[str, bool]:
-    for name, chats in ((config.messages, True), (config.text, False)):
-        if name is not None:
-            if name not in table.columns:
-                key, found = "messages" if chats else "text", list(table.columns)
-                raise DataError(
-                    f"data.{key}: {table.source} has no column {name!r}, expected one of {found}."
-                    f"{did_you_mean(name, found)}"
-                )
-            return name, chats
-    for names, chats in ((CHATS, True), (TEXTS, False)):
-        found = [name for name in names if name in table.columns]
-        if found:
-            return found[0], chats
-    raise DataError(
-        f"{table.source}: got the columns {list(table.columns)}, expected `text` or `messages`; "
-        "set data.text or data.messages"
+    return Documents(
+        items,
+        given.kind == "chats",
+        table.source,
+        len(table) - len(items),
+        pairs=given.kind == "pairs",
+        remarks=remarks_on(table, given.columns),
     )
 
 

@@ -80,6 +80,7 @@ def prepare_language(
         notes=notes,
         tokenizer=tokenizer,
         vocabulary=len(loaded),
+        remarks=tuple(dict.fromkeys(r for read in documents.values() for r in read.remarks)),
     )
 
 
@@ -87,12 +88,14 @@ def _tokenizer(config: DataConfig, documents: Documents, own: Path | None, folde
     if documents.chats and isinstance(config.tokenizer, TokenizerConfig):
         raise DataError(
             "data.tokenizer: got one to train on chats, expected a folder whose tokenizer has "
-            "a chat template"
+            "a chat template; or name columns of text: data.text, or data.prompt and "
+            "data.completion, which are joined as they are"
         )
+    items = documents.items
     return choose_tokenizer(
         config.tokenizer,
         own,
-        texts=lambda: documents.items,
+        texts=lambda: [a + b for a, b in items] if documents.pairs else items,
         source=documents.source,
         folder=folder,
         specials=LANGUAGE,

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config import DataConfig
-from jaxdistill.data.formats import arrow_table, format_of, has_part, read_file
+from jaxdistill.data.folders import PARTS, Found, find_parts
+from jaxdistill.data.formats import arrow_table, has_part, read_file
 from jaxdistill.data.image_folder import read_image_folder
-from jaxdistill.data.table import Table
+from jaxdistill.data.raw import is_text, read_content, read_text
+from jaxdistill.data.table import Remark, Table, concatenate, listed
 from jaxdistill.errors import DataError, did_you_mean
 
 HUB_VALIDATION = ("validation", "valid", "val", "dev")
@@ -28,6 +30,8 @@ class Sources:
     train: Table
     validation: Table | None
     test: Table | None
+    brought: frozenset[str] = frozenset()
+    """Splits that nobody named: a folder or a file brought them."""
 
 
 def read_sources(config: DataConfig) -> Sources:
@@ -44,37 +48,68 @@ def read_sources(config: DataConfig) -> Sources:
 
 
 def _files(config: DataConfig) -> Sources:
-    assert config.train is not None  # DataConfig refuses `files` without `train`
-    tables = {"train": _read(config.train, config, "train")}
-    for part in ("validation", "test"):
-        name = getattr(config, part)
-        if name is not None:
-            tables[part] = _read(name, config, part)
-    path = Path(config.train)
-    whole = _kind(path, config) == "npz"
-    if whole and "test" not in tables and "validation" not in tables and has_part(path, "test"):
-        _log.info("%s: its x_test and y_test become the test split", path)
-        tables["test"] = read_file(path, "npz", part="test")
-    return Sources(tables["train"], tables.get("validation"), tables.get("test"))
+    found, brought = find_parts(config, documents=False)
+    tables: dict[str, Table] = {part: read_found(f, config, part) for part, f in found.items()}
+    train = found["train"]
+    if train.kind == "npz" and train.whole and set(tables) == {"train"}:
+        path = train.files[0]
+        if has_part(path, "test"):
+            _log.info("%s: its x_test and y_test become the test split", path)
+            tables["test"] = read_file(path, "npz", part="test")
+    return Sources(tables["train"], tables.get("validation"), tables.get("test"), brought)
 
 
-def _read(name: str, config: DataConfig, part: str) -> Table:
-    path = Path(name)
-    kind = _kind(path, config)
-    if kind == "images":
-        return read_image_folder(path, part)
-    if kind == "saved":
-        return read_saved(path)
-    return read_file(path, kind, part=part)
+def read_found(found: Found, config: DataConfig, part: str) -> Table:
+    """Read the files of one split into one table.
+
+    Raises:
+      DataError: one is missing, unreadable, malformed, empty or of other columns than the rest.
+    """
+    if found.kind == "images":
+        return read_image_folder(found.files[0], part)
+    if found.kind == "saved":
+        return read_saved(found.files[0])
+    if found.kind in ("text", "class_texts") and not found.whole:
+        table = _texts(found, config.encoding)
+    else:
+        tables = [
+            read_file(file, found.kind, part=part, names=config.columns, encoding=config.encoding)
+            for file in found.files
+        ]
+        optional = found.kind == "jsonl"
+        table = tables[0] if found.whole else concatenate(tables, found.source, optional=optional)
+    return dataclasses.replace(table, remarks=(*found.remarks, *table.remarks))
 
 
-def _kind(path: Path, config: DataConfig) -> str:
-    if path.is_dir():
-        if config.format in ("auto", "arrow") and (path / "state.json").is_file():
-            return "saved"
-        if config.format in ("auto", "images"):
-            return "images"
-    return format_of(path) if config.format == "auto" else config.format
+def _texts(found: Found, encoding: str | None) -> Table:
+    """A text in each of many files, whose folder names its label where it has one."""
+    texts, files, left_out = [], [], []
+    for file in found.files:
+        content = read_content(file)
+        if encoding is None and not is_text(content):
+            left_out.append(file.name)
+            continue
+        texts.append(read_text(content, str(file), encoding))
+        files.append(file)
+    remarks: tuple[Remark, ...] = ()
+    if left_out:
+        told = (
+            f"{len(left_out):,} of {len(found.files):,} files in {found.source} are not text in "
+            f"UTF-8 and not read: {listed(left_out)}; if they are text set data.encoding, such as "
+            "latin-1"
+        )
+        remarks = (Remark("unread files", told),)
+    columns: dict[str, list[str]] = {"text": texts}
+    if found.kind == "class_texts":
+        columns["label"] = [file.parent.name for file in files]
+    return Table(
+        columns,
+        found.source,
+        numbers=np.ones(len(files), np.int64),
+        unit="document",
+        origins=list(map(str, files)),
+        remarks=remarks,
+    )
 
 
 def _digits() -> Table:
@@ -88,14 +123,17 @@ def _digits() -> Table:
 
 
 def read_saved(path: Path) -> Table:
-    """A folder written by `datasets.Dataset.save_to_disk`."""
+    """A folder written by `datasets.Dataset.save_to_disk`, or a split of a `DatasetDict`."""
+    return _hub_table(_load_saved(path), str(path))
+
+
+def _load_saved(path: Path) -> Any:
     import datasets
 
     try:
-        loaded: Any = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path))
     except Exception as error:
         raise DataError(f"{path}: not a saved data set: {_reason(error)}") from None
-    return _hub_table(loaded, str(path))
 
 
 def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
@@ -107,6 +145,9 @@ def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
     import datasets
 
     wanted = config.source if config.subset is None else f"{config.source}/{config.subset}"
+    if (Path(config.source) / "dataset_dict.json").is_file():
+        # `load_dataset` refuses what `save_to_disk` wrote.
+        return _load_saved(Path(config.source)), wanted
     try:
         loaded: Any = datasets.load_dataset(config.source, config.subset, streaming=streaming)
     except Exception as error:
@@ -123,14 +164,15 @@ def _hub(config: DataConfig) -> Sources:
     """A data set by its name (or folder), as `datasets.load_dataset` finds it."""
     loaded, wanted = load_hub(config)
     found = list(loaded)
-    train = split_name(config.train or "train", found, "train", wanted)
-    validation = config.validation or next((n for n in HUB_VALIDATION if n in found), None)
+    named = {part: getattr(config, part) for part in PARTS}  # DataConfig refuses lists here
+    train = split_name(named["train"] or "train", found, "train", wanted)
+    validation = named["validation"] or next((n for n in HUB_VALIDATION if n in found), None)
     tables = {"train": _hub_table(loaded[train], f"{wanted}:{train}")}
     if validation is not None:
         validation = split_name(validation, found, "validation", wanted)
         tables["validation"] = _hub_table(loaded[validation], f"{wanted}:{validation}")
-    if config.test is not None:
-        test = split_name(config.test, found, "test", wanted)
+    if named["test"] is not None:
+        test = split_name(named["test"], found, "test", wanted)
         tables["test"] = _hub_table(loaded[test], f"{wanted}:{test}")
     return Sources(tables["train"], tables.get("validation"), tables.get("test"))
 

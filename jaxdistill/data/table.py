@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.errors import DataError
+
 
 @dataclasses.dataclass(frozen=True)
 class Remark:
@@ -32,7 +34,9 @@ class Table:
       numbers: number of each row in its source, int64 [N]; counted from 1 where None.
       unit: what the numbers count: `line` of a file, or `row`.
       names: label names by column, in the order of their ids, where the source knows them.
+      origins: what to call the source of each row, where there are several.
       remarks: what was noticed while reading.
+      header_doubt: why the first row looks like data instead of names, or nothing.
     """
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
@@ -40,7 +44,9 @@ class Table:
     numbers: np.ndarray | None = None
     unit: str = "row"
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    origins: Sequence[str] | None = None
     remarks: tuple[Remark, ...] = ()
+    header_doubt: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -48,14 +54,84 @@ class Table:
     def at(self, row: int) -> str:
         """Say where a row is, for a message."""
         number = row + 1 if self.numbers is None else int(self.numbers[row])
-        return f"{self.source} {self.unit} {number}"
+        source = self.source if self.origins is None else self.origins[row]
+        return f"{source} {self.unit} {number}"
 
 
 def select(table: Table, rows: np.ndarray) -> Table:
     """Return some rows of a table, in the order asked for; they remember where they came from."""
     columns = {name: _take(values, rows) for name, values in table.columns.items()}
-    numbers = np.arange(1, len(table) + 1) if table.numbers is None else table.numbers
-    return dataclasses.replace(table, columns=columns, numbers=numbers[rows])
+    numbers = _numbers(table)[rows]
+    origins = None if table.origins is None else [table.origins[row] for row in rows.tolist()]
+    return dataclasses.replace(table, columns=columns, numbers=numbers, origins=origins)
+
+
+def concatenate(tables: Sequence[Table], source: str, *, optional: bool = False) -> Table:
+    """Put the rows of several files below each other.
+
+    Args:
+      source: what to call them together.
+      optional: whether a file may lack a column, whose cells are then None.
+
+    Raises:
+      DataError: files differ in their columns or in the names of their labels.
+    """
+    first = tables[0]
+    names = list(dict.fromkeys(name for table in tables for name in table.columns))
+    remarks = tuple(dict.fromkeys(remark for table in tables for remark in table.remarks))
+    for table in tables[1:]:
+        if not optional and set(table.columns) != set(names):
+            raise DataError(
+                f"{table.source}: got the columns {list(table.columns)}, expected "
+                f"{list(first.columns)} as in {first.source}; read files of one kind only, named "
+                "by a pattern or a list"
+            )
+        if table.names != first.names:
+            raise DataError(
+                f"{table.source}: got the label names {dict(table.names)}, expected "
+                f"{dict(first.names)} as in {first.source}, so that ids mean the same"
+            )
+    if len(tables) == 1:
+        return dataclasses.replace(first, source=source, origins=[first.source] * len(first))
+    for name in names:
+        lacking = [table.source for table in tables if name not in table.columns]
+        if lacking:
+            told = (
+                f"{len(lacking)} of {len(tables)} files of {source} have no column {name!r}, so "
+                f"their rows have nothing there: {listed(lacking)}"
+            )
+            remarks += (Remark("columns", told),)
+    return Table(
+        columns={name: _joined([_cells(table, name) for table in tables]) for name in names},
+        source=source,
+        numbers=np.concatenate([_numbers(table) for table in tables]),
+        unit=first.unit,
+        names=first.names,
+        origins=[table.source for table in tables for _ in range(len(table))],
+        remarks=remarks,
+        header_doubt=next((table.header_doubt for table in tables if table.header_doubt), ""),
+    )
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names for a message, the first few of many."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _numbers(table: Table) -> np.ndarray:
+    return np.arange(1, len(table) + 1) if table.numbers is None else table.numbers
+
+
+def _cells(table: Table, name: str) -> Sequence[Any] | np.ndarray:
+    return table.columns[name] if name in table.columns else [None] * len(table)
+
+
+def _joined(parts: Sequence[Sequence[Any] | np.ndarray]) -> Sequence[Any] | np.ndarray:
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts) and len({part.shape[1:] for part in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [value for part in parts for value in part]
 
 
 def _take(values: Sequence[Any] | np.ndarray, rows: np.ndarray) -> Sequence[Any] | np.ndarray:

@@ -1,18 +1,10 @@
-"""Checks of images: what was odd in the files, and whether the models read what the data holds."""
+"""Checks of images: whether the models read what the data holds."""
 
 from __future__ import annotations
 
 from jaxdistill.inspect.findings import Check, Finding, Setup, field
 
 _OF_TRANSFORMERS = ("vit", "resnet")
-
-
-def remarks(setup: Setup) -> Check:
-    """Say what was noticed while the images were read."""
-    for remark in setup.dataset.remarks:
-        yield Finding("warning", remark.name, remark.message)
-    if setup.dataset.modality == "image" and not setup.dataset.remarks:
-        yield Finding("ok", "images", "every file was read, none of them is odd")
 
 
 def shapes(setup: Setup) -> Check:

@@ -17,6 +17,7 @@ from jaxdistill.inspect import (
     checks_labels,
     checks_language,
     checks_machine,
+    checks_sources,
     checks_teacher,
     checks_text,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
 
 CHECKS = (
-    checks_images.remarks,
+    checks_sources.sources,
     checks_images.shapes,
     checks_text.tokenizers,
     checks_text.vocabulary,
@@ -51,6 +52,8 @@ CHECKS = (
     checks_machine.memory,
 )
 LANGUAGE_CHECKS = (
+    checks_sources.sources,
+    checks_sources.sources,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,

@@ -235,7 +235,7 @@ def test_a_saved_data_set_with_names_and_images(tmp_path):
             r"\.tsv line 3: got label 7, .* 0 to 1",
         ),
         ("sentence\tlabel\na\t0\n", {}, r"got 1 rows, expected enough to hold out"),
-        ("text_a\tlabel\na\t0\n", {}, r"no column with a usual name.*\['text_a', 'label'\]"),
+        ("words\tlabel\na\t0\n", {}, r"no column with a usual name.*\['words', 'label'\]"),
     ],
 )
 def test_bad_data_is_one_line(write, tokenizer_folder, content, values, message):
@@ -310,3 +310,41 @@ def test_images_in_the_columns_of_files(tmp_path, kind):
     assert data.preprocessing.mean == (0.5,)
     assert "40 of 40 images" in data.remarks[0].message
     np.testing.assert_allclose(data.train.fill, [-2.0])
+
+
+def test_a_test_split_whose_labels_are_kept_secret_is_left_out(write, tokenizer_folder, tmp_path):
+    write("set/train.tsv", TSV)
+    write("set/dev.tsv", TSV)
+    write("set/test.tsv", "sentence\nbad film\n")
+    data = load(tokenizer_folder, train=str(tmp_path / "set"))
+    assert (len(data.train), len(data.validation), data.test) == (60, 60, None)
+    (remark,) = data.remarks
+    assert remark.name == "unread files"
+    assert "test.tsv: has no labels" in remark.message
+    write("set/test.tsv", "sentence\tlabel\nbad film\t-1\n")
+    assert load(tokenizer_folder, train=str(tmp_path / "set")).test is None
+    write("set/test.tsv", "sentence\tlabel\nbad film\t1\n")
+    with_test = load(tokenizer_folder, train=str(tmp_path / "set"))
+    assert with_test.test is not None
+    assert not with_test.remarks
+    # One that was asked for is an error.
+    write("set/test.tsv", "sentence\tlabel\nbad film\t-1\n")
+    with pytest.raises(DataError, match="-1"):
+        load(tokenizer_folder, train=str(tmp_path / "set"), test=str(tmp_path / "set/test.tsv"))
+
+
+def test_rows_without_a_text_are_told(write, tokenizer_folder):
+    rows = "".join(f"{'good film' if i else ''}\t{i % 2}\n" for i in range(40))
+    path = write("a.tsv", "sentence\tlabel\n" + rows)
+    data = load(tokenizer_folder, train=path, validation=write("b.tsv", TSV))
+    (remark,) = data.remarks
+    assert remark.message == "1 of 40 rows of train have no text; drop them"
+
+
+def test_names_are_given_to_files_without_a_header(write, tokenizer_folder):
+    path = write("cola.tsv", "".join(f"gj04\t{line.split(chr(9))[1]}\t\ta b\n" for line in LINES))
+    names = ("source", "label", "mark", "text")
+    data = load(tokenizer_folder, train=path, columns=names, validation=path)
+    assert len(data.train) == 60
+    with pytest.raises(DataError, match=r"looks like data.*name its 4 columns: data\.columns="):
+        load(tokenizer_folder, train=path)

@@ -63,7 +63,7 @@ def test_chats_are_found_by_their_column(tmp_path):
     [
         ([{"text": 3}], {}, r"line 1: got text='3', expected text"),
         ([{"text": ""}], {}, "no documents with anything in them"),
-        ([{"body": "x"}], {}, r"columns \['body'\], expected `text` or `messages`"),
+        ([{"words": "x"}], {}, r"columns \['words'\], expected `text` or `messages`"),
         ([{"text": "x"}], {"text": "tekst"}, "no column 'tekst'.*Did you mean 'text'"),
         ([{"messages": [{"role": "user"}]}], {}, "expected a role and a content"),
         ([{"messages": "hello"}], {}, "expected a list of messages"),

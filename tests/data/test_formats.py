@@ -86,12 +86,12 @@ def test_label_text_is_a_label_a_space_and_the_rest(tmp_path):
     assert table.at(1).endswith("line 3")
 
 
-def test_what_is_not_utf8_is_read_as_latin1_and_said(tmp_path, caplog):
+def test_what_is_not_utf8_is_read_as_windows_writes_it_and_said(tmp_path, caplog):
     path = tmp_path / "a.txt"
-    path.write_bytes("0 crème\n".encode("latin-1"))
+    path.write_bytes("0 crème “brûlée”\n".encode("cp1252"))
     with caplog.at_level(logging.WARNING, "jaxdistill"):
-        assert columns(path, "label_text")["text"] == ["crème"]
-    assert "not UTF-8 at byte 4, read as latin-1" in caplog.text
+        assert columns(path, "label_text")["text"] == ["crème “brûlée”"]
+    assert "not UTF-8 at byte 4, read as cp1252; if that is wrong set data.encoding" in caplog.text
 
 
 def test_arrays_are_taken_by_their_part(tmp_path):
@@ -169,3 +169,30 @@ def test_a_missing_file_names_what_is_there(tmp_path, write):
 def test_an_ending_that_says_nothing_asks_for_the_format(tmp_path):
     with pytest.raises(DataError, match=r"data\.format: cannot be told from 'TREC\.all'.*set data"):
         format_of(tmp_path / "TREC.all")
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path):
+    import pandas
+
+    frame = pandas.DataFrame({"text": ["b", "c"], "label": [1, 1]}, index=[7, 3])
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert "__index_level_0__" in pyarrow.parquet.read_schema(tmp_path / "a.parquet").names
+    assert columns(tmp_path / "a.parquet", "parquet") == {"text": ["b", "c"], "label": [1, 1]}
+    frame.set_index("text").to_parquet(tmp_path / "b.parquet")
+    assert set(columns(tmp_path / "b.parquet", "parquet")) == {"text", "label"}
+
+
+def test_what_is_no_text_in_a_parquet_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    broken = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    path.write_bytes(parquet(pyarrow.table({"text": broken})))
+    with pytest.raises(DataError, match=r"a\.parquet: column 'text' is not text in UTF-8"):
+        read_file(path, "parquet")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "label_text"])
+def test_names_are_for_files_with_a_header_only(tmp_path, kind):
+    path = tmp_path / "a"
+    path.write_text("x")
+    with pytest.raises(DataError, match=r"data\.columns: .* is read as .*drop data\.columns"):
+        read_file(path, kind, names=["text"])

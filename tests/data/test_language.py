@@ -84,3 +84,30 @@ def test_what_cannot_be_prepared_is_refused(tmp_path, fields, positions, message
     config = DataConfig(train=write_texts(tmp_path / "a.jsonl"), **fields)
     with pytest.raises(DataError, match=message):
         prepare(config, tmp_path / "work", **positions)
+
+
+def test_answers_are_learned_as_turns_or_behind_their_prompts(tmp_path):
+    rows = [{"question": f"What is {i} plus one?", "answer": f"It is {i + 1}."} for i in range(30)]
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({**row, "why": "so it is " + row["answer"]}) + "\n" for row in rows)
+    )
+    trained = TokenizerConfig(vocabulary=262)
+    with pytest.raises(DataError, match=r"got one to train on chats, .*data\.prompt and"):
+        prepare(DataConfig(train=str(path), tokenizer=trained), tmp_path)
+    joined = DataConfig(
+        train=str(path), tokenizer=trained, prompt="question", completion="answer", max_length=64
+    )
+    found = prepare(joined, tmp_path)
+    assert found.tokenizer is not None
+    tokenizer = load_tokenizer(found.tokenizer)
+    learned = tokenizer.decode(found.train.labels[found.train.labels >= 0])
+    assert learned.count("It is") == found.notes["train.rows"] == 24
+    assert "What" not in learned
+    (remark,) = found.remarks
+    assert "the texts in why are not read, only question, answer" in remark.message
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "own")
+    config = DataConfig(train=str(path), max_length=64)
+    chats = prepare(config, tmp_path, own=tmp_path / "own")
+    assert tokenizer.decode(chats.train.labels[chats.train.labels >= 0]) == learned
