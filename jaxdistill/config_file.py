@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from jaxdistill.config import Config
+from jaxdistill.config_effects import effective
 from jaxdistill.errors import ConfigError, did_you_mean
 
 
@@ -124,7 +125,7 @@ def check(values: Mapping[str, Any]) -> Config:
 
 def dump(config: Config) -> str:
     """Return the resolved configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(effective(config), sort_keys=False, allow_unicode=True)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -15,6 +15,7 @@ from jaxdistill.config_terms import (
     FUSED_LOSSES,
     HIDDEN_LOSSES,
     LOGIT_LOSSES,
+    OPTIONS,
     SUPERVISED_LOSSES,
     TASK_LOSSES,
     TermConfig,
@@ -166,7 +167,7 @@ def _term(
     options = {"beta": term.beta} if term.loss == "jsd" else {}
     if isinstance(codec, codecs.TopK | codecs.Sampled):
         return stored_term(_stored(term, total_steps, codec), vocabulary=vocabulary)
-    if term.loss in ("mse_logits", "total_variation"):
+    if "temperature" not in OPTIONS[term.loss]:
         return logits_term(function, temperature=None, weight=weight)
     return logits_term(function, temperature=temperature, weight=weight, **options)
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxdistill.config import TrainConfig
-from jaxdistill.config_terms import Optimizer, ScheduleConfig
+from jaxdistill.config_terms import DECAYING, Optimizer, ScheduleConfig
 from jaxdistill.errors import ConfigError, did_you_mean
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -68,21 +68,27 @@ def make_optimizer(
     """
     build = OPTIMIZERS[config.optimizer]
     accepted = inspect.signature(build).parameters
+    ours = {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     for option in config.optimizer_options:
+        if option in ours:
+            raise ConfigError(
+                f"train.optimizer_options.{option}: got a value beside train.learning_rate, "
+                "train.weight_decay and train.no_decay, which say it; give it there"
+            )
         if option not in accepted:
             raise ConfigError(
                 f"train.optimizer_options.{option}: unknown for {config.optimizer!r}, "
-                f"expected one of {sorted(set(accepted) - {'learning_rate', 'mask'})}."
+                f"expected one of {sorted(set(accepted) - ours)}."
                 f"{did_you_mean(option, accepted)}"
             )
     options = dict(config.optimizer_options)
-    decays_itself = "weight_decay" in accepted and "mask" in accepted
-    if decays_itself:
-        options |= {"weight_decay": config.weight_decay, "mask": _decay_mask(config.no_decay)}
+    mask = next((name for name in ("mask", "weight_decay_mask") if name in accepted), None)
+    if config.optimizer in DECAYING and mask is not None:
+        options |= {"weight_decay": config.weight_decay, mask: _decay_mask(config.no_decay)}
     chain = []
     if config.clip_norm is not None:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    if not decays_itself and config.weight_decay and config.optimizer in ("sgd", "rmsprop"):
+    if config.optimizer in DECAYING and mask is None and config.weight_decay:
         chain.append(optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay)))
     chain.append(build(learning_rate_schedule(config, total_steps), **options))
     if config.layer_decay is not None and config.layer_decay != 1.0:
