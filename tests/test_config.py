@@ -177,7 +177,7 @@ def test_ranges(sections, where):
         ),
         (
             {"objective": {"soft": {"loss": "jsd", "layers": {0: 1}}}},
-            "objective.soft.layers: unknown key for the loss 'jsd', which has weight, temperature, beta",
+            "objective.soft.layers: unknown key for the loss 'jsd', which has weight, temp",
         ),
         (
             {"data": {"source": "digits", "max_length": 128, "tokens_per_batch": 64}},
