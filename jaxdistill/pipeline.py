@@ -64,7 +64,7 @@ def run(
         config = config.model_copy(update={"cache": CacheConfig()})
     workdir.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(config, workdir, force)
-    if last == "report" and processes.decide("finished", workspace.is_evaluated):
+    if until == "report" and processes.decide("finished", workspace.is_evaluated):
         return _report(workspace)
     if config.parallel.compilation_cache:
         _keep_compiled_programs(workdir.parent / ".compilation_cache")

@@ -64,7 +64,8 @@ def make_optimizer(
     Frozen parameters get no optimizer state.
 
     Raises:
-      ConfigError: an unknown option, or a `freeze` pattern that matches nothing.
+      ConfigError: an unknown option, a `freeze` pattern that matches nothing or leaves nothing to
+        train, or a `layer_decay` without layers.
     """
     build = OPTIMIZERS[config.optimizer]
     accepted = inspect.signature(build).parameters
@@ -90,7 +91,13 @@ def make_optimizer(
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     if config.optimizer in DECAYING and mask is None and config.weight_decay:
         chain.append(optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay)))
-    chain.append(build(learning_rate_schedule(config, total_steps), **options))
+    try:
+        chain.append(build(learning_rate_schedule(config, total_steps), **options))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train.optimizer_options: got {config.optimizer_options}, which "
+            f"{config.optimizer!r} refuses: {error}"
+        ) from None
     if config.layer_decay is not None and config.layer_decay != 1.0:
         chain.append(_scale_by_factors(layer_factors(params, config.layer_decay)))
     optimizer = optax.chain(*chain)
@@ -108,7 +115,12 @@ def layer_factors(params: Any, decay: float) -> Any:
     """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     depths = [_layer(path, leaf).max() + 1 for path, leaf in paths if _is_layer(path)]
-    count = max(depths, default=0)
+    if not depths:
+        raise ConfigError(
+            f"train.layer_decay: got {decay}, but the model has no layers that it could tell "
+            "apart; drop it"
+        )
+    count = max(depths)
 
     def factor(path, leaf):
         if _is_layer(path):
@@ -162,6 +174,13 @@ def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:
                 f"train.freeze: the pattern {pattern!r} matches no parameter, "
                 f"expected part of a path such as {names[0]!r}"
             )
+    # Maps between widths serve the objective alone: training only them moves no model.
+    left = [name for name in names if not name.startswith("projections/")]
+    if all(any(re.search(pattern, name) for pattern in patterns) for name in left):
+        raise ConfigError(
+            f"train.freeze: the patterns {list(patterns)} match every parameter, which leaves "
+            "nothing to train; drop some of them"
+        )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: (
             "freeze"

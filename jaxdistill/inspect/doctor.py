@@ -14,6 +14,8 @@ from jaxdistill.inspect import (
     checks_labels,
     checks_language,
     checks_machine,
+    checks_options,
+    checks_shapes,
     checks_teacher,
     checks_text,
 )
@@ -37,6 +39,10 @@ CHECKS = (
     checks_teacher.teacher_skill,
     checks_labels.evaluation_size,
     checks_teacher.sizes,
+    checks_shapes.shapes,
+    checks_options.objective,
+    checks_options.options,
+    checks_options.lengths,
     checks_machine.devices,
     checks_machine.memory,
 )
@@ -50,6 +56,10 @@ LANGUAGE_CHECKS = (
     checks_teacher.teacher_head,
     checks_language.teacher_skill,
     checks_teacher.sizes,
+    checks_shapes.shapes,
+    checks_options.objective,
+    checks_options.options,
+    checks_options.lengths,
     checks_machine.devices,
     checks_machine.memory,
 )
