@@ -91,9 +91,10 @@ def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
     params, axes = model.params, model.axes
     if unrolls(train) and axes is not None:
         params = jax.eval_shape(lambda params: layout.unstack(params, axes), params)
-    optimizer = make_optimizer(train, {"student": params, "projections": {}}, 2)
+    example = {"student": params, "projections": {}}
+    optimizer = make_optimizer(train, example, 2)
     try:
-        jax.eval_shape(optimizer.init, {"student": params, "projections": {}})
+        jax.eval_shape(lambda both: optimizer.update(both, optimizer.init(both), both), example)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"train.optimizer_options: got {train.optimizer_options}: {error}"

@@ -24,6 +24,13 @@ from jaxdistill.models.family import (
     initial,
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
+from jaxdistill.models.found import (
+    refuse_adapter,
+    refuse_lost_head,
+    settle_tie,
+    unwrapped,
+    without_quantization,
+)
 from jaxdistill.models.hub import (
     canonical_names,
     companions,
@@ -166,7 +173,9 @@ def load_model(
     """Load a model from a Hugging Face folder (`config.json` and safetensors).
 
     A head that the checkpoint lacks is drawn from `seed`, logged and listed in
-    `Model.initialized`. Labels given in another order than the checkpoint's reorder its outputs.
+    `Model.initialized`; only that of a language model is never drawn unasked. What wrappers (torch
+    parallelism and compilation, PEFT, a trainer's attribute) put before names is taken off, and
+    said. Labels given in another order than the checkpoint's reorder its outputs.
 
     Args:
       labels: names of the classes, in the order the logits shall have; None: the checkpoint's.
@@ -181,6 +190,7 @@ def load_model(
         listed), or labels that are not those of the checkpoint.
     """
     folder = Path(folder)
+    refuse_adapter(folder)
     raw = read_json(folder / "config.json")
     family, config = config_of(raw, folder / "config.json")
     head = family.head_named(head)
@@ -196,8 +206,15 @@ def load_model(
     )
     check_options(family, options)
     stored = open_tensors(folder)
+    extra = without_quantization(config.extra, stored, folder)
+    config = dataclasses.replace(config, extra=extra)
+    stored = unwrapped(family, list(family.rules(config, options)), stored, folder)
     config = family.settle(config, stored)
+    if head == "lm":
+        config = settle_tie(family, config, stored, folder)
     held = _groups_held(family, config, options, stored)
+    if head == "lm" and not fresh_head:
+        refuse_lost_head(folder, list(family.rules(config, options)), held)
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None
