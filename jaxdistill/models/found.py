@@ -141,16 +141,25 @@ def settle_tie(family: Family, config: Any, stored: Mapping[str, Stored], folder
     return dataclasses.replace(config, tie_word_embeddings=False)
 
 
-def refuse_lost_head(folder: Path, rules: Sequence[Rule], held: Mapping[str, int]) -> None:
+def refuse_lost_head(
+    folder: Path, rules: Sequence[Rule], held: Mapping[str, int], stored: Mapping[str, Stored]
+) -> None:
     """Refuse a language model whose file has lost its head: a drawn one says nothing.
 
     Raises:
       ModelError: names the tensor.
     """
-    for rule in rules:
-        if rule.group == "head" and "head" not in held:
-            raise ModelError(
-                f"{folder}: got no {rule.theirs}, expected the head of a language model; where it "
-                "is the word table, set tie_word_embeddings: true in config.json, else save the "
-                "model with its head (load_model draws a new one by fresh_head=True)"
-            )
+    lost = [rule.theirs for rule in rules if rule.group == "head" and "head" not in held]
+    if not lost:
+        return
+    other = [name for name in stored if name.endswith(("score.weight", "classifier.weight"))]
+    if other:
+        raise ModelError(
+            f"{folder}: got the head of a classifier ({other[0]}) and no {lost[0]}, expected a "
+            "language model; give a folder saved as one"
+        )
+    raise ModelError(
+        f"{folder}: got no {lost[0]}, expected the head of a language model; where it is the word "
+        "table, set tie_word_embeddings: true in config.json, else save the model with its head "
+        "(load_model draws a new one by fresh_head=True)"
+    )

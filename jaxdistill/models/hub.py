@@ -180,8 +180,7 @@ def _faults(
 
 def _advice(options: Options, stored: Mapping[str, Stored], faults: Sequence[str]) -> Iterator[str]:
     """Yield what to do about tensors that do not fit, where it can be told."""
-    classifies = any(name.endswith(("score.weight", "classifier.weight")) for name in stored)
-    if options.head == "lm" and classifies:
+    if options.head == "lm" and any(name.endswith("score.weight") for name in stored):
         yield "the folder holds a classifier, expected one saved as a language model"
     kinds = {fault.split(":")[0].split(" ", 1)[1] for fault in faults}
     if "misshapen" in kinds:

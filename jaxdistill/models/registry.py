@@ -214,7 +214,7 @@ def load_model(
         config = settle_tie(family, config, stored, folder)
     held = _groups_held(family, config, options, stored)
     if head == "lm" and not fresh_head:
-        refuse_lost_head(folder, list(family.rules(config, options)), held)
+        refuse_lost_head(folder, list(family.rules(config, options)), held, stored)
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None
