@@ -113,8 +113,6 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
                 yield ("data", name), f"of language models; the task is {config.task!r}"
         if config.task == "regression":
             yield ("data", "labels"), "of classes; the task is 'regression'"
-        if data.layout == "pack":
-            yield ("data", "buckets"), "of data.layout=bucket, and data.layout is 'pack'"
 
 
 def _of_cache(config: Config) -> Iterator[tuple[Path, str]]:

@@ -159,7 +159,6 @@ def test_total_variation_of_a_config_has_its_temperature(fused, heat):
         (SENTENCES, {"data.subset": "sst2"}, "data.subset"),
         (SENTENCES, {"data.streaming": True}, "data.streaming"),
         (SENTENCES, {"data.messages": "chat"}, "data.messages"),
-        (SENTENCES, {"data.layout": "pack", "data.buckets": 4}, "data.buckets"),
         ({**IMAGES, "task": "regression"}, {"data.labels": ["a", "b"]}, "data.labels"),
         (TEXTS, {"data.labels": ["a", "b"]}, "data.labels"),
         (TEXTS, {"data.label": "y"}, "data.label"),
@@ -199,6 +198,8 @@ def test_an_option_without_effect_is_refused_by_name(base, changes, expected):
     [
         (SENTENCES, {"train.optimizer": "adam", "train.weight_decay": 0}),
         (SENTENCES, {"data.messages": None, "data.subset": None, "data.buckets": 2}),
+        # Evaluations are not packed.
+        (SENTENCES, {"data.layout": "pack", "data.buckets": 4}),
         (SENTENCES, {"cache": {"codec": "topk", "k": 8}}),
         (TEXTS, {"cache": {"samples": 8, "seed": 2}}),
         (TEXTS, {"losses": "dense", "generate": {"examples": 3}}),
