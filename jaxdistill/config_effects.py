@@ -102,7 +102,7 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
     if speaks:
         for name in (*_IMAGE_OPTIONS, *_LABEL_OPTIONS):
             yield ("data", name), "not of language models, which learn from text alone"
-        for name in ("layout", "buckets", "tokens_per_batch"):
+        for name in ("layout", "buckets"):
             yield (
                 ("data", name),
                 "not of language models, whose rows of data.max_length tokens are packed full",

@@ -18,6 +18,29 @@ from jaxdistill.config_paths import expand
 from jaxdistill.config_values import annotation_at, read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError, did_you_mean
 
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "seed": "seeds",
+    "alpha": "weight",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "max_grad_norm": "clip_norm",
+    "grad_clip": "clip_norm",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "max_seq_length": "max_length",
+    "model_name_or_path": "model",
+    "eval_steps": "evaluate_every",
+}
+"""What other tools call a key, and what it is called here."""
+
 
 def recipes() -> dict[str, Path]:
     """Return the shipped recipes by name."""
@@ -151,10 +174,7 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
     for key, value in values.items():
         field = model.model_fields.get(key)
         if field is None:
-            known = list(model.model_fields)
-            faults.append(
-                f"{prefix}{key}: unknown key.{did_you_mean(str(key), known) or f' Known: {known}'}"
-            )
+            faults.append(f"{prefix}{key}: unknown key.{_nearest(model, str(key))}")
             continue
         if isinstance(value, bool) and not {bool, Any} & set(_members(field.annotation)):
             # pydantic would take `true` for the number 1.
@@ -167,6 +187,22 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
             elif isinstance(value, dict):
                 faults += _key_faults(section, value, f"{prefix}{key}.")
     return faults
+
+
+def _nearest(model: type[BaseModel], key: str) -> str:
+    """Say which key was meant: one spelled alike, one of other tools, or one of a section."""
+    known, meant = list(model.model_fields), ELSEWHERE.get(key, key)
+    if meant in known:
+        return f" Did you mean {meant!r}?"
+    inside = [
+        f"{name}.{meant}"
+        for name, field in model.model_fields.items()
+        for section, is_map in _sections(field.annotation)
+        if not is_map and meant in section.model_fields
+    ]
+    if inside:
+        return f" Did you mean {' or '.join(inside)}?"
+    return did_you_mean(key, known) or f" Known: {known}"
 
 
 def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
