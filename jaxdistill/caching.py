@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import build, language
 from jaxdistill.config import CacheConfig, Config
-from jaxdistill.config_terms import CACHED_LOSSES, LOGIT_LOSSES, ScheduleConfig
+from jaxdistill.config_terms import CACHED_LOSSES, LOGIT_LOSSES, OPTIONS, ScheduleConfig
 from jaxdistill.config_training import ParallelConfig
 from jaxdistill.data.batches import eval_batches
 from jaxdistill.data.dataset import Dataset
@@ -265,13 +265,13 @@ def _temperature(config: Config, codec: str) -> float:
     )
     found: dict[str, float] = {}
     for name, term in config.terms.items():
-        if term.loss not in LOGIT_LOSSES:
+        if "temperature" not in OPTIONS[term.loss]:
             continue
         if isinstance(term.temperature, ScheduleConfig):
             raise ConfigError(
                 f"objective.{name}.temperature: got a schedule, expected a number: {fix}"
             )
-        found[name] = 1.0 if term.loss == "total_variation" else term.temperature
+        found[name] = term.temperature
     if len(set(found.values())) > 1:
         raise ConfigError(f"objective: got terms at the temperatures {found}, expected one: {fix}")
     return next(iter(found.values()), 1.0)

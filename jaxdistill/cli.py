@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,7 +197,10 @@ def call(arguments: list[str]) -> int:
     except Exception as error:
         if not isinstance(error, usage_error):
             raise
-        return _fail(getattr(error, "format_message", error.__str__)(), 2)
+        message = str(getattr(error, "format_message", error.__str__)())
+        if re.search(r"--\w+\.\w", message):
+            message += " Values of the config are given without dashes: train.epochs=2"
+        return _fail(message, 2)
     # Typer turns the interrupt of a running command into this code.
     if code == _INTERRUPTED:
         return _fail("run the same command again to go on", code, "interrupted")

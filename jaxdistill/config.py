@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jaxdistill.config_effects import check_effects
 from jaxdistill.config_terms import (
     ATTENTION_LOSSES,
     FUSED_LOSSES,
     HIDDEN_LOSSES,
     LOWER_IS_BETTER,
+    OF_SEVERAL_CLASSES,
     SUPERVISED_LOSSES,
     TASK_LOSSES,
     Dtype,
@@ -349,6 +351,7 @@ class Config(Section):
                     f"expected {wanted!r}"
                 )
             _check_language_term(self, name, term)
+        _check_objective(self)
         _check_on_policy(self)
         metrics = {
             "classification": {"accuracy", "f1", "matthews"},
@@ -366,7 +369,23 @@ class Config(Section):
                 f"data.positive: got {self.data.positive!r} for metric {self.ranking_metric!r}, "
                 "which is not measured label by label; set metric=f1, or drop data.positive"
             )
+        check_effects(self)
         return self
+
+
+def _check_objective(config: Config) -> None:
+    """Refuse an objective that is 0 whatever the student does."""
+    if not any(term.acts for term in config.terms.values()):
+        raise ValueError(
+            f"objective: got the weight 0 for every term ({', '.join(config.terms)}), which trains "
+            "nothing; give one of them a weight above 0"
+        )
+    for name, term in config.terms.items():
+        if config.task == "regression" and term.loss in (*OF_SEVERAL_CLASSES, "bernoulli_kl"):
+            raise ValueError(
+                f"objective.{name}.loss: got {term.loss!r} for task 'regression', whose one output "
+                "is no distribution over classes; expected 'mse_logits'"
+            )
 
 
 def _check_language_term(config: Config, name: str, term: TermConfig) -> None:

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from jaxdistill.config import Config
+from jaxdistill.config_effects import effective
+from jaxdistill.config_paths import expand
+from jaxdistill.config_values import annotation_at, read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError, did_you_mean
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: `1e-4` is a number, and a key given twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {twice[0]!r} is given twice", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "seed": "seeds",
+    "alpha": "weight",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "max_grad_norm": "clip_norm",
+    "grad_clip": "clip_norm",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "max_seq_length": "max_length",
+    "model_name_or_path": "model",
+    "eval_steps": "evaluate_every",
+}
+"""What other tools call a key, and what it is called here."""
 
 
 def recipes() -> dict[str, Path]:
@@ -51,7 +55,7 @@ def describe_recipes() -> dict[str, str]:
     """Return the description of each shipped recipe by name."""
     found = {}
     for name, path in recipes().items():
-        values = _parse(_read(path), where=str(path)) or {}
+        values = _parse(path) or {}
         found[name] = " ".join(str(values.get("description", "")).split())
     return found
 
@@ -59,7 +63,7 @@ def describe_recipes() -> dict[str, str]:
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file or a recipe's name, apply `key=value` overrides and check everything.
 
-    Environment variables in strings (`${NAME}`) are expanded.
+    Environment variables in texts (`${NAME}`) are expanded, `~` and `$NAME` in places on disk.
 
     Raises:
       ConfigError: with one line per fault.
@@ -76,28 +80,33 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
                 f"config: got {source!r}, expected a YAML file or one of the recipes "
                 f"{sorted(known)}.{did_you_mean(source, known)}"
             )
-    values = _parse(_read(path), where=str(path))
+    values = _parse(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, expected a mapping of sections")
-    values.setdefault("name", path.stem)
+    values.setdefault("name", name_of(path))
     for override in overrides:
         apply_override(values, override)
-    return check(_expand(values))
+    return check(expand(values))
+
+
+def name_of(path: Path) -> str:
+    """Return a run's name after its file: what is no letter, digit, `_` or `.` becomes `-`."""
+    return re.sub(r"[^\w.]+", "-", path.stem).strip("-.") or "run"
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one dotted `key=value`, in place; the value is read as YAML."""
+    """Set one dotted `key=value`, in place; the value is read as what its field holds."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"override: got {override!r}, expected key=value, e.g. train.epochs=2")
     node = values
-    *parents, last = key.strip().split(".")
+    *parents, last = path = key.strip().split(".")
     for parent in parents:
         child = node.get(parent)
         if not isinstance(child, dict):
             child = node[parent] = {}
         node = child
-    node[last] = _parse(text, where=key)
+    node[last] = read_override(text, annotation_at(Config, path), where=key.strip())
 
 
 def check(values: Mapping[str, Any]) -> Config:
@@ -124,7 +133,7 @@ def check(values: Mapping[str, Any]) -> Config:
 
 def dump(config: Config) -> str:
     """Return the resolved configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(effective(config))
 
 
 def fingerprint(*parts: Any) -> str:
@@ -148,39 +157,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def _read(path: Path) -> str:
+def _parse(path: Path) -> Any:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: got a binary file, expected YAML text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _parse(text: str, *, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"{where}: not valid YAML{place}: {problem}") from None
-
-
-def _expand(value: Any) -> Any:
-    if isinstance(value, str):
-        expanded = os.path.expanduser(os.path.expandvars(value))
-        missing = re.findall(r"\$\{(\w+)\}", expanded)
-        if missing:
-            raise ConfigError(
-                f"config: {value!r} names the environment variable {missing[0]}, which is not set; "
-                f"set it or give the value on the command line"
-            )
-        return expanded
-    if isinstance(value, dict):
-        return {key: _expand(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item) for item in value]
-    return value
+    # JSON is YAML but for tabs between values; within its texts there are none.
+    text = text.replace("\t", " ") if path.suffix == ".json" else text
+    return read_yaml(text, Config, where=str(path))
 
 
 def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
@@ -188,10 +174,7 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
     for key, value in values.items():
         field = model.model_fields.get(key)
         if field is None:
-            known = list(model.model_fields)
-            faults.append(
-                f"{prefix}{key}: unknown key.{did_you_mean(str(key), known) or f' Known: {known}'}"
-            )
+            faults.append(f"{prefix}{key}: unknown key.{_nearest(model, str(key))}")
             continue
         if isinstance(value, bool) and not {bool, Any} & set(_members(field.annotation)):
             # pydantic would take `true` for the number 1.
@@ -204,6 +187,22 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
             elif isinstance(value, dict):
                 faults += _key_faults(section, value, f"{prefix}{key}.")
     return faults
+
+
+def _nearest(model: type[BaseModel], key: str) -> str:
+    """Say which key was meant: one spelled alike, one of other tools, or one of a section."""
+    known, meant = list(model.model_fields), ELSEWHERE.get(key, key)
+    if meant in known:
+        return f" Did you mean {meant!r}?"
+    inside = [
+        f"{name}.{meant}"
+        for name, field in model.model_fields.items()
+        for section, is_map in _sections(field.annotation)
+        if not is_map and meant in section.model_fields
+    ]
+    if inside:
+        return f" Did you mean {' or '.join(inside)}?"
+    return did_you_mean(key, known) or f" Known: {known}"
 
 
 def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
@@ -254,7 +253,7 @@ def _expectation(fault: Any) -> str:
         known = re.findall(r"'([^']*)'", context["expected"])
         return f"{context['expected']}.{did_you_mean(str(fault['input']), known)}".rstrip(".")
     if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
+        return "letters, digits, '_', '-' and '.', since it names a folder"
     if kind == "too_short":
         return f"at least {context['min_length']} of them"
     plain = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +31,8 @@ Optimizer = Literal[
     "rmsprop",
     "sgd",
 ]
+DECAYING = ("adamw", "adamaxw", "nadamw", "lamb", "lars", "lion", "sgd", "rmsprop")
+"""Optimizers with weight decay."""
 
 
 def _label_name(value: Any) -> Any:
@@ -47,6 +50,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 
 SUPERVISED_LOSSES = ("cross_entropy", "regression", "multilabel")
 LOGIT_LOSSES = ("forward_kl", "reverse_kl", "jsd", "total_variation", "mse_logits", "bernoulli_kl")
@@ -73,6 +77,23 @@ LossName = Literal[
     "hidden_cosine",
     "attention_kl",
 ]
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": ("label_smoothing",),
+    "regression": (),
+    "multilabel": (),
+    "forward_kl": ("temperature",),
+    "reverse_kl": ("temperature",),
+    "jsd": ("temperature", "beta"),
+    "total_variation": ("temperature",),
+    "mse_logits": (),
+    "bernoulli_kl": ("temperature",),
+    "hidden_mse": ("layers",),
+    "hidden_cosine": ("layers",),
+    "attention_kl": ("layers",),
+}
+"""What each loss can be told, beside its weight."""
+OF_SEVERAL_CLASSES = ("forward_kl", "reverse_kl", "jsd", "total_variation")
+"""Losses of a distribution over classes: 0 wherever there is one output only."""
 TASK_LOSSES: dict[str, str] = {
     "classification": "cross_entropy",
     "regression": "regression",
@@ -101,6 +122,28 @@ class ScheduleConfig(Section):
     end: float
     over: PositiveFloat = 1.0
 
+    @property
+    def highest(self) -> float:
+        """The largest value on the way; both shapes run straight from one end to the other."""
+        return self.start if self.shape == "constant" else max(self.start, self.end)
+
+    @model_validator(mode="after")
+    def _moves(self) -> ScheduleConfig:
+        if self.shape == "constant" and self.end != self.start:
+            raise ValueError(
+                f"end: got {self.end:g} for the shape 'constant', which stays at start, "
+                f"{self.start:g}; choose 'linear' or 'cosine', or give the number alone"
+            )
+        return self
+
+
+def _check_ends(value: float | ScheduleConfig, wanted: str, fits: Callable[[float], bool]) -> None:
+    """Refuse a schedule with a value out of range; its largest and smallest are its ends."""
+    if isinstance(value, ScheduleConfig):
+        for name in ("start", "end"):
+            if not fits(end := getattr(value, name)):
+                raise ValueError(f"{name}: got {end:g}, expected {wanted}, as at every step")
+
 
 class TermConfig(Section):
     """One weighted term of the distillation objective."""
@@ -108,23 +151,50 @@ class TermConfig(Section):
     loss: LossName
     weight: NonNegativeFloat | ScheduleConfig = 1.0
     temperature: PositiveFloat | ScheduleConfig = 1.0
-    layers: dict[int, int] | None = None
+    """Divides both sides' logits; of the losses that compare distributions."""
+    layers: dict[NonNegativeInt, NonNegativeInt] | None = None
     """`student_layer: teacher_layer` for losses on hidden states and attentions."""
     beta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Mixture weight of `jsd`."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of every label that is spread over all classes; of `cross_entropy`."""
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The options that this loss does not have."""
+        every = ("temperature", "layers", "beta", "label_smoothing")
+        return tuple(name for name in every if name not in OPTIONS[self.loss])
+
+    @property
+    def acts(self) -> bool:
+        """Whether the weight is above 0 at some step."""
+        weight = self.weight
+        return (weight.highest if isinstance(weight, ScheduleConfig) else weight) > 0
+
+    @field_validator("weight")
+    @classmethod
+    def _is_a_weight(cls, value: float | ScheduleConfig) -> float | ScheduleConfig:
+        _check_ends(value, "a number greater than or equal to 0", lambda end: end >= 0)
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_a_temperature(cls, value: float | ScheduleConfig) -> float | ScheduleConfig:
+        _check_ends(value, "a number greater than 0", lambda end: end > 0)
+        return value
 
     @model_validator(mode="after")
-    def _layers_where_needed(self) -> TermConfig:
-        needs = self.loss in HIDDEN_LOSSES + ATTENTION_LOSSES
-        if needs and not self.layers:
+    def _has_its_options(self) -> TermConfig:
+        for name in self.idle:
+            if name in self.model_fields_set:
+                known = ", ".join(("weight", *OPTIONS[self.loss]))
+                raise ValueError(
+                    f"{name}: unknown key for the loss {self.loss!r}, which has {known}; drop it"
+                )
+        if "layers" in OPTIONS[self.loss] and not self.layers:
             raise ValueError(
                 f"layers: got none for loss {self.loss!r}, expected a map "
                 "student_layer: teacher_layer, e.g. layers: {0: 1, 1: 3, 2: 5}"
-            )
-        if self.layers and not needs:
-            raise ValueError(
-                f"layers: got a map for loss {self.loss!r}, which has no layers; drop it"
             )
         return self
 
@@ -141,6 +211,16 @@ class SamplingConfig(Section):
     top_k: PositiveInt | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
 
+    @model_validator(mode="after")
+    def _samples(self) -> SamplingConfig:
+        for name in ("top_k", "top_p"):
+            if self.temperature == 0 and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: has no effect at temperature 0, which takes the likeliest token; "
+                    "drop one of the two"
+                )
+        return self
+
 
 class OnPolicyConfig(SamplingConfig):
     """Distilling on texts that the student writes (generalized knowledge distillation)."""
@@ -151,13 +231,8 @@ class OnPolicyConfig(SamplingConfig):
     @field_validator("share")
     @classmethod
     def _is_a_share(cls, value: float | ScheduleConfig) -> float | ScheduleConfig:
-        if isinstance(value, ScheduleConfig) and not all(
-            0 <= end <= 1 for end in (value.start, value.end)
-        ):
-            raise ValueError(
-                f"got {value.start} to {value.end}, expected both between 0 (the data only) and 1 "
-                "(the student's texts only)"
-            )
+        wanted = "a share between 0 (the data only) and 1 (the student's texts only)"
+        _check_ends(value, wanted, lambda end: 0 <= end <= 1)
         return value
 
 

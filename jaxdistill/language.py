@@ -96,7 +96,7 @@ def fused_terms(
         name: TokenLoss(
             term.loss,
             value_schedule(term.weight, total_steps),
-            1.0 if not _warm(term) else value_schedule(term.temperature, total_steps),
+            value_schedule(term.temperature, total_steps),
             term.beta,
         )
         for name, term in terms.items()
@@ -105,6 +105,3 @@ def fused_terms(
     return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}
 
 
-def _warm(term: TermConfig) -> bool:
-    """Return whether a loss has a temperature, as the dense terms have it."""
-    return term.loss not in ("cross_entropy", "total_variation")

@@ -15,6 +15,7 @@ from jaxdistill.config_terms import (
     FUSED_LOSSES,
     HIDDEN_LOSSES,
     LOGIT_LOSSES,
+    OPTIONS,
     SUPERVISED_LOSSES,
     TASK_LOSSES,
     TermConfig,
@@ -28,7 +29,7 @@ from jaxdistill.engine.objective import (
 )
 from jaxdistill.engine.optim import value_schedule
 from jaxdistill.engine.stored_term import StoredLoss, stored_term, stored_tokens_term
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher import codecs
 
@@ -90,33 +91,86 @@ def distillation_objective(
     return Objective(fused | others)
 
 
+def check_layers(
+    config: Config, student: Model, teacher: Model, batch: dict[str, Any] | None = None
+) -> None:
+    """Check the layer maps of all terms against what both models give, by shapes alone.
+
+    Args:
+      config: a run's.
+      student: its parameters may be shapes.
+      teacher: the same.
+      batch: what both read; by default a small one that the model itself can read.
+
+    Raises:
+      ConfigError: names a layer that a model does not have, features that its family does not give,
+        or a pair of layers that cannot be compared.
+    """
+    for name, term in config.terms.items():
+        if not term.layers:
+            continue
+        kind = "hidden" if term.loss in HIDDEN_LOSSES else "attention"
+        found = []
+        for side, model, layers in (
+            ("student", student, list(term.layers.keys())),
+            ("teacher", teacher, list(term.layers.values())),
+        ):
+            _check_range(name, side, layer_count(model), layers)
+            try:
+                found.append(_tap_shapes(model, layers, kind, batch))
+            except ModelError as error:
+                raise ConfigError(
+                    f"objective.{name}.loss: got {term.loss!r}, but the {side} ({model.family}) "
+                    f"gives no such features: {error}"
+                ) from None
+        for pair, ours, theirs in zip(term.layers.items(), *found, strict=True):
+            _check_pair(name, kind, pair, ours, theirs)
+
+
+def _check_range(name: str, side: str, count: int | None, layers: list[int]) -> None:
+    wrong = [layer for layer in layers if count is not None and not 0 <= layer < count]
+    if wrong:
+        raise ConfigError(
+            f"objective.{name}.layers: got {side} layer {wrong[0]}, "
+            f"expected 0 to {count - 1 if count else 0}; the {side} has {count} layers"
+        )
+
+
+def _check_pair(
+    name: str, kind: str, pair: tuple[int, int], ours: tuple[int, ...], theirs: tuple[int, ...]
+) -> None:
+    told = f"objective.{name}.layers: student layer {pair[0]} gives"
+    if kind == "attention" and ours[:2] != theirs[:2]:
+        raise ConfigError(
+            f"{told} the maps of {ours[1]} heads and teacher layer {pair[1]} of {theirs[1]}, which "
+            "are compared one by one; give both as many heads, or use hidden_mse or hidden_cosine"
+        )
+    compared = slice(None) if kind == "attention" else slice(0, -1)
+    if ours[compared] != theirs[compared]:
+        raise ConfigError(
+            f"{told} {list(ours[1:])} for an example and teacher layer {pair[1]} "
+            f"{list(theirs[1:])}, expected the same places; pair layers of one resolution"
+        )
+
+
 def make_projections(config: Config, student: Model, teacher: Model, seed: int) -> dict[str, Any]:
     """Create the kernels for hidden-state terms between models of different widths.
 
     Returns `{term: {student_layer: [D_student, D_teacher]}}`, only for terms that need them.
 
     Raises:
-      ConfigError: a layer map names a layer that a model does not have.
+      ConfigError: see `check_layers`.
     """
+    check_layers(config, student, teacher)
     projections: dict[str, Any] = {}
     for name, term in config.terms.items():
-        if term.loss not in HIDDEN_LOSSES + ATTENTION_LOSSES:
-            continue
-        layers = term.layers or {}
-        for side, model, wanted in (
-            ("student", student, layers.keys()),
-            ("teacher", teacher, layers.values()),
-        ):
-            count = layer_count(model)
-            wrong = [layer for layer in wanted if count is not None and not 0 <= layer < count]
-            if wrong:
-                raise ConfigError(
-                    f"objective.{name}.layers: got {side} layer {wrong[0]}, "
-                    f"expected 0 to {count - 1 if count else 0}; the {side} has {count} layers"
-                )
         if term.loss not in HIDDEN_LOSSES:
             continue
-        widths = _tap_widths(student, layers.keys()), _tap_widths(teacher, layers.values())
+        layers = term.layers or {}
+        sides = (student, list(layers.keys())), (teacher, list(layers.values()))
+        widths = [
+            [shape[-1] for shape in _tap_shapes(model, wanted, "hidden")] for model, wanted in sides
+        ]
         if widths[0] == widths[1]:
             continue
         key = jax.random.fold_in(jax.random.key(seed), len(projections))
@@ -166,7 +220,7 @@ def _term(
     options = {"beta": term.beta} if term.loss == "jsd" else {}
     if isinstance(codec, codecs.TopK | codecs.Sampled):
         return stored_term(_stored(term, total_steps, codec), vocabulary=vocabulary)
-    if term.loss in ("mse_logits", "total_variation"):
+    if "temperature" not in OPTIONS[term.loss]:
         return logits_term(function, temperature=None, weight=weight)
     return logits_term(function, temperature=temperature, weight=weight, **options)
 
@@ -183,14 +237,16 @@ def _stored(term: TermConfig, total_steps: int, codec: codecs.TopK | codecs.Samp
     return StoredLoss(loss, codecs.TARGETS[codec.name]._fields, weight, options)
 
 
-def _tap_widths(model: Model, layers: Any) -> list[int]:
-    taps = tuple(f"layers.{layer}.hidden" for layer in layers)
+def _tap_shapes(
+    model: Model, layers: list[int], kind: str, batch: dict[str, Any] | None = None
+) -> list[tuple[int, ...]]:
+    taps = tuple(f"layers.{layer}.{kind}" for layer in layers)
     extra = {} if model.model_state is None else {"model_state": model.model_state}
-    batch = _example_batch(model)
+    batch = _example_batch(model) if batch is None else batch
     outputs = jax.eval_shape(
         lambda params: model.apply(params, batch, taps=taps, **extra), model.params
     )
-    return [outputs.features[tap].shape[-1] for tap in taps]
+    return [outputs.features[tap].shape for tap in taps]
 
 
 def _example_batch(model: Model) -> dict[str, jax.Array]:

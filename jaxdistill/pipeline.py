@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import build, caching
+from jaxdistill import build, caching, workdir_lock
 from jaxdistill.config import CacheConfig, Config
 from jaxdistill.data.dataset import image_processor
 from jaxdistill.engine import preemption, processes
@@ -32,7 +32,7 @@ from jaxdistill.inspect.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
 from jaxdistill.teacher import manifest
 from jaxdistill.training import Trainer, make_trainer, run_seed
-from jaxdistill.workspace import Workspace, run_stage, write_json
+from jaxdistill.workspace import EVALUATED, Workspace, run_stage, write_json
 
 log = logging.getLogger("jaxdistill")
 
@@ -54,8 +54,8 @@ def run(
       `result.json` of the work directory where the evaluation has run, else of the last stage.
 
     Raises:
-      ConfigError: a finished or interrupted stage has another configuration, or the doctor found
-        something fatal.
+      ConfigError: a finished or interrupted stage has another configuration, the doctor found
+        something fatal, or another run is at work in the folder.
       Preempted: the process was asked to stop; running again resumes.
     """
     last = STAGES[-1] if until is None else until
@@ -64,10 +64,12 @@ def run(
     if last == "cache" and config.cache is None:
         config = config.model_copy(update={"cache": CacheConfig()})
     workdir.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(config, workdir, force)
+    if until == "report" and processes.decide("finished", workspace.is_evaluated):
+        return _report(workspace)
     if config.parallel.compilation_cache:
         _keep_compiled_programs(workdir.parent / ".compilation_cache")
-    with preemption.watch():
-        workspace = Workspace(config, workdir, force)
+    with workdir_lock.held(workdir), preemption.watch():
         result: dict[str, Any] = {}
         for name in STAGES[: STAGES.index(last) + 1]:
             result = _STAGES[name](workspace) or result
@@ -190,9 +192,7 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
         examples = {arm: models[0] for arm, models in arms.items()}
         return processes.first("compare", lambda: _compare(workspace, folder, examples, predicted))
 
-    settings = workspace.settings(
-        "student", "train", "seeds", "teacher", "finetune", "objective", "cache", "on_policy"
-    )
+    settings = workspace.settings(*EVALUATED)
     settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
     processes.once("result", lambda: write_json(workspace.workdir / "result.json", result))

@@ -134,9 +134,7 @@ def make_trainer(
             f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
         )
     source = _source(config, train_config, dataset, seed=0, mesh=mesh)
-    total_steps = train_config.steps or max(
-        1, math.ceil(train_config.epochs * source.steps_per_epoch)
-    )
+    total_steps = _steps(train_config, source)
 
     def real_classes(cached: int | None) -> int | None:
         return language.real_vocabulary(dataset, cached, model, teacher) if speaks else None
@@ -266,6 +264,19 @@ def _fewer(dataset: Dataset, train_config: TrainConfig, seed: int) -> Dataset:
         return dataset
     rows = subset(len(dataset.train), count, seed=seed)
     return dataclasses.replace(dataset, train=take_examples(dataset.train, rows))
+
+
+def count_steps(config: Config, train_config: TrainConfig, dataset: Dataset) -> int:
+    """Return the updates of a stage: as configured, else those of its epochs."""
+    if train_config.steps is not None:
+        return train_config.steps
+    dataset = _fewer(dataset, train_config, config.data.split_seed)
+    mesh = mesh_of(config.parallel.sizes)
+    return _steps(train_config, _source(config, train_config, dataset, seed=0, mesh=mesh))
+
+
+def _steps(train_config: TrainConfig, source: BatchSource) -> int:
+    return train_config.steps or max(1, math.ceil(train_config.epochs * source.steps_per_epoch))
 
 
 def _precomputed_logits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 from jaxdistill import build, caching
 from jaxdistill.config import Config
 from jaxdistill.config_file import differences, dump, fingerprint
+from jaxdistill.config_paths import absolute, moved, real
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.engine import processes
 from jaxdistill.engine.mesh import mesh_of
@@ -23,6 +25,18 @@ from jaxdistill.inspect import doctor
 from jaxdistill.models.registry import Model
 from jaxdistill.teacher.cache_reader import Cache
 from jaxdistill.teacher.manifest import MANIFEST
+
+EVALUATED = (
+    "student",
+    "train",
+    "seeds",
+    "teacher",
+    "finetune",
+    "objective",
+    "cache",
+    "on_policy",
+)
+"""The parts of a configuration that decide what an evaluation finds."""
 
 
 class Workspace:
@@ -133,12 +147,35 @@ class Workspace:
                 say(f"doctor  warning: {finding.name}: {finding.message}")
         doctor.stop_if_fatal(findings)
 
+    def is_evaluated(self) -> bool:
+        """Return whether the evaluation has been made with these settings; needs no data."""
+        folder = self.workdir / "evaluate"
+        files = folder / "result.json", self.workdir / "result.json", folder / "settings.json"
+        if not all(path.is_file() for path in files):
+            return False
+        made = json.loads(files[-1].read_text(encoding="utf-8"))
+        # Whether the data are the same cannot be told without them.
+        made.pop("data", None)
+        made["settings"].pop("test", None)
+        return not self.changes(made, {"settings": self.settings(*EVALUATED)})
+
+    def changes(self, made: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+        """List what differs between the settings of a stage and those wanted of it.
+
+        Places are the same if they are at the same address, or seen from the work directory: it
+        may have been moved alone, or with all that it reads.
+        """
+        folder, wanted = os.path.realpath(self.workdir), json.loads(json.dumps(wanted))
+        before = made.pop("workdir", folder)
+        there = {**made, "settings": moved(made["settings"], before, folder)}
+        return min((differences(one, wanted) for one in (made, there)), key=len)
+
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the parts of the configuration that decide a stage's result.
 
         The layout over devices is none of them: a run may go on with another one.
         """
-        whole: dict[str, Any] = self.config.model_dump(mode="json")
+        whole = real(self.config.model_dump(mode="json"))
         for name in ("cache", "prefetch", "test"):
             whole["data"].pop(name)
         if "cache" not in names:
@@ -180,7 +217,7 @@ def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, 
     done = result_file.is_file()
     if marker.is_file():
         before = json.loads(marker.read_text(encoding="utf-8"))
-        changed = differences(before, json.loads(json.dumps(wanted)))
+        changed = workspace.changes(before, wanted)
         # A stage that failed before its first checkpoint left nothing worth asking about.
         if changed and not any(path.is_dir() for path in folder.iterdir()) and not done:
             shutil.rmtree(folder)
@@ -197,8 +234,10 @@ def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, 
         say(f"{name}  done before, kept")
         return json.loads(result_file.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    (workspace.workdir / "config.yaml").write_text(dump(workspace.config), encoding="utf-8")
-    write_json(marker, wanted)
+    (workspace.workdir / "config.yaml").write_text(
+        dump(absolute(workspace.config)), encoding="utf-8"
+    )
+    write_json(marker, {**wanted, "workdir": os.path.realpath(workspace.workdir)})
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import pipeline
+from jaxdistill import pipeline, workdir_lock
 from jaxdistill.config import Config
 from jaxdistill.data.corpus import Corpus, tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
@@ -62,7 +62,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
     check_rows("prompts", wanted.batch_size, mesh, setting="generate.batch_size")
     if config.finetune is not None:
         pipeline.run(config, workdir, until="finetune", force=force)
-    with preemption.watch():
+    with workdir_lock.held(workdir), preemption.watch():
         workspace = Workspace(config, workdir, force)
         check_heads("teacher", workspace.teacher.config, mesh.shape[TENSOR])
         dataset = workspace.dataset

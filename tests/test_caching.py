@@ -185,11 +185,9 @@ def test_a_codec_that_leaves_nothing_out_gives_the_live_loss(toy, codec, loss):
     """Two classes of two are kept: what is left is rounding."""
     if codec == "sampled" and loss != "forward_kl":
         return
-    heat = 1.0 if loss == "total_variation" else 3.0
-    term = (
-        f"objective={{soft: {{loss: {loss}, temperature: {heat}}}, hard: {{loss: cross_entropy}}}}"
-    )
-    sizes = ["cache.k=2", "cache.samples=2", f"cache.codec={codec}"]
+    term = f"objective={{soft: {{loss: {loss}, temperature: 3}}, hard: {{loss: cross_entropy}}}}"
+    sizes = {"full": [], "topk": ["cache.k=2"], "sampled": ["cache.samples=2"]}[codec]
+    sizes = [*sizes, f"cache.codec={codec}"]
     config = load_config(str(toy / "toy.yaml"), [term, *sizes])
     chosen = caching.choose_codec(config)
     generator = np.random.default_rng(0)

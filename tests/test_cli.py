@@ -101,6 +101,7 @@ def test_config_is_refused_before_anything_heavy_is_imported(config_file):
         (["run"], "CONFIG"),
         (["fly"], "fly"),
         (["run", "x.yaml", "--frce"], "--frce"),
+        (["run", "x.yaml", "--train.epochs", "2"], "are given without dashes: train.epochs=2"),
         (["run", "no/such.yaml"], "'no/such.yaml', expected a YAML file or one of the recipes"),
         (["run", "CONFIG", "train.epochs"], "expected key=value"),
         (["run", "CONFIG", "train.epochs=many"], "train.epochs: got 'many', expected a number"),

@@ -78,6 +78,10 @@ def test_is_frozen():
         ({"tain": {}}, ["tain: unknown key", "Did you mean 'train'?"]),
         ({"train": {"lerning_rate": 1}}, ["train.lerning_rate", "Did you mean 'learning_rate'?"]),
         ({"train": {"zzzz": 1}}, ["train.zzzz: unknown key", "Known: ['epochs'"]),
+        ({"learning_rate": 1}, ["learning_rate: unknown key. Did you mean finetune.learning_rate"]),
+        ({"train": {"lr": 1}}, ["train.lr: unknown key. Did you mean 'learning_rate'?"]),
+        ({"max_seq_length": 64}, ["max_seq_length: unknown key. Did you mean data.max_length?"]),
+        ({"seed": 1}, ["seed: unknown key. Did you mean 'seeds'?"]),
         ({"finetune": {"epoch": 1}}, ["finetune.epoch", "Did you mean 'epochs'?"]),
         (
             {"objective": {"soft": {"loss": "forward_kl", "temprature": 2}}},
@@ -177,7 +181,7 @@ def test_ranges(sections, where):
         ),
         (
             {"objective": {"soft": {"loss": "jsd", "layers": {0: 1}}}},
-            "objective.soft.layers: got a map for loss 'jsd'",
+            "objective.soft.layers: unknown key for the loss 'jsd', which has weight, temp",
         ),
         (
             {"data": {"source": "digits", "max_length": 128, "tokens_per_batch": 64}},

@@ -25,12 +25,20 @@ def test_a_share_moves_as_any_schedule():
     ("changes", "message"),
     [
         ({"on_policy": {"share": 1.5}}, r"on_policy.share: got 1.5"),
-        ({"on_policy": {"share": {"start": 0, "end": 2}}}, r"on_policy.share: got 0.0 to 2.0"),
+        (
+            {"on_policy": {"share": {"start": 0, "end": 2}}},
+            r"on_policy.share.end: got 2, expected a share",
+        ),
         ({"on_policy": {"prompt_tokens": 64}}, r"on_policy.prompt_tokens: got 64, expected fewer"),
         ({"on_policy": {"top_p": 0}}, r"on_policy.top_p: got 0"),
         ({"on_policy": {}, "task": "classification"}, r"on_policy: got task 'classification'"),
         ({"on_policy": {}, "cache": {"codec": "topk"}}, r"on_policy: got cache, too"),
         ({"on_policy": {}, "teacher": {"model": "t", "cache": "c"}}, r"got teacher.cache, too"),
+        (
+            {"on_policy": {"temperature": 0, "top_p": 0.9}},
+            r"on_policy.top_p: has no effect at temp",
+        ),
+        ({"generate": {"temperature": 0, "top_k": 5}}, r"generate.top_k: has no effect at temp"),
         ({"generate": {"batch_size": 0}}, r"generate.batch_size: got 0"),
     ],
 )

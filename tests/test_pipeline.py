@@ -1,6 +1,7 @@
 """A whole toy run: stages, files, skipping, refusing, exporting."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.metrics import f1_score
 from support import runs
 from support.setups import LABELS
 
-from jaxdistill import pipeline
+from jaxdistill import pipeline, workdir_lock
 from jaxdistill.cli import call
 from jaxdistill.config_file import load_config
 from jaxdistill.errors import ConfigError
@@ -112,3 +113,49 @@ def test_f1_is_that_of_the_label_that_the_config_names(tmp_path, capsys):
     assert account["value"] == pytest.approx(result["student_alone"]["values"][0])
     error = difference_error("classification", alone, distilled, labels, "f1", positive=0)
     assert result["evaluation_error"] == pytest.approx(error)
+def test_a_report_needs_no_data_and_no_place_and_waits_for_no_run(finished, tmp_path, monkeypatch):
+    """The whole project is moved, its data are lost, and somebody types from elsewhere."""
+    config, _, _ = finished
+    moved = tmp_path / "moved"
+    shutil.copytree(Path(config).parent, moved)
+    shutil.rmtree(moved / "teacher")
+    for name in ("train.tsv", "dev.tsv"):
+        (moved / name).unlink()
+    values = json.loads((moved / "toy.yaml").read_text())
+    for section, name in (("data", "train"), ("data", "validation"), ("teacher", "model")):
+        values[section][name] = Path(values[section][name]).name
+    (moved / "toy.yaml").write_text(json.dumps(values))
+    (moved / "work" / "report.html").unlink()
+    monkeypatch.chdir(moved)
+    with workdir_lock.held(moved / "work"):
+        assert call(["report", "toy.yaml", "--workdir", "work"]) == 0
+    assert "train.learning_rate" not in (moved / "work" / "report.html").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (moved / "work" / "report.html").unlink()
+    assert call(["report", "../moved/work"]) == 0
+    assert (moved / "work" / "report.html").is_file()
+    # Another configuration is another run, whose data are needed.
+    assert call(["report", "../moved/work", "train.epochs=1"]) == 2
+
+
+@pytest.mark.slow
+def test_the_same_run_typed_otherwise_is_the_same(finished, tmp_path, monkeypatch, capsys):
+    config, workdir, _ = finished
+    folder = Path(config).parent
+    monkeypatch.chdir(folder)
+    changes = ["data.train=train.tsv", "teacher.model=../" + folder.name + "/teacher"]
+    pipeline.run(load_config(config, changes), Path("work"), until="distill")
+    # The work directory alone, moved beside nothing that it was made from.
+    shutil.copytree(workdir, tmp_path / "alone")
+    pipeline.run(load_config(config), tmp_path / "alone", until="distill")
+    assert capsys.readouterr().err.count("distill  done before, kept") == 2
+
+
+@pytest.mark.slow
+def test_a_run_beside_a_run_is_refused_and_the_first_one_goes_on(finished, capsys):
+    config, workdir, _ = finished
+    with workdir_lock.held(workdir):
+        for command in ("run", "finetune", "evaluate"):
+            assert call([command, config, "train.epochs=2", "--workdir", str(workdir)]) == 2
+            assert "is in use by another run (process" in capsys.readouterr().err

@@ -128,12 +128,7 @@ def train_batches(
       ConfigError: the rows of a batch cannot be dealt to the microbatches and devices.
     """
     parts = accumulate * shards
-    if batch_size % parts:
-        near = max(parts, round(batch_size / parts) * parts)
-        raise ConfigError(
-            f"train.batch_size: got {batch_size}, expected a multiple of accumulate x devices = "
-            f"{accumulate} x {shards}; the nearest is {near}"
-        )
+    check_parts(batch_size, accumulate, shards)
     if config.layout == "pack" and split.segments is None:
         return _packed(split, batch_size, seed, config, accumulate, shards)
     lengths = split.lengths
@@ -167,6 +162,21 @@ def train_batches(
         draws,
         assemble,
     )
+
+
+def check_parts(batch_size: int, accumulate: int, shards: int) -> None:
+    """Check that the rows of a batch can be dealt to microbatches and devices.
+
+    Raises:
+      ConfigError: they cannot.
+    """
+    parts = accumulate * shards
+    if batch_size % parts:
+        near = max(parts, round(batch_size / parts) * parts)
+        raise ConfigError(
+            f"train.batch_size: got {batch_size}, expected a multiple of accumulate x devices = "
+            f"{accumulate} x {shards}; the nearest is {near}"
+        )
 
 
 def eval_batches(

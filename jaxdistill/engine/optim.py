@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxdistill.config import TrainConfig
-from jaxdistill.config_terms import Optimizer, ScheduleConfig
+from jaxdistill.config_terms import DECAYING, Optimizer, ScheduleConfig
 from jaxdistill.errors import ConfigError, did_you_mean
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -64,27 +64,40 @@ def make_optimizer(
     Frozen parameters get no optimizer state.
 
     Raises:
-      ConfigError: an unknown option, or a `freeze` pattern that matches nothing.
+      ConfigError: an unknown option, a `freeze` pattern that matches nothing or leaves nothing to
+        train, or a `layer_decay` without layers.
     """
     build = OPTIMIZERS[config.optimizer]
     accepted = inspect.signature(build).parameters
+    ours = {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     for option in config.optimizer_options:
+        if option in ours:
+            raise ConfigError(
+                f"train.optimizer_options.{option}: got a value beside train.learning_rate, "
+                "train.weight_decay and train.no_decay, which say it; give it there"
+            )
         if option not in accepted:
             raise ConfigError(
                 f"train.optimizer_options.{option}: unknown for {config.optimizer!r}, "
-                f"expected one of {sorted(set(accepted) - {'learning_rate', 'mask'})}."
+                f"expected one of {sorted(set(accepted) - ours)}."
                 f"{did_you_mean(option, accepted)}"
             )
     options = dict(config.optimizer_options)
-    decays_itself = "weight_decay" in accepted and "mask" in accepted
-    if decays_itself:
-        options |= {"weight_decay": config.weight_decay, "mask": _decay_mask(config.no_decay)}
+    mask = next((name for name in ("mask", "weight_decay_mask") if name in accepted), None)
+    if config.optimizer in DECAYING and mask is not None:
+        options |= {"weight_decay": config.weight_decay, mask: _decay_mask(config.no_decay)}
     chain = []
     if config.clip_norm is not None:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    if not decays_itself and config.weight_decay and config.optimizer in ("sgd", "rmsprop"):
+    if config.optimizer in DECAYING and mask is None and config.weight_decay:
         chain.append(optax.add_decayed_weights(config.weight_decay, _decay_mask(config.no_decay)))
-    chain.append(build(learning_rate_schedule(config, total_steps), **options))
+    try:
+        chain.append(build(learning_rate_schedule(config, total_steps), **options))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train.optimizer_options: got {config.optimizer_options}, which "
+            f"{config.optimizer!r} refuses: {error}"
+        ) from None
     if config.layer_decay is not None and config.layer_decay != 1.0:
         chain.append(_scale_by_factors(layer_factors(params, config.layer_decay)))
     optimizer = optax.chain(*chain)
@@ -103,7 +116,12 @@ def layer_factors(params: Any, decay: float) -> Any:
     """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     depths = [_layer(path, leaf).max() + 1 for path, leaf in paths if _is_layer(path)]
-    count = max(depths, default=0)
+    if not depths:
+        raise ConfigError(
+            f"train.layer_decay: got {decay}, but the model has no layers that it could tell "
+            "apart; drop it"
+        )
+    count = max(depths)
 
     def factor(path, leaf):
         if _is_layer(path):
@@ -157,6 +175,13 @@ def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:
                 f"train.freeze: the pattern {pattern!r} matches no parameter, "
                 f"expected part of a path such as {names[0]!r}"
             )
+    # Maps between widths serve the objective alone: training only them moves no model.
+    left = [name for name in names if not name.startswith("projections/")]
+    if all(any(re.search(pattern, name) for pattern in patterns) for name in left):
+        raise ConfigError(
+            f"train.freeze: the patterns {list(patterns)} match every parameter, which leaves "
+            "nothing to train; drop some of them"
+        )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: (
             "freeze"

@@ -71,6 +71,7 @@ def write_report(workdir: Path) -> Path:
 
 def reproduction(workdir: Path) -> str:
     """Return the command that runs the same configuration again, beside the old work directory."""
+    workdir = workdir.absolute()
     config, again = workdir / "config.yaml", workdir.with_name(f"{workdir.name}-again")
     return f"jaxdistill run {shlex.quote(str(config))} --workdir {shlex.quote(str(again))}"
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ COMPANIONS = (
     "chat_template.jinja",
     *PROCESSORS,
 )
-_FLOATS = ("F16", "BF16", "F32", "F64")
+FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, Any]) -> dict:
@@ -58,6 +58,14 @@ def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, 
                 new = prefixed
         names[name] = new
     return names
+
+
+def count_known(family: Family, rules: Sequence[Rule], stored: Mapping[str, Any]) -> int:
+    """Return how many of the stored names are those of the rules."""
+    exact = {rule.theirs for rule in rules if not rule.stacked}
+    numbered = [re.compile(_pattern(rule.theirs)) for rule in rules if rule.stacked]
+    names = canonical_names(family, rules, stored).values()
+    return sum(name in exact or any(p.fullmatch(name) for p in numbered) for name in names)
 
 
 def _pattern(theirs: str) -> str:
@@ -108,7 +116,8 @@ def import_tensors(
     absent = {group for group in groups if group in fresh or group not in held}
     faults = _faults(family, options, stored, names, wanted, absent)
     if faults:
-        raise ModelError(f"{where}: the tensors do not fit {family.name}: {'; '.join(faults)}")
+        told = "; ".join([*faults, *_advice(options, stored, faults)])
+        raise ModelError(f"{where}: the tensors do not fit {family.name}: {told}")
     arrays: dict[str, np.ndarray] = {}
     for rule in rules:
         if rule.group in absent:
@@ -148,7 +157,7 @@ def _faults(
             missing.append(f"{name} {list(shape)}")
             continue
         tensor = stored[names[name]]
-        floats = tensor.dtype in _FLOATS or rule.collection == "model_state"
+        floats = tensor.dtype in FLOATS or rule.collection == "model_state"
         if tensor.shape != shape or not floats:
             got = f"{list(tensor.shape)} {tensor.dtype}"
             misshapen.append(f"{names[name]} got {got}, expected {list(shape)} F32")
@@ -168,6 +177,19 @@ def _faults(
         "that must be tied": unequal,
     }
     return [f"{len(found)} {kind}: {some(found)}" for kind, found in kinds.items() if found]
+
+
+def _advice(options: Options, stored: Mapping[str, Stored], faults: Sequence[str]) -> Iterator[str]:
+    """Yield what to do about tensors that do not fit, where it can be told."""
+    if options.head == "lm" and any(name.endswith("score.weight") for name in stored):
+        yield "the folder holds a classifier, expected one saved as a language model"
+    kinds = {fault.split(":")[0].split(" ", 1)[1] for fault in faults}
+    if "misshapen" in kinds:
+        yield "config.json is not of these weights: copy both from one place, or correct its sizes"
+    if "that must be tied" in kinds:
+        yield "save the model with one of the two, as it is used"
+    if kinds == {"missing", "unexpected"}:
+        yield "are these the names that save_pretrained of transformers writes?"
 
 
 def export_tensors(family: Family, model: Model, shapes: Mapping[str, Any]) -> dict[str, Pending]:

@@ -59,8 +59,8 @@ class RotaryConfig:
                 f"{name}.num_key_value_heads: got {self.key_heads} for {heads} attention heads, "
                 "expected a divisor of them"
             )
-        if width % 2:
-            raise ModelError(f"{name}.head_dim: got {width}, expected an even number")
+        if width % 2 or width < 2:
+            raise ModelError(f"{name}.head_dim: got {width}, expected an even number above 0")
         activation(self.act)
         self.normalize_rope()
 

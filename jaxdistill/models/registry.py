@@ -26,6 +26,13 @@ from jaxdistill.models.family import (
     pools,
 )
 from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
+from jaxdistill.models.found import (
+    refuse_adapter,
+    refuse_lost_head,
+    settle_tie,
+    unwrapped,
+    without_quantization,
+)
 from jaxdistill.models.hub import (
     PROCESSORS,
     canonical_names,
@@ -174,7 +181,9 @@ def load_model(
     its head; others, and what they are followed by, are left out.
 
     A head that the checkpoint lacks is drawn from `seed`, logged and listed in
-    `Model.initialized`. Labels given in another order than the checkpoint's reorder its outputs.
+    `Model.initialized`; only that of a language model is never drawn unasked. What wrappers (torch
+    parallelism and compilation, PEFT, a trainer's attribute) put before names is taken off, and
+    said. Labels given in another order than the checkpoint's reorder its outputs.
 
     Args:
       labels: names of the classes, in the order the logits shall have; None: the checkpoint's.
@@ -190,6 +199,7 @@ def load_model(
         listed), or labels that are not those of the checkpoint.
     """
     folder = Path(folder)
+    refuse_adapter(folder)
     sentence = sentence_folder(folder)
     home = folder if sentence is None else sentence.encoder
     raw = read_json(home / "config.json")
@@ -210,9 +220,14 @@ def load_model(
     )
     check_options(family, options)
     stored = open_tensors(home)
+    extra = without_quantization(config.extra, stored, home)
+    config = dataclasses.replace(config, extra=extra)
+    stored = unwrapped(family, list(family.rules(config, options)), stored, home)
     if sentence is not None and head == "classification" and "jaxdistill_pooling" in raw:
         stored |= stored_head(family, config, options, sentence)
     config = family.settle(config, stored)
+    if head == "lm":
+        config = settle_tie(family, config, stored, folder)
     held = _groups_held(family, config, options, stored)
     if "head" in held and not fresh_head and options.pooling != own:
         log.warning(
@@ -221,6 +236,8 @@ def load_model(
             own,
             options.pooling,
         )
+    if head == "lm" and not fresh_head:
+        refuse_lost_head(folder, list(family.rules(config, options)), held, stored)
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None

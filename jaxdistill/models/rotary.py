@@ -15,6 +15,12 @@ Rotation = tuple[jax.Array, jax.Array]  # cosine and sine, each [1 or B, T, d / 
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _NEEDED = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}
 
+_OTHER = "other scalings are not supported: give a model without one"
+_WAYS_OUT = {
+    "dynamic": "up to max_position_embeddings it changes nothing: for rows that are no longer, "
+    "take the scaling out of config.json"
+}
+
 
 def rope_parameters(
     name: str,
@@ -46,8 +52,8 @@ def rope_parameters(
     kind = merged.setdefault("rope_type", old_type)
     if kind not in _NEEDED:
         raise ModelError(
-            f"{name}.rope_type: got {kind!r}, expected one of {sorted(_NEEDED)}; other scalings "
-            f"are not supported.{did_you_mean(str(kind), _NEEDED)}"
+            f"{name}.rope_type: got {kind!r}, expected one of {sorted(_NEEDED)}; "
+            f"{_WAYS_OUT.get(kind, _OTHER)}.{did_you_mean(str(kind), _NEEDED)}"
         )
     stated = merged.get("rope_theta", (parameters or {}).get("rope_theta"))
     if None not in (stated, theta) and stated != theta:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxdistill.config_effects import effective
 from jaxdistill.inspect.plan import hlo, loops
 from jaxdistill.inspect.plan.chips import GIB, TPUS
 from jaxdistill.inspect.plan.collectives import Collective, collectives, network_seconds
@@ -124,7 +125,7 @@ def accounts(
 
 def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
     """Return the draft of a program, or what `_compile` does where there is none."""
-    values = program.config.model_dump(mode="json")
+    values = effective(program.config)
     try:
         found = draft(values, program.name, dict(mesh.shape), topology.name)
     except NoDraftError as error:

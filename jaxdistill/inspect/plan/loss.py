@@ -49,8 +49,7 @@ def dense(
             values.append(term.weight * losses.cross_entropy(ours, labels))
             continue
         options: dict[str, Any] = {"beta": term.beta} if term.loss == "jsd" else {}
-        if term.loss != "total_variation":
-            options["temperature"] = term.temperature
+        options["temperature"] = term.temperature
         values.append(term.weight * getattr(losses, term.loss)(ours, theirs, **options))
     return jnp.mean(functools.reduce(jnp.add, values))
 

@@ -10,6 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxdistill.config import Config
+from jaxdistill.config_effects import effective
 from jaxdistill.config_file import apply_override, check
 from jaxdistill.engine.mesh import divisors, mesh_of
 from jaxdistill.errors import ConfigError, ModelError
@@ -40,7 +41,7 @@ class Candidate:
 
 def changed(config: Config, overrides: tuple[str, ...]) -> Config:
     """Return a config with some values replaced."""
-    values = config.model_dump(mode="json")
+    values = effective(config)
     for override in overrides:
         apply_override(values, override)
     return check(values)
