@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import logging
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdistill.config import DataConfig
+from jaxdistill.data.chat_rows import chats_of
 from jaxdistill.data.columns import TEXTS
 from jaxdistill.data.formats import format_of, read_file
 from jaxdistill.data.holdout import subset
@@ -27,7 +28,6 @@ from jaxdistill.data.sources import (
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError, did_you_mean
 
-CHATS = ("messages", "conversation", "conversations")
 PARTS = ("train", "validation", "test")
 _FEW = 10  # fewer documents are held out in part, not one by one
 _NO_CORPUS = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
@@ -40,7 +40,7 @@ class Documents:
     """Documents of one split.
 
     Attributes:
-      items: texts, or chats: lists of messages `{"role": …, "content": …}`.
+      items: texts, or chats (`data.chat.Chat`).
       chats: which of the two.
       source: what to call them in messages.
       empty: documents that were left out because there is nothing in them.
@@ -211,52 +211,36 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
 
 
 def _documents(table: Table, config: DataConfig) -> Documents:
-    column, chats = _column(table, config)
-    items: list[Any] = []
-    for row, value in enumerate(table.columns[column]):
-        if not (value is None or isinstance(value, list if chats else str)):
-            raise DataError(
-                f"{table.at(row)}: got {column}={str(value)[:40]!r}, expected "
-                f"{'a list of messages' if chats else 'text'}"
-            )
-        if not value or (isinstance(value, str) and not value.strip()):
-            continue
-        if chats:
-            _check_chat(value, table.at(row))
-        items.append(value)
+    chats = chats_of(table, config)
+    items: list[Any] = _texts(table, config) if chats is None else chats
     if not items:
         raise DataError(f"{table.source}: got no documents with anything in them")
-    return Documents(items, chats, table.source, len(table) - len(items))
+    return Documents(items, chats is not None, table.source, len(table) - len(items))
 
 
-def _column(table: Table, config: DataConfig) -> tuple[str, bool]:
-    for name, chats in ((config.messages, True), (config.text, False)):
-        if name is not None:
-            if name not in table.columns:
-                key, found = "messages" if chats else "text", list(table.columns)
-                raise DataError(
-                    f"data.{key}: {table.source} has no column {name!r}, expected one of {found}."
-                    f"{did_you_mean(name, found)}"
-                )
-            return name, chats
-    for names, chats in ((CHATS, True), (TEXTS, False)):
-        found = [name for name in names if name in table.columns]
-        if found:
-            return found[0], chats
+def _texts(table: Table, config: DataConfig) -> list[str]:
+    column, texts = _column(table, config), []
+    for row, value in enumerate(table.columns[column]):
+        if not (value is None or isinstance(value, str)):
+            raise DataError(f"{table.at(row)}: got {column}={str(value)[:40]!r}, expected text")
+        if value and value.strip():
+            texts.append(value)
+    return texts
+
+
+def _column(table: Table, config: DataConfig) -> str:
+    found = list(table.columns)
+    if config.text is not None:
+        if config.text not in found:
+            raise DataError(
+                f"data.text: {table.source} has no column {config.text!r}, expected one of {found}."
+                f"{did_you_mean(config.text, found)}"
+            )
+        return config.text
+    usual = [name for name in TEXTS if name in found]
+    if usual:
+        return usual[0]
     raise DataError(
-        f"{table.source}: got the columns {list(table.columns)}, expected `text` or `messages`; "
+        f"{table.source}: got the columns {found}, expected `text` or `messages`; "
         "set data.text or data.messages"
     )
-
-
-def _check_chat(chat: Sequence[Any], where: str) -> None:
-    for message in chat:
-        if not (
-            isinstance(message, Mapping)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise DataError(
-                f"{where}: got the message {str(message)[:60]!r}, expected a role and a content, "
-                "both text"
-            )
