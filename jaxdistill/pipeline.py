@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import build, caching
+from jaxdistill import build, caching, language
 from jaxdistill.config import CacheConfig, Config
 from jaxdistill.engine import preemption, processes
 from jaxdistill.engine.loop import LoopResult
@@ -89,7 +89,7 @@ def _finetune(workspace: Workspace) -> dict[str, Any]:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
-        _save(folder / "model", trained, dataset.tokenizer)
+        _save(folder / "model", trained, workspace)
         return _account(config, result, seed)
 
     settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
@@ -149,7 +149,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     teacher=(workspace.cache or workspace.teacher) if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
-            _save(own / "model", trained, workspace.dataset.tokenizer)
+            _save(own / "model", trained, workspace)
             accounts.append(_account(config, result, seed))
             processes.once("account", functools.partial(write_json, done, accounts[-1]))
         return {"metric": config.ranking_metric, "seeds": accounts}
@@ -255,6 +255,7 @@ def _export_best(workspace: Workspace) -> None:
         target,
         _trained(workspace, "distill", best["seed"]),
         tokenizer_from=_tokenizer_folder(workspace),
+        generation=_generation(workspace),
     )
     say(f"export  {target} (seed {best['seed']})")
 
@@ -279,8 +280,18 @@ _STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
 }
 
 
-def _save(folder: Path, model: Model, tokenizer: Path | None) -> None:
-    processes.once("save", lambda: save_model(folder, model, tokenizer_from=tokenizer))
+def _save(folder: Path, model: Model, workspace: Workspace) -> None:
+    def save() -> None:
+        tokenizer = workspace.dataset.tokenizer
+        save_model(folder, model, tokenizer_from=tokenizer, generation=_generation(workspace))
+
+    processes.once("save", save)
+
+
+def _generation(workspace: Workspace) -> dict[str, Any] | None:
+    if workspace.config.task != language.TASK:
+        return None
+    return language.generation_settings(workspace.config, workspace.dataset)
 
 
 def _trained(workspace: Workspace, stage: str, seed: int) -> Model:

@@ -11,6 +11,7 @@ from jaxdistill import build, cli, pipeline, writing
 from jaxdistill.config_file import check
 from jaxdistill.config_terms import OnPolicyConfig
 from jaxdistill.data.bpe import trained_tokenizer
+from jaxdistill.data.chat import chat_of
 from jaxdistill.data.corpus import tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
 from jaxdistill.data.tokens import load_tokenizer
@@ -121,7 +122,7 @@ def test_questions_are_what_stands_before_the_first_answer(made):
     ask, answer = {"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}
     long = {"role": "user", "content": "a b c d e f " * 9}
     chats = [[ask, answer, ask, answer], [ask], [long, answer], [answer, ask]]
-    documents = Documents(chats, chats=True, source="chats")
+    documents = Documents([chat_of(chat) for chat in chats], chats=True, source="chats")
     prompts, keep = writing.questions(documents, tokenizer, 30)
     assert len(prompts) == 2
     for prompt in prompts:

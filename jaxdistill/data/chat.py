@@ -27,6 +27,7 @@ FAULTS = ("tools", "messages", "reasoning", "empty", "split", "unprompted")
 """What is counted of chats: see `Written`."""
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_LINES = re.compile(r"\n|</?think>")
 _MARKS = ("Qzxj", "Wvkp")  # begin otherwise, and nothing trims or escapes them
 
 
@@ -167,14 +168,14 @@ def _form(tokenizer: Any, chat: Chat) -> tuple[Messages, str]:
         try:
             text = _write(tokenizer, chat, messages)
         except DataError as error:
-            failure = failure or error
+            failure = error  # The last form is the fullest, whose refusal says most.
             continue
         if not _garbled(messages, text):
             return messages, text
         fair = fair or (messages, text)
     if fair is not None:
         return fair
-    assert failure is not None  # the first form was written or refused
+    assert failure is not None  # every form was refused
     raise failure
 
 
@@ -232,7 +233,7 @@ def _lost(
     _check_calls(tokenizer, chat, messages, whole, turns)
     for index, message in enumerate(messages):
         content = message.get("content", "")
-        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        lines = [line.strip() for line in _LINES.split(content) if line.strip()]
         if lines and not any(line in whole or _quoted(line) in whole for line in lines):
             yield "messages"
         if index not in turns:
@@ -290,8 +291,15 @@ def _marks(tokenizer: Any, chat: Chat, messages: Messages) -> list[Span]:
         tokenizer_kwargs={"return_offsets_mapping": True},
         **chat.variables,
     )
-    places = zip(encoded["offset_mapping"], encoded["assistant_masks"], strict=True)
-    return [(int(start), int(stop)) for (start, stop), marked in places if marked]
+    spans: list[Span] = []
+    for (start, stop), marked in zip(
+        encoded["offset_mapping"], encoded["assistant_masks"], strict=True
+    ):
+        if marked and spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+        elif marked:
+            spans.append((start, stop))
+    return spans
 
 
 def _tools(chat: Chat) -> list[dict[str, Any]] | None:
@@ -310,8 +318,10 @@ def _write(tokenizer: Any, chat: Chat, messages: Messages, *, prompt: bool = Fal
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         roles = [message["role"] for message in messages]
+        part = len(messages) < len(chat.messages)
         raise DataError(
-            f"data.messages: {chat.where}: the chat template refuses a chat of the roles {roles}: "
+            f"data.messages: {chat.where}: the chat template refuses "
+            f"{'the beginning of a chat' if part else 'a chat'} of the roles {roles}: "
             f"{reason}; change such chats or leave them out, or take a tokenizer with another "
             "template"
         ) from None

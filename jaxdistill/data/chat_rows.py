@@ -83,9 +83,7 @@ def _first(table: Table, column: str) -> Any:
     return next((value for value in table.columns[column] if value is not None), None)
 
 
-def _chat(
-    table: Table, row: int, columns: Mapping[str, str], beside: Sequence[str]
-) -> Chat | None:
+def _chat(table: Table, row: int, columns: Mapping[str, str], beside: Sequence[str]) -> Chat | None:
     where, typed = table.at(row), table.unit == "row"
     cells = {name: table.columns[name][row] for name in (*columns.values(), *beside)}
     for name in (name for name in _MEDIA if name in table.columns):

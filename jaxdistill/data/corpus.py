@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.data.chat import FAULTS, Chat, Span, check_template, render
+from jaxdistill.data.chat import FAULTS, Chat, Span, chat_of, check_template, render
 from jaxdistill.data.documents import Documents
 from jaxdistill.data.tokens import cache_key, load_arrays, load_tokenizer, save_arrays
 from jaxdistill.errors import DataError
@@ -85,6 +85,24 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
         arrays["faults"] = np.array([corpus.faults.get(name, 0) for name in FAULTS], np.int64)
         save_arrays(path, arrays)
     return corpus
+
+
+def read_back(line: Mapping[str, Any], tokenizer: Any) -> list[list[int]]:
+    """Return the tokens that a row of text (`text`) or of a chat (`messages`, …) is read as.
+
+    Raises:
+      DataError: it is no chat, or the chat template refuses it.
+    """
+    if "text" in line:
+        corpus = _tokenize_texts([line["text"]], tokenizer)
+        return [corpus.ids.tolist()]
+    chat = chat_of(
+        line["messages"],
+        tools=line.get("tools"),
+        variables=line.get("chat_template_kwargs", {}),
+    )
+    texts = [text for text, _ in render(tokenizer, chat).texts]
+    return _encode(tokenizer, texts, special=False)["input_ids"] if texts else []
 
 
 def _tokenize_texts(texts: Sequence[str], tokenizer: Any) -> Corpus:

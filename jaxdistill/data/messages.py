@@ -33,7 +33,9 @@ REASONING = (_THOUGHTS, "thinking", "reasoning")
 _FLAGS = ("train", "training", "trainable", "loss")
 
 
-def read_messages(value: Any, where: str, *, typed: bool = False) -> tuple[list[Message], list[bool]]:
+def read_messages(
+    value: Any, where: str, *, typed: bool = False
+) -> tuple[list[Message], list[bool]]:
     """Return the messages of a chat, and which of them are learned from.
 
     Roles and texts are found as `role`/`content` and as ShareGPT's `from`/`value`; a content may be

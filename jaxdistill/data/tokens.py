@@ -91,7 +91,8 @@ def cache_key(
     digest = hashlib.sha256()
     libraries = [version("tokenizers"), version("transformers")]
     digest.update(json.dumps([_VERSION, max_length, pairs is not None, libraries]).encode())
-    for name in _TOKENIZER_FILES:
+    templates = sorted(folder.glob("additional_chat_templates/*.jinja"))
+    for name in (*_TOKENIZER_FILES, *(path.relative_to(folder).as_posix() for path in templates)):
         if (folder / name).is_file():
             digest.update(f"\0{name}\0".encode())
             digest.update(hashlib.sha256((folder / name).read_bytes()).digest())

@@ -23,6 +23,8 @@ from jaxdistill.models.safetensors_file import Pending, TensorFile, write_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+TEMPLATES = "additional_chat_templates"
 SHARD_BYTES = 5_000_000_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SHOWN = 8
@@ -136,9 +138,14 @@ def write_folder(
     tensors: Mapping[str, Pending],
     companions: Sequence[Path],
     *,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder under a temporary name and rename it; other files in it are kept.
+
+    Args:
+      companions: files to copy; those of a folder `TEMPLATES` into one of that name.
+      more: further files of JSON by name.
 
     Raises:
       ModelError: it cannot be written; what was there before is then untouched.
@@ -148,14 +155,16 @@ def write_folder(
     try:
         new.mkdir(parents=True)
         _write_tensors(new, tensors, shard_bytes)
-        (new / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
-        )
+        for name, content in {"config.json": config, **(more or {})}.items():
+            (new / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
         for path in companions:
-            shutil.copyfile(path, new / path.name)
-        for path in new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            inside = new / TEMPLATES if path.parent.name == TEMPLATES else new
+            inside.mkdir(exist_ok=True)
+            shutil.copyfile(path, inside / path.name)
+        for path in new.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Family, Model, Options
-from jaxdistill.models.folder import Stored, some
+from jaxdistill.models.folder import TEMPLATES, Stored, some
 from jaxdistill.models.rules import Rule, flatten
 from jaxdistill.models.safetensors_file import Pending, aligned, all_finite
 
@@ -238,4 +238,5 @@ def companions(folder: Path | None) -> list[Path]:
     """List the tokenizer and processor files of a folder."""
     if folder is None:
         return []
-    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    named = [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    return named + sorted((folder / TEMPLATES).glob("*.jinja"))

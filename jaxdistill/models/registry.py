@@ -23,7 +23,14 @@ from jaxdistill.models.family import (
     config_from,
     initial,
 )
-from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
+from jaxdistill.models.folder import (
+    GENERATION,
+    SHARD_BYTES,
+    Stored,
+    open_tensors,
+    read_json,
+    write_folder,
+)
 from jaxdistill.models.hub import (
     canonical_names,
     companions,
@@ -238,6 +245,7 @@ def save_model(
     model: Model,
     *,
     tokenizer_from: str | Path | None = None,
+    generation: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
@@ -245,6 +253,8 @@ def save_model(
     Args:
       tokenizer_from: folder whose tokenizer and processor files are copied; None: the folder the
         model was loaded from.
+      generation: what its `generation_config.json` says, such as the tokens that end a text; None:
+        what that of the same folder says, where the model writes text and there is one.
       shard_bytes: size above which the weights are split over files.
 
     Raises:
@@ -256,6 +266,9 @@ def save_model(
     family = family_named(model.family)
     source = Path(tokenizer_from) if tokenizer_from else model.source
     files = companions(source)
+    writes = model.options.head == "lm"
+    if writes and generation is None and source is not None:
+        files += [path for path in (source / GENERATION,) if path.is_file()]
     if not files and family.modality == "text":
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     if model.options.pooling != "default" and model.options.head == "classification":
@@ -264,7 +277,8 @@ def save_model(
     wanted = flatten({"params": shapes, "model_state": statistics})
     tensors = export_tensors(family, model, wanted)
     config = export_config(family, model)
-    write_folder(Path(folder), config, tensors, files, shard_bytes=shard_bytes)
+    more = {} if generation is None or not writes else {GENERATION: generation}
+    write_folder(Path(folder), config, tensors, files, more=more, shard_bytes=shard_bytes)
 
 
 def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:

@@ -100,7 +100,9 @@ def test_only_what_the_assistant_says_is_learned(chat_folder):
 
 def test_a_chat_may_begin_with_the_assistant(chat_folder):
     chat = [{"role": "assistant", "content": "one"}, {"role": "user", "content": "two"}]
-    found = tokenize_documents(Documents([chat_of(chat)], True, "x"), folder=chat_folder, cache_dir=None)
+    found = tokenize_documents(
+        Documents([chat_of(chat)], True, "x"), folder=chat_folder, cache_dir=None
+    )
     said = load_tokenizer(chat_folder).decode(found.ids[found.learned])
     assert said == "one<|endoftext|>\n"
 
@@ -112,7 +114,9 @@ def test_chats_that_cannot_be_learned_from_are_refused(folder, chat_folder):
             Documents([chat_of(silent)] * 2, True, "here"), folder=chat_folder, cache_dir=None
         )
     with pytest.raises(DataError, match="no chat template"):
-        tokenize_documents(Documents([chat_of(silent)], True, "here"), folder=folder, cache_dir=None)
+        tokenize_documents(
+            Documents([chat_of(silent)], True, "here"), folder=folder, cache_dir=None
+        )
     settings = json.loads((chat_folder / "tokenizer_config.json").read_text())
     (chat_folder / "chat_template.jinja").unlink(missing_ok=True)
     unstable = "{{ messages | length }}" + TEMPLATE
@@ -120,5 +124,7 @@ def test_chats_that_cannot_be_learned_from_are_refused(folder, chat_folder):
         json.dumps({**settings, "chat_template": unstable})
     )
     chat = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
-    found = tokenize_documents(Documents([chat_of(chat)], True, "x"), folder=chat_folder, cache_dir=None)
+    found = tokenize_documents(
+        Documents([chat_of(chat)], True, "x"), folder=chat_folder, cache_dir=None
+    )
     print(found)
