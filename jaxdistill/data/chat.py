@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -153,7 +152,9 @@ def _turn(
         _write(tokenizer, chat, [*messages[:index], {"role": ASSISTANT, "content": mark}])
         for mark in _MARKS
     ]
-    return len(os.path.commonprefix([through, *others])), through, index == 0
+    columns = enumerate(zip(through, *others, strict=False))
+    start = next((place for place, letters in columns if len({*letters}) > 1), len(through))
+    return start, through, index == 0
 
 
 def _form(tokenizer: Any, chat: Chat) -> tuple[Messages, str]:
@@ -212,7 +213,7 @@ def _with_arguments(function: Mapping[str, Any], kind: type) -> Mapping[str, Any
 
 
 def _garbled(messages: Messages, text: str) -> bool:
-    """Return whether arguments of a tool call are written as JSON twice, or as Python writes them."""
+    """Return whether arguments of a call are written as JSON twice, or as Python writes them."""
     for message in messages:
         for call in message.get("tool_calls", ()):
             given = call["function"].get("arguments")
