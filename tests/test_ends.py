@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.chats import chat_tokenizer
 
 from jaxdistill import language, on_policy
 from jaxdistill.config_file import check
 from jaxdistill.models.generate import generate
 from jaxdistill.models.registry import build_model, load_model, save_model
-from tests.support.chats import chat_tokenizer
 
 LLAMA = {
     "family": "llama",

@@ -101,6 +101,26 @@ def test_texts_are_continued_and_read_back(made, tmp_path):
         )
 
 
+def test_texts_end_where_the_teachers_folder_says_too(made, tmp_path, caplog):
+    plan = config(made)
+    writing.write(plan, tmp_path / "work", tmp_path / "whole.jsonl")
+    tokenizer = load_tokenizer(made / "teacher")
+    whole = [json.loads(line)["text"] for line in (tmp_path / "whole.jsonl").open()]
+    letter = next(letter for letter in whole[0][3:] if letter.isascii() and letter not in "abcdef ")
+    (stop,) = tokenizer(letter)["input_ids"]
+    shutil.copytree(made / "teacher", tmp_path / "teacher")
+    settings = {"eos_token_id": [tokenizer.eos_token_id, stop], "temperature": 0.1}
+    (tmp_path / "teacher" / "generation_config.json").write_text(json.dumps(settings))
+    plan = config(made, teacher={"model": str(tmp_path / "teacher")})
+    caplog.clear()
+    writing.write(plan, tmp_path / "again", tmp_path / "ended.jsonl")
+    ended = [json.loads(line)["text"] for line in (tmp_path / "ended.jsonl").open()]
+    assert ended[0] == whole[0][: whole[0].index(letter)]
+    # A model that knows nothing writes bytes that are no characters.
+    assert any("\ufffd" in text for text in ended)
+    assert "of 7 new texts are cut into other tokens when they are read" in caplog.text
+
+
 def test_long_texts_are_begun_in_every_row(made, tmp_path):
     folder = made / "teacher"
     tokenizer = load_tokenizer(folder)

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from support.chats import CALL, TEMPLATES, TOOL, WEATHER, assistant, chat_tokenizer, user
 
 from jaxdistill.data.chat import chat_of, render
 from jaxdistill.data.corpus import tokenize_documents
 from jaxdistill.data.documents import Documents
 from jaxdistill.errors import DataError
-from tests.support.chats import CALL, TEMPLATES, TOOL, WEATHER, assistant, chat_tokenizer, user
 
 SYSTEM = {"role": "system", "content": "be nice"}
 TALK = [user("hi"), assistant("hello 😀"), user("bye"), assistant("ciao")]

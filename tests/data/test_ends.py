@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from support.chats import chat_tokenizer
 
 from jaxdistill.data.ends import end_ids, generation_config
-from tests.support.chats import chat_tokenizer
 
 EOS, TURN = 4, 3  # <eos> and <|im_end|>
 

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from support.chats import CALL, TOOL, WEATHER, assistant, user
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.documents import read_documents
 from jaxdistill.errors import DataError
-from tests.support.chats import CALL, TOOL, WEATHER, assistant, user
 
 TALK = [user("hi"), assistant("hello")]
 SHAREGPT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
