@@ -15,6 +15,7 @@ from jaxdistill.config import Config
 from jaxdistill.data.chat import Chat, check_template, prompt_before
 from jaxdistill.data.corpus import Corpus, read_back, tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
+from jaxdistill.data.ends import generation_settings
 from jaxdistill.data.messages import ASSISTANT
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine import preemption, sharding
@@ -28,6 +29,7 @@ from jaxdistill.teacher.texts import write_texts
 from jaxdistill.workspace import Workspace
 
 log = logging.getLogger("jaxdistill")
+_NOT_APPLIED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Keep = Callable[[int, list[int]], dict[str, Any]]
 _SHOWN = 3
 
@@ -73,6 +75,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         folder = dataset.tokenizer
         assert folder is not None  # a language model's data has one
         tokenizer = load_tokenizer(folder)
+        _tell_settings(config.teacher.model)
         documents = read_documents(config.data)["train"]
         if documents.chats:
             prompts, keep = questions(documents, tokenizer, wanted.prompt_tokens)
@@ -133,6 +136,19 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             output,
         )
     return result
+
+
+def _tell_settings(teacher: Any) -> None:
+    """Say what the teacher's folder advises and the configuration decides."""
+    settings = generation_settings(Path(teacher)) if isinstance(teacher, str) else None
+    advised = {name: settings[name] for name in _NOT_APPLIED if settings and name in settings}
+    if advised:
+        log.info(
+            "generate: %s advises %s, which is not applied; set generate.temperature, "
+            "generate.top_p or generate.top_k to follow it",
+            teacher,
+            advised,
+        )
 
 
 def same_tokens(

@@ -113,11 +113,13 @@ def test_texts_end_where_the_teachers_folder_says_too(made, tmp_path, caplog):
     (tmp_path / "teacher" / "generation_config.json").write_text(json.dumps(settings))
     plan = config(made, teacher={"model": str(tmp_path / "teacher")})
     caplog.clear()
+    caplog.set_level("INFO", logger="jaxdistill")
     writing.write(plan, tmp_path / "again", tmp_path / "ended.jsonl")
     ended = [json.loads(line)["text"] for line in (tmp_path / "ended.jsonl").open()]
     assert ended[0] == whole[0][: whole[0].index(letter)]
     # A model that knows nothing writes bytes that are no characters.
     assert any("\ufffd" in text for text in ended)
+    assert "advises {'temperature': 0.1}, which is not applied" in caplog.text
     assert "of 7 new texts are cut into other tokens when they are read" in caplog.text
 
 

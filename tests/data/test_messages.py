@@ -117,8 +117,11 @@ def test_parquet_gives_what_json_lines_give(tmp_path):
         {"messages": [user("now?"), assistant(None, tool_calls=[other])], "tools": None},
     ]
     lines = read(tmp_path, *rows)
-    # A struct without fields cannot be stored.
-    bare = [{**TOOL, "function": {**TOOL["function"], "parameters": {"type": "object"}}}]
+    # Typed columns give every record every key; what differs between tools must not be read.
+    bare = [
+        {"type": "function", "function": {"name": name, "parameters": {"properties": {key: kind}}}}
+        for name, key, kind in (("a", "city", {"type": "string"}), ("b", "zone", {"enum": ["UTC"]}))
+    ]
     rows[0]["tools"] = bare
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chats.parquet")
     path = str(tmp_path / "chats.parquet")
