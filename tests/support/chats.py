@@ -34,7 +34,8 @@ TEMPLATES = {
     "think": LOOP
     + TURN
     + "{% if m['role'] == 'assistant' %}{% set told = m['content'].split('</think>') %}"
-    + "{% if loop.last %}<think>\n{{ m.reasoning_content or told[0].split('<think>')[1].strip('\n') "
+    + "{% if loop.last %}<think>\n{{ m.reasoning_content or "
+    + "told[0].split('<think>')[1].strip('\n') "
     + "if '</think>' in m['content'] or m.reasoning_content else '' }}\n</think>\n\n{% endif %}"
     + "{{ told[-1].lstrip('\n') }}{% else %}{{ m['content'] }}{% endif %}"
     + END
