@@ -200,7 +200,11 @@ class TermConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How a language model goes on with prompts of the data."""
+    """How a language model goes on with prompts of the data.
+
+    Where a text ends is told by the tokenizer and by `eos_token_id` in the `generation_config.json`
+    of the models; a temperature, top_p and the like in such a file are not applied.
+    """
 
     prompt_tokens: PositiveInt = 32
     """Longest prompt: of plain text its first tokens, of a chat the last ones before the answer."""

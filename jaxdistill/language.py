@@ -10,9 +10,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill.config import Config
+from jaxdistill.config import Config, TokenizerConfig
 from jaxdistill.config_terms import FUSED_LOSSES, TermConfig
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.ends import end_ids, generation_config
 from jaxdistill.data.language import prepare_language
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine.fused_term import TokenLoss, fused_term
@@ -62,6 +63,29 @@ def with_tokenizer(model: Model, dataset: Dataset) -> Model:
     return dataclasses.replace(model, config=config)
 
 
+def ends(config: Config, dataset: Dataset) -> tuple[int, ...]:
+    """Return the tokens at which a text of this run ends, whoever of its models writes it."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    # The ids of a folder mean nothing to a tokenizer that was trained on the documents.
+    own = isinstance(config.data.tokenizer, TokenizerConfig)
+    folders = [dataset.tokenizer, *([] if own else _origins(config))]
+    return end_ids(load_tokenizer(dataset.tokenizer), folders)
+
+
+def generation_settings(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Return the `generation_config.json` of a model that this run trains."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    return generation_config(
+        load_tokenizer(dataset.tokenizer), ends(config, dataset), _origins(config)
+    )
+
+
+def _origins(config: Config) -> list[Path]:
+    """Return the folders that models are made from, the student's own first."""
+    models = (config.student.model, config.teacher.model)
+    return [Path(model) for model in models if isinstance(model, str)]
+
+
 def real_vocabulary(dataset: Dataset, cached: int | None, *models: Model | None) -> int | None:
     """Return the number of real classes where models pad their heads differently, else None.
 
@@ -103,5 +127,3 @@ def fused_terms(
         if term.loss in FUSED_LOSSES
     }
     return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}
-
-

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxdistill import language
 from jaxdistill.config import Config
 from jaxdistill.config_terms import OnPolicyConfig
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine.on_policy import make_on_policy_step
 from jaxdistill.engine.optim import value_schedule
 from jaxdistill.engine.step import TrainStep
@@ -21,13 +21,12 @@ def with_own_texts(
     """Return a step whose student writes the configured share of the batches, or `step` itself."""
     if config.on_policy is None:
         return step
-    assert dataset.tokenizer is not None  # a language model's data has one
     return writing_step(
         step,
         config.on_policy,
         student,
         total_steps,
-        eos_id=load_tokenizer(dataset.tokenizer).eos_token_id,
+        eos_id=language.ends(config, dataset),
         pad_id=dataset.train.pad_id,
         vocabulary=tokens_of(student, dataset),
     )

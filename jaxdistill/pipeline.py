@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import build, caching, workdir_lock
+from jaxdistill import build, caching, language, workdir_lock
 from jaxdistill.config import CacheConfig, Config
 from jaxdistill.data.dataset import image_processor
 from jaxdistill.engine import preemption, processes
@@ -286,16 +286,17 @@ def _save(folder: Path, model: Model, workspace: Workspace) -> None:
 
 def _write(folder: Path, model: Model, workspace: Workspace) -> None:
     """Write a model with what read its inputs: the tokenizer, cutting rows where that was done, or
-    the preprocessing of images."""
-    config, tokenizer = workspace.config, workspace.dataset.tokenizer
-    packs = config.task == "language_model"  # rows hold documents, of any length
-    cuts = tokenizer is not None and not packs
+    the preprocessing of images; one that writes, with what ends its texts."""
+    config, dataset = workspace.config, workspace.dataset
+    packs = config.task == language.TASK  # rows hold documents, of any length
+    cuts = dataset.tokenizer is not None and not packs
     save_model(
         folder,
         model,
-        tokenizer_from=tokenizer,
+        tokenizer_from=dataset.tokenizer,
         max_length=config.data.max_length if cuts else None,
-        processor=image_processor(workspace.dataset),
+        processor=image_processor(dataset),
+        generation=language.generation_settings(config, dataset) if packs else None,
     )
 
 

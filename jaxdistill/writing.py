@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import pipeline, workdir_lock
+from jaxdistill import language, pipeline, workdir_lock
 from jaxdistill.config import Config
-from jaxdistill.data.corpus import Corpus, tokenize_documents
+from jaxdistill.data.chat import Chat, check_template, prompt_before
+from jaxdistill.data.corpus import Corpus, read_back, tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
+from jaxdistill.data.ends import generation_settings
+from jaxdistill.data.messages import ASSISTANT
 from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.engine import preemption, sharding
 from jaxdistill.engine.host import in_host_memory
@@ -26,7 +29,9 @@ from jaxdistill.teacher.texts import write_texts
 from jaxdistill.workspace import Workspace
 
 log = logging.getLogger("jaxdistill")
+_NOT_APPLIED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Keep = Callable[[int, list[int]], dict[str, Any]]
+_SHOWN = 3
 
 
 def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -> dict[str, Any]:
@@ -58,6 +63,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             f"generate.prompt_tokens: got {wanted.prompt_tokens}, expected fewer than "
             f"data.max_length, {length}, so that there is room to write"
         )
+    longest = wanted.max_new_tokens or length - wanted.prompt_tokens
     mesh = mesh_of(config.parallel.sizes)
     check_rows("prompts", wanted.batch_size, mesh, setting="generate.batch_size")
     if config.finetune is not None:
@@ -69,6 +75,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         folder = dataset.tokenizer
         assert folder is not None  # a language model's data has one
         tokenizer = load_tokenizer(folder)
+        _tell_settings(config.teacher.model)
         documents = read_documents(config.data)["train"]
         if documents.chats:
             prompts, keep = questions(documents, tokenizer, wanted.prompt_tokens)
@@ -81,17 +88,25 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         with in_host_memory():
             teacher = keep_frozen(workspace.teacher)
         parts = sharding.parameter_shardings(teacher.params, teacher.axes, mesh)
+        ends, changed = language.ends(config, dataset), []
+
+        def heard(index: int, tokens: list[int]) -> dict[str, Any]:
+            line = keep(index, tokens)
+            if not same_tokens(line, prompts[index], tokens, tokenizer):
+                changed.append(index)
+            return line
+
         result = write_texts(
             dataclasses.replace(teacher, params=sharding.place(teacher.params, parts)),
             prompts[: wanted.examples],
             output,
-            line=keep,
+            line=heard,
             identity=workspace.identity() | {"prompt_tokens": wanted.prompt_tokens},
-            max_new_tokens=wanted.max_new_tokens or length - wanted.prompt_tokens,
+            max_new_tokens=longest,
             temperature=wanted.temperature,
             top_k=wanted.top_k,
             top_p=wanted.top_p,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=list(ends) if len(ends) > 1 else next(iter(ends), None),
             vocabulary=tokens_of(teacher, dataset),
             seed=wanted.seed,
             batch_size=wanted.batch_size,
@@ -103,7 +118,52 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         f"generate  {output}: {result['texts']:,} texts, {result['new_texts']:,} of them new with "
         f"{result['new_tokens']:,} tokens in {result['seconds']:.1f} s"
     )
+    if documents.chats and result["unfinished"]:
+        log.warning(
+            "generate: %d of %d new answers were cut off at %d tokens, before the teacher ended "
+            "them; the student would learn to end there: raise generate.max_new_tokens (and "
+            "data.max_length)",
+            result["unfinished"],
+            result["new_texts"],
+            longest,
+        )
+    if changed:
+        log.warning(
+            "generate: %d of %d new texts are cut into other tokens when they are read than the "
+            "teacher wrote (the first are lines %s of %s): characters that were left half written, "
+            "words that the tokenizer cuts otherwise, or what the chat template leaves out",
+            len(changed),
+            result["new_texts"],
+            [index + 1 for index in changed[:_SHOWN]],
+            output,
+        )
     return result
+
+
+def _tell_settings(teacher: Any) -> None:
+    """Say what the teacher's folder advises and the configuration decides."""
+    settings = generation_settings(Path(teacher)) if isinstance(teacher, str) else None
+    advised = {name: settings[name] for name in _NOT_APPLIED if settings and name in settings}
+    if advised:
+        log.info(
+            "generate: %s advises %s, which is not applied; set generate.temperature, "
+            "generate.top_p or generate.top_k to follow it",
+            teacher,
+            advised,
+        )
+
+
+def same_tokens(
+    line: dict[str, Any], prompt: np.ndarray, tokens: list[int], tokenizer: Any
+) -> bool:
+    """Return whether a line is read as the tokens of its prompt and those written behind it."""
+    try:
+        read = read_back(line, tokenizer)
+    except DataError:
+        return False
+    whole = [*prompt.tolist(), *tokens]
+    # What a tokenizer puts before a text is part of the first prompt of a text only.
+    return any(row[start : start + len(whole)] == whole for row in read for start in range(3))
 
 
 def beginnings(
@@ -111,16 +171,20 @@ def beginnings(
 ) -> tuple[list[np.ndarray], Keep]:
     """Cut texts into rows of `length` tokens; return the beginning of each, and what to keep.
 
-    The last token of a text ends it and begins nothing.
+    The last token of a text ends it and begins nothing. Texts are kept as they were written, with
+    special tokens inside of them; those that begin and end a text are put there when it is read.
     """
     prompts = []
+    outside = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
     for start, stop in zip(corpus.offsets[:-1].tolist(), corpus.offsets[1:].tolist(), strict=True):
         for at in range(start, stop - 1, length):
             prompts.append(corpus.ids[at : min(at + prompt_tokens, stop - 1)])
 
     def keep(index: int, tokens: list[int]) -> dict[str, Any]:
         whole = [*prompts[index].tolist(), *tokens]
-        return {"text": tokenizer.decode(whole, skip_special_tokens=True)}
+        while whole and whole[0] in outside:
+            whole = whole[1:]
+        return {"text": _decoded(tokenizer, whole)}
 
     return prompts, keep
 
@@ -128,29 +192,28 @@ def beginnings(
 def questions(
     documents: Documents, tokenizer: Any, prompt_tokens: int
 ) -> tuple[list[np.ndarray], Keep]:
-    """Return what stands before the assistant's first turn of every chat, and what to keep.
+    """Return what stands before the first turn that is learned of every chat, and what to keep.
 
     Raises:
-      DataError: all of them are longer than `prompt_tokens`.
+      DataError: the tokenizer has no chat template, or all of them are longer than
+        `prompt_tokens`.
     """
+    check_template(tokenizer, documents.source)
     prompts, asked = [], []
     for chat in documents.items:
-        roles = [message["role"] for message in chat]
-        turn = roles.index("assistant") if "assistant" in roles else len(chat)
-        if turn == 0:
+        turn = chat.learned.index(True) if any(chat.learned) else len(chat.messages)
+        if turn == 0 or chat.messages[turn - 1]["role"] == ASSISTANT:
             continue
-        text = tokenizer.apply_chat_template(
-            chat[:turn], tokenize=False, add_generation_prompt=True
-        )
+        text = prompt_before(tokenizer, chat, turn)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if 0 < len(ids) <= prompt_tokens:
             prompts.append(np.asarray(ids, np.int32))
-            asked.append(chat[:turn])
+            asked.append(_asked(chat, turn))
     _check_left_out(documents, len(prompts), prompt_tokens)
 
     def keep(index: int, tokens: list[int]) -> dict[str, Any]:
-        answer = tokenizer.decode(tokens, skip_special_tokens=True)
-        return {"messages": [*asked[index], {"role": "assistant", "content": answer}]}
+        answer = {"role": ASSISTANT, "content": _decoded(tokenizer, tokens)}
+        return {**asked[index], "messages": [*asked[index]["messages"], answer]}
 
     return prompts, keep
 
@@ -175,8 +238,7 @@ def given_prompts(
     _check_left_out(documents, len(prompts), prompt_tokens)
 
     def keep(index: int, tokens: list[int]) -> dict[str, Any]:
-        answer = tokenizer.decode(tokens, skip_special_tokens=True)
-        return {"prompt": asked[index], "completion": answer}
+        return {"prompt": asked[index], "completion": _decoded(tokenizer, tokens)}
 
     return prompts, keep
 
@@ -190,8 +252,26 @@ def _check_left_out(documents: Documents, kept: int, prompt_tokens: int) -> None
         )
     if left_out:
         log.warning(
-            "generate: %d chats are left out, whose question has more than "
+            "generate: %d chats are left out, whose question is missing or has more than "
             "generate.prompt_tokens=%d tokens",
             left_out,
             prompt_tokens,
         )
+
+
+def _asked(chat: Chat, turn: int) -> dict[str, Any]:
+    """Return a chat before a turn as a row that is read as it; nothing of it is learned."""
+    messages = [
+        {**message, "weight": 0} if message["role"] == ASSISTANT else dict(message)
+        for message in chat.messages[:turn]
+    ]
+    row: dict[str, Any] = {"messages": messages}
+    if chat.tools:
+        row["tools"] = list(chat.tools)
+    if chat.variables:
+        row["chat_template_kwargs"] = dict(chat.variables)
+    return row
+
+
+def _decoded(tokenizer: Any, tokens: list[int]) -> str:
+    return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -11,6 +11,7 @@ from jaxdistill import build, cli, pipeline, writing
 from jaxdistill.config_file import check
 from jaxdistill.config_terms import OnPolicyConfig
 from jaxdistill.data.bpe import trained_tokenizer
+from jaxdistill.data.chat import chat_of
 from jaxdistill.data.corpus import tokenize_documents
 from jaxdistill.data.documents import Documents, read_documents
 from jaxdistill.data.tokens import load_tokenizer
@@ -100,6 +101,28 @@ def test_texts_are_continued_and_read_back(made, tmp_path):
         )
 
 
+def test_texts_end_where_the_teachers_folder_says_too(made, tmp_path, caplog):
+    plan = config(made)
+    writing.write(plan, tmp_path / "work", tmp_path / "whole.jsonl")
+    tokenizer = load_tokenizer(made / "teacher")
+    whole = [json.loads(line)["text"] for line in (tmp_path / "whole.jsonl").open()]
+    letter = next(letter for letter in whole[0][3:] if letter.isascii() and letter not in "abcdef ")
+    (stop,) = tokenizer(letter)["input_ids"]
+    shutil.copytree(made / "teacher", tmp_path / "teacher")
+    settings = {"eos_token_id": [tokenizer.eos_token_id, stop], "temperature": 0.1}
+    (tmp_path / "teacher" / "generation_config.json").write_text(json.dumps(settings))
+    plan = config(made, teacher={"model": str(tmp_path / "teacher")})
+    caplog.clear()
+    caplog.set_level("INFO", logger="jaxdistill")
+    writing.write(plan, tmp_path / "again", tmp_path / "ended.jsonl")
+    ended = [json.loads(line)["text"] for line in (tmp_path / "ended.jsonl").open()]
+    assert ended[0] == whole[0][: whole[0].index(letter)]
+    # A model that knows nothing writes bytes that are no characters.
+    assert any("\ufffd" in text for text in ended)
+    assert "advises {'temperature': 0.1}, which is not applied" in caplog.text
+    assert "of 7 new texts are cut into other tokens when they are read" in caplog.text
+
+
 def test_long_texts_are_begun_in_every_row(made, tmp_path):
     folder = made / "teacher"
     tokenizer = load_tokenizer(folder)
@@ -121,7 +144,7 @@ def test_questions_are_what_stands_before_the_first_answer(made):
     ask, answer = {"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}
     long = {"role": "user", "content": "a b c d e f " * 9}
     chats = [[ask, answer, ask, answer], [ask], [long, answer], [answer, ask]]
-    documents = Documents(chats, chats=True, source="chats")
+    documents = Documents([chat_of(chat) for chat in chats], chats=True, source="chats")
     prompts, keep = writing.questions(documents, tokenizer, 30)
     assert len(prompts) == 2
     for prompt in prompts:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdistill.data.chat import check_template, render
+from jaxdistill.data.chat import FAULTS, Chat, Span, chat_of, check_template, render
 from jaxdistill.data.documents import Documents
 from jaxdistill.data.tokens import cache_key, load_arrays, load_tokenizer, save_arrays
 from jaxdistill.errors import DataError
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 512
 
 _log = logging.getLogger("jaxdistill")
@@ -35,7 +36,8 @@ class Corpus:
       sizes: bytes of text that a token stands for, int32 [total]; their sum over a document of text
         is its size.
       offsets: int64 [D + 1].
-      silent: chats that were left out because the assistant says nothing in them.
+      silent: chats that were left out because nothing that the assistant says is learned.
+      faults: chats by what is odd in them, see `data.chat.Written`.
     """
 
     ids: np.ndarray
@@ -43,6 +45,7 @@ class Corpus:
     sizes: np.ndarray
     offsets: np.ndarray
     silent: int = 0
+    faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | None) -> Corpus:
@@ -53,8 +56,11 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
         the assistant speaks.
     """
     items = documents.items
-    plain = not (documents.chats or documents.pairs)
-    texts = items if plain else [json.dumps(item, sort_keys=True) for item in items]
+    texts: Sequence[str] = items
+    if documents.chats:
+        texts = [json.dumps(chat.content(), sort_keys=True, default=str) for chat in items]
+    elif documents.pairs:
+        texts = [json.dumps(item) for item in items]
     key = cache_key(texts, None, folder=folder, max_length=0)
     kind = "chats" if documents.chats else "pairs" if documents.pairs else "corpus"
     path = None if cache_dir is None else cache_dir / f"{kind}{_VERSION}-{key}.safetensors"
@@ -66,6 +72,7 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
             stored["sizes"],
             stored["offsets"],
             int(stored["silent"][0]),
+            dict(zip(FAULTS, stored["faults"].tolist(), strict=True)),
         )
     tokenizer = load_tokenizer(folder)
     corpus = (
@@ -78,8 +85,29 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
     if path is not None:
         arrays = {"ids": corpus.ids, "sizes": corpus.sizes, "offsets": corpus.offsets}
         arrays["learned"] = corpus.learned.astype(np.uint8)
-        save_arrays(path, {**arrays, "silent": np.array([corpus.silent], np.int64)})
+        arrays["silent"] = np.array([corpus.silent], np.int64)
+        arrays["faults"] = np.array([corpus.faults.get(name, 0) for name in FAULTS], np.int64)
+        save_arrays(path, arrays)
     return corpus
+
+
+def read_back(line: Mapping[str, Any], tokenizer: Any) -> list[list[int]]:
+    """Return the tokens that a row is read as: a text (`text`), a prompt and its `completion`, or a
+    chat (`messages`, …).
+
+    Raises:
+      DataError: it is no chat, or the chat template refuses it.
+    """
+    if "messages" not in line:
+        text = line["text"] if "text" in line else line["prompt"] + line["completion"]
+        return [_tokenize_texts([text], tokenizer).ids.tolist()]
+    chat = chat_of(
+        line["messages"],
+        tools=line.get("tools"),
+        variables=line.get("chat_template_kwargs", {}),
+    )
+    texts = [text for text, _ in render(tokenizer, chat).texts]
+    return _encode(tokenizer, texts, special=False)["input_ids"] if texts else []
 
 
 def _tokenize_pairs(pairs: Sequence[Any], tokenizer: Any, folder: Path) -> Corpus:
@@ -129,38 +157,44 @@ def _tokenize_texts(
     return Corpus(whole, learned, np.concatenate(sizes), offsets)
 
 
-def _tokenize_chats(chats: Sequence[Any], tokenizer: Any, folder: Path, source: str) -> Corpus:
+def _tokenize_chats(chats: Sequence[Chat], tokenizer: Any, folder: Path, source: str) -> Corpus:
     check_template(tokenizer, folder)
     _check_places(tokenizer, folder, "chats")
-    ids, sizes, learned, lengths, silent = [], [], [], [], 0
+    ids, sizes, learned, silent = [], [], [], 0
+    faults: Counter[str] = Counter()
     for at in range(0, len(chats), _CHUNK):
         written = [render(tokenizer, chat) for chat in chats[at : at + _CHUNK]]
-        encoded = _encode(tokenizer, [text for text, _ in written], special=False)
-        for (text, spans), row, places in zip(
-            written, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            first, last = np.asarray(places, np.int64).reshape(-1, 2).T  # [T]
-            said = np.zeros(len(row), bool)
-            for start, stop in spans:
-                said |= (first >= start) & (first < stop) & (last > first)
-            said[:1] = False
-            if not said.any():
-                silent += 1
-                continue
-            ids.append(np.asarray(row, np.int32))
-            sizes.append(_sizes(text, places, row).astype(np.int32))
-            learned.append(said)
-            lengths.append(len(row))
+        texts = [text for chat in written for text, _ in chat.texts]
+        encoded = _encode(tokenizer, texts, special=False) if texts else {}
+        rows = zip(encoded.get("input_ids", ()), encoded.get("offset_mapping", ()), strict=True)
+        for chat in written:
+            heard = False
+            for text, spans in chat.texts:
+                row, places = next(rows)
+                said = _said(places, spans)
+                if not said.any():
+                    continue
+                heard = True
+                ids.append(np.asarray(row, np.int32))
+                sizes.append(_sizes(text, places, row).astype(np.int32))
+                learned.append(said)
+            silent += not heard
+            faults.update(chat.faults if heard else ())
     if not ids:
         raise DataError(
-            f"{source}: got {len(chats)} chats, expected a turn with the role 'assistant' in some: "
-            "nothing else is learned from"
+            f"{source}: got {len(chats)} chats, expected a turn with the role 'assistant' (and not "
+            "of weight 0) in some: nothing else is learned from"
         )
     if silent:
         _log.warning("%s: %d chats without an assistant's turn are left out", source, silent)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
     return Corpus(
-        np.concatenate(ids), np.concatenate(learned), np.concatenate(sizes), offsets, silent
+        np.concatenate(ids),
+        np.concatenate(learned),
+        np.concatenate(sizes),
+        offsets,
+        silent,
+        {name: faults[name] for name in FAULTS},
     )
 
 
@@ -170,6 +204,16 @@ def _check_places(tokenizer: Any, folder: Path, what: str) -> None:
             f"{folder}: the tokenizer does not say where its tokens stand in the text, which "
             f"{what} need; it needs a tokenizer.json"
         )
+
+
+def _said(places: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
+    """Return which tokens begin inside of the spans, bool [T]; never the first."""
+    first, last = np.asarray(places, np.int64).reshape(-1, 2).T  # [T]
+    said = np.zeros(len(first), bool)
+    for start, stop in spans:
+        said |= (first >= start) & (first < stop) & (last > first)
+    said[:1] = False
+    return said
 
 
 def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> Any:

@@ -6,15 +6,17 @@ import dataclasses
 import itertools
 import logging
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdistill.config import DataConfig
+from jaxdistill.data.chat import chat_of
+from jaxdistill.data.chat_rows import chat_columns, chats_of
 from jaxdistill.data.columns import remarks_on
-from jaxdistill.data.contents import KINDS, find_content
+from jaxdistill.data.contents import KINDS, Kind, find_content
 from jaxdistill.data.folders import PARTS, Found, find_parts
 from jaxdistill.data.holdout import subset
 from jaxdistill.data.order import Purpose, permutation, stream
@@ -39,7 +41,7 @@ class Documents:
     """Documents of one split.
 
     Attributes:
-      items: texts, chats: lists of messages `{"role": …, "content": …}`, or pairs of texts.
+      items: texts, chats (`data.chat.Chat`), or pairs of texts.
       chats: whether they are chats.
       source: what to call them in messages.
       empty: documents that were left out because there is nothing in them.
@@ -187,6 +189,9 @@ def _streamed(config: DataConfig) -> dict[str, Table]:
 
 
 def _documents(table: Table, config: DataConfig) -> Documents:
+    columns = None if config.prompt is not None else chat_columns(table, config)
+    if columns is not None:
+        return _found(table, chats_of(table, config) or [], "chats", columns)
     given = find_content(table, config)
     items: list[Any] = []
     for row, value in enumerate(given.values):
@@ -197,29 +202,18 @@ def _documents(table: Table, config: DataConfig) -> Documents:
             )
         if not value or (isinstance(value, str) and not value.strip()):
             continue
-        if given.kind == "chats":
-            _check_chat(value, table.at(row))
-        items.append(value)
+        items.append(chat_of(value, where=table.at(row)) if given.kind == "chats" else value)
+    return _found(table, items, given.kind, given.columns)
+
+
+def _found(table: Table, items: list[Any], kind: Kind, columns: Sequence[str]) -> Documents:
     if not items:
         raise DataError(f"{table.source}: got no documents with anything in them")
     return Documents(
         items,
-        given.kind == "chats",
+        kind == "chats",
         table.source,
         len(table) - len(items),
-        pairs=given.kind == "pairs",
-        remarks=remarks_on(table, given.columns),
+        pairs=kind == "pairs",
+        remarks=remarks_on(table, columns),
     )
-
-
-def _check_chat(chat: Sequence[Any], where: str) -> None:
-    for message in chat:
-        if not (
-            isinstance(message, Mapping)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise DataError(
-                f"{where}: got the message {str(message)[:60]!r}, expected a role and a content, "
-                "both text"
-            )

@@ -63,6 +63,7 @@ def prepare_language(
             f"{part}.cut": 0,
             f"{part}.empty": read.empty,
             f"{part}.silent": corpus.silent,
+            **{f"{part}.chats.{name}": count for name, count in corpus.faults.items()},
             f"{part}.tokens": int(split.lengths.sum()),
             f"{part}.bytes": int(corpus.sizes[corpus.learned].sum()),
         }

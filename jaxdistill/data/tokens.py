@@ -97,7 +97,8 @@ def cache_key(
     libraries = [version("tokenizers"), version("transformers")]
     digest.update(json.dumps([_VERSION, max_length, pairs is not None, libraries]).encode())
     home = encoder_folder(folder)
-    for name in _TOKENIZER_FILES:
+    templates = sorted(home.glob("additional_chat_templates/*.jinja"))
+    for name in (*_TOKENIZER_FILES, *(path.relative_to(home).as_posix() for path in templates)):
         if (home / name).is_file():
             digest.update(f"\0{name}\0".encode())
             digest.update(hashlib.sha256((home / name).read_bytes()).digest())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxdistill import language
+from jaxdistill.data.tokens import load_tokenizer
 from jaxdistill.inspect.findings import Check, Finding, Setup
 from jaxdistill.inspect.metrics import compute_metrics
 
@@ -20,8 +22,8 @@ def documents(setup: Setup) -> Check:
             yield Finding(
                 "warning",
                 "documents",
-                f"{silent:,} of {rows:,} chats of {part} have no turn of the assistant and are "
-                "left out; are their roles named otherwise?",
+                f"{silent:,} of {rows:,} chats of {part} have no turn of the assistant that is "
+                "learned and are left out; are their roles named otherwise?",
             )
         tokens = int((split.labels >= 0).sum())
         if part != "train" and tokens < _FEW_TOKENS:
@@ -36,6 +38,82 @@ def documents(setup: Setup) -> Check:
         told = f"{notes.get('train.rows', 0):,} documents, {notes.get('train.empty', 0):,} empty"
         share = 100 * train.lengths.sum() / train.labels.size
         yield Finding("ok", "documents", f"{told}; {share:.2f} % of the packed slots are real")
+
+
+_ODD = {
+    "tools": "have tools that the chat template does not write, so the models never see them; take "
+    "a tokenizer whose template does, or describe them in the system's message",
+    "messages": "have a message of which the chat template writes nothing, so it is never read; "
+    "are the roles named as the template expects?",
+    "reasoning": "have an answer whose reasoning the chat template does not write, so it is not "
+    "learned; put it into the content, or take a tokenizer whose template does",
+    "empty": "have an answer that says nothing, from which the student learns to say nothing; "
+    "leave them out, or give these turns weight: 0",
+    "unprompted": "have an answer before which the chat template writes something else than what "
+    "it puts there to make a model answer, such as an opened <think>: in use, the student is asked "
+    "otherwise than it was trained",
+}
+
+
+def chats(setup: Setup) -> Check:
+    """Check what the chat template makes of the chats."""
+    notes, healthy = setup.dataset.notes, True
+    for part in setup.splits:
+        rows = notes.get(f"{part}.rows", 0)
+        for name, told in _ODD.items():
+            count = notes.get(f"{part}.chats.{name}", 0)
+            if count:
+                healthy = False
+                yield Finding("warning", "chats", f"{count:,} of {rows:,} chats of {part} {told}")
+    if healthy and "train.chats.split" in notes:
+        split, rows = notes["train.chats.split"], notes["train.rows"]
+        told = "the chat template writes all that the chats of train hold"
+        if split:
+            told += (
+                f"; {split:,} of {rows:,} are read once for each answer, since it writes earlier "
+                "turns otherwise when others follow"
+            )
+        yield Finding("ok", "chats", told)
+
+
+def ends(setup: Setup) -> Check:
+    """Check that the tokens that end a text or a turn are special, and that one is learned."""
+    if setup.dataset.tokenizer is None:
+        return
+    found = language.ends(setup.config, setup.dataset)
+    tokenizer = load_tokenizer(setup.dataset.tokenizer)
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    plain = [token for token in found if token not in special]
+    if plain:
+        yield Finding(
+            "warning",
+            "ends",
+            f"what models write ends at the token {plain[0]} "
+            f"({tokenizer.convert_ids_to_tokens(plain[0])!r}), which is an ordinary one of the "
+            "tokenizer; is eos_token_id in generation_config.json (or config.json) of the models "
+            "meant for it?",
+        )
+    if not found:
+        yield Finding(
+            "warning",
+            "ends",
+            "neither the tokenizer nor a generation_config.json names a token that ends a text: "
+            "what models write goes on to max_new_tokens; set eos_token of the tokenizer",
+        )
+        return
+    labels = setup.dataset.train.labels
+    learned = [token for token in found if (labels == token).any()]
+    if learned:
+        yield Finding("ok", "ends", f"the tokens {learned} end a text, and the student learns them")
+    else:
+        yield Finding(
+            "warning",
+            "ends",
+            f"none of the tokens that end a text ({list(found)}) is learned, so the student never "
+            "learns to stop; add the token that ends a turn to eos_token_id in the "
+            "generation_config.json of the teacher, or let the chat template write it (inside of "
+            "its {% generation %} marks, where it has them)",
+        )
 
 
 def losses(setup: Setup) -> Check:

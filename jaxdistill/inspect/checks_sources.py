@@ -10,6 +10,4 @@ def sources(setup: Setup) -> Check:
     for remark in setup.dataset.remarks:
         yield Finding("warning", remark.name, remark.message)
     if not setup.dataset.remarks:
-        yield Finding(
-            "ok", "sources", "no file and no column of text is left unread"
-        )
+        yield Finding("ok", "sources", "no file and no column of text is left unread")

@@ -65,6 +65,8 @@ LANGUAGE_CHECKS = (
     checks_text.lengths,
     checks_labels.overlap,
     checks_language.documents,
+    checks_language.chats,
+    checks_language.ends,
     checks_language.losses,
     checks_teacher.teacher_head,
     checks_language.teacher_skill,

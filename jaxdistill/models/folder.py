@@ -24,6 +24,8 @@ from jaxdistill.models.safetensors_file import Pending, TensorFile, write_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
+TEMPLATES = "additional_chat_templates"
 SHARD_BYTES = 5_000_000_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _SHOWN = 8
@@ -148,7 +150,7 @@ def write_folder(
     """Write a model folder under a temporary name and rename it; other files in it are kept.
 
     Args:
-      companions: files that are copied.
+      companions: files to copy; those of a folder `TEMPLATES` into one of that name.
       texts: contents of further files by name, or of companions instead of a copy.
       inside: the folder in it that the model goes into, with all of the above.
       beside: contents, or tensors, of files by their paths in the folder.
@@ -166,7 +168,9 @@ def write_folder(
             json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
         )
         for path in companions:
-            shutil.copyfile(path, home / path.name)
+            place = home / TEMPLATES if path.parent.name == TEMPLATES else home
+            place.mkdir(exist_ok=True)
+            shutil.copyfile(path, place / path.name)
         for name, text in (texts or {}).items():
             (home / name).write_text(text, "utf-8")
         for name, content in (beside or {}).items():

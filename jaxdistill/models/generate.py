@@ -136,7 +136,8 @@ def generate(
       top_k: draw from that many likeliest tokens only.
       top_p: then from the fewest of them whose probabilities add up to that.
       rng: a key, needed unless `temperature` is 0.
-      eos_id: the token that ends a row, or several of them; None: no token does.
+      eos_id: the token that ends a row, or several of them, as chat models have them in the
+        `eos_token_id` of their `generation_config.json`; None: no token does. No file is read.
       pad_id: what stands behind a row's end.
       vocabulary: the tokenizer's size, where the head is padded beyond it: those columns are absent
         as if at -inf. None: all are real.

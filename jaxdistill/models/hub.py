@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Family, Model, Options
-from jaxdistill.models.folder import Stored, some
+from jaxdistill.models.folder import TEMPLATES, Stored, some
 from jaxdistill.models.rules import Rule, flatten
 from jaxdistill.models.safetensors_file import Pending, aligned, all_finite
 from jaxdistill.models.sentence import encoder_folder
@@ -262,4 +262,5 @@ def companions(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
     folder = encoder_folder(folder)
-    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    named = [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    return named + sorted((folder / TEMPLATES).glob("*.jinja"))

@@ -25,7 +25,14 @@ from jaxdistill.models.family import (
     initial,
     pools,
 )
-from jaxdistill.models.folder import SHARD_BYTES, Stored, open_tensors, read_json, write_folder
+from jaxdistill.models.folder import (
+    GENERATION,
+    SHARD_BYTES,
+    Stored,
+    open_tensors,
+    read_json,
+    write_folder,
+)
 from jaxdistill.models.found import (
     refuse_adapter,
     refuse_lost_head,
@@ -280,6 +287,7 @@ def save_model(
     tokenizer_from: str | Path | None = None,
     max_length: int | None = None,
     processor: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
@@ -295,6 +303,8 @@ def save_model(
         None: where that did before, at most the model's positions.
       processor: `preprocessor_config.json` of the images that the model was trained on, in place
         of a copied one.
+      generation: what its `generation_config.json` says, such as the tokens that end a text; None:
+        what that of the same folder says, where the model writes text and there is one.
       shard_bytes: size above which the weights are split over files.
 
     Raises:
@@ -308,6 +318,9 @@ def save_model(
     files = companions(source)
     if processor is not None:
         files = [file for file in files if file.name not in PROCESSORS]
+    writes = model.options.head == "lm"
+    if writes and generation is None and source is not None:
+        files += [path for path in (source / GENERATION,) if path.is_file()]
     if not files and family.modality == "text":
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     plain = family.standard(model.config, model.options)
@@ -320,8 +333,9 @@ def save_model(
     tensors = export_tensors(family, model, wanted)
     config = export_config(family, model)
     texts = tokenizer_texts(source, family, model, max_length=max_length)
-    if processor is not None:
-        texts = {**texts, PROCESSORS[0]: json.dumps(processor, indent=2) + "\n"}
+    for name, content in ((PROCESSORS[0], processor), (GENERATION, generation if writes else None)):
+        if content is not None:
+            texts = {**texts, name: json.dumps(content, indent=2, sort_keys=True) + "\n"}
     place: dict[str, Any] = {"texts": texts, "shard_bytes": shard_bytes}
     if plain is None and family.modality == "text":
         log.info("%s: written for sentence-transformers", folder)

@@ -62,7 +62,8 @@ def write_texts(
       progress: told the lines that are there and how many there will be.
 
     Returns:
-      `{"texts", "new_texts", "new_tokens", "seconds"}`; `new` is what this call wrote.
+      `{"texts", "new_texts", "new_tokens", "unfinished", "seconds"}`; `new` is what this call
+      wrote, `unfinished` how many texts of it had `max_new_tokens` before they ended.
 
     Raises:
       ConfigError: `path` was made in another way, or batches do not divide over the mesh.
@@ -85,7 +86,7 @@ def write_texts(
     part = path.with_name(f"{path.name}.part")
     same = json.loads(json.dumps(settings))
     first = processes.first("texts", lambda: _begin(path, part, same, force))
-    start, new_tokens = time.monotonic(), 0
+    start, new_tokens, unfinished = time.monotonic(), 0, 0
     for done in range(first, len(prompts), batch_size):
         if preemption.requested():
             raise Preempted(
@@ -113,7 +114,9 @@ def write_texts(
         for index in range(len(batch)):
             row = tokens[index, : lengths[index]]
             new_tokens += len(row)
-            kept = row[:-1] if row[-1] in ends else row
+            ended = row[-1] in ends
+            unfinished += not ended
+            kept = row[:-1] if ended else row
             lines.append(json.dumps(dict(line(done + index, kept.tolist())), ensure_ascii=False))
         if jax.process_index() == 0:
             with part.open("a", encoding="utf-8") as file:
@@ -126,6 +129,7 @@ def write_texts(
         "texts": len(prompts),
         "new_texts": len(prompts) - first,
         "new_tokens": new_tokens,
+        "unfinished": unfinished,
         "seconds": round(time.monotonic() - start, 3),
     }
 

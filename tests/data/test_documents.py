@@ -54,7 +54,7 @@ def test_chats_are_found_by_their_column(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"messages": CHAT}, {"messages": []}])
     found = read_documents(DataConfig(train=path, validation=path))
     assert found["train"].chats
-    assert found["train"].items == [CHAT]
+    assert [chat.messages for chat in found["train"].items] == [CHAT]
     assert found["train"].empty == 1
 
 
