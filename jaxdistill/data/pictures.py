@@ -53,7 +53,7 @@ class Pictures:
 
 
 def read_pictures(
-    values: Sequence[Any],
+    values: Sequence[Any] | np.ndarray,
     table: Table,
     preprocessing: Preprocessing,
     *,
@@ -129,8 +129,9 @@ def fitted(picture: Image, preprocessing: Preprocessing) -> Image:
         short, long = sorted(picture.size)
         other = int(size * long / short)
         size = (other, size) if picture.width <= picture.height else (size, other)
-    if size is not None and picture.size != size[::-1]:
-        picture = picture.resize(size[::-1], Image.Resampling(preprocessing.resample))
+    if size is not None and picture.size != (size[1], size[0]):
+        filter_ = Image.Resampling(preprocessing.resample)
+        picture = picture.resize((size[1], size[0]), filter_)
     if preprocessing.crop is not None:
         height, width = preprocessing.crop
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
@@ -212,7 +213,9 @@ def _flat(picture: Image, found: list[str], channels: int | None, white: float |
     return picture.convert("L" if mode in _GREY else "RGB")
 
 
-def _check_sizes(shapes: list[tuple[int, ...]], values: Sequence[Any], table: Table) -> None:
+def _check_sizes(
+    shapes: list[tuple[int, ...]], values: Sequence[Any] | np.ndarray, table: Table
+) -> None:
     counts = Counter(shapes)
     if len(counts) < 2:
         return

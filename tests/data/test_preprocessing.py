@@ -1,6 +1,7 @@
 """Image processors of Hugging Face folders: pixels equal those of transformers, both ways."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,9 @@ def theirs(folder: Path, images: list[Image.Image]) -> np.ndarray:
     return found["pixel_values"].transpose(0, 2, 3, 1)
 
 
-def ours(preprocessing: Preprocessing, images: list[Image.Image], **options) -> np.ndarray:
+def ours(
+    preprocessing: Preprocessing, images: Sequence[Image.Image] | np.ndarray, **options
+) -> np.ndarray:
     found, _ = read_images(
         {"train": Table({"image": images}, "x")}, "image", preprocessing, **options
     )
