@@ -65,7 +65,9 @@ def map_places(
     found = dict(values)
     for section, name in (*splits, *_MODELS):
         inner = found.get(section)
-        place = inner.get(name) if isinstance(inner, Mapping) else None
+        if not isinstance(inner, Mapping):
+            continue
+        place = inner.get(name)
         if isinstance(place, str) and place and "://" not in place:
             found[section] = {**inner, name: change(place)}
     return found
