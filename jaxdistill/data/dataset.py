@@ -15,7 +15,8 @@ from jaxdistill.config_terms import Task
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.label_names import model_and_data_names, positive_label
-from jaxdistill.data.labels import LabelSpace, encode_labels, label_space
+from jaxdistill.data.label_space import LabelSpace
+from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, text_split
 from jaxdistill.data.table import Table, select
