@@ -18,7 +18,8 @@ from jaxdistill.data.columns import Modality, Roles, find_roles, remarks_on
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.images import read_images
 from jaxdistill.data.label_names import model_and_data_names, positive_label
-from jaxdistill.data.labels import LabelSpace, encode_labels, label_space
+from jaxdistill.data.label_space import LabelSpace
+from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split

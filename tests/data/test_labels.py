@@ -261,6 +261,15 @@ def test_names_of_the_data_are_matched_with_the_models(values, wanted, source, i
     assert space.names == tuple(MNLI)
 
 
+def test_rows_of_0_and_1_go_where_the_model_has_their_labels():
+    labels, id_names = model_and_data_names(["b", "c", "a"], ["A", "B", "C"])
+    given = {"task": "multilabel", "labels": labels, "id_names": id_names}
+    found, space = encode([[1, 0, 0], [0, 1, 1]], **given)
+    assert found == [[0, 1, 0], [1, 0, 1]]
+    assert space.names == ("A", "B", "C")
+    assert encode([["b"], ["c", "a"]], **given)[0] == found
+
+
 def test_outputs_without_names_are_matched_by_their_numbers():
     for names in (None, ["LABEL_0", "LABEL_1", "LABEL_2"]):
         found, space = told_names([0, 1, 2, 0], names, ["LABEL_2", "LABEL_0", "LABEL_1"])

@@ -12,7 +12,7 @@ from support.setups import WORDS, save_tokenizer, text_dataset
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.dataset import prepare
-from jaxdistill.data.labels import LabelSpace
+from jaxdistill.data.label_space import LabelSpace
 from jaxdistill.inspect import checks_classes
 
 

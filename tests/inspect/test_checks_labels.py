@@ -8,7 +8,7 @@ import pytest
 from support.findings import only, with_part
 from support.setups import LABELS, encoder, text_dataset
 
-from jaxdistill.data.labels import LabelSpace
+from jaxdistill.data.label_space import LabelSpace
 from jaxdistill.inspect import checks_labels
 
 

@@ -153,3 +153,5 @@ def test_agreement():
     assert metrics.agreement(student, teacher, "multilabel") == 0.75
     values = RANDOM.normal(size=(20, 1))
     assert metrics.agreement(3 * values - 1, values, "regression") == pytest.approx(1.0)
+    bent = metrics.agreement(np.exp(values), values, "regression")
+    assert bent == pytest.approx(stats.pearsonr(np.exp(values[:, 0]), values[:, 0]).statistic)
