@@ -14,12 +14,13 @@ import jax.numpy as jnp
 
 from jaxdistill import language
 from jaxdistill.config import Config, TrainConfig
+from jaxdistill.config_terms import PROBLEM_TYPES
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.inspect.checks_labels import folder_labels
+from jaxdistill.inspect import checks_models
 from jaxdistill.models.family import assemble
 from jaxdistill.models.importance import measure_importance
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
@@ -36,37 +37,58 @@ def tokenizer_folder(config: Config) -> Path | None:
 
 
 def load_data(config: Config, cache: Path) -> Dataset:
-    """Read, tokenize and split the data of a run; label ids follow the teacher's names."""
+    """Read, tokenize and split the data of a run; label ids follow the teacher's names.
+
+    Raises:
+      ConfigError: the models do not go together, or not with the task or the data.
+      DataError: see `prepare`.
+      ModelError: a folder that holds no whole model.
+    """
+    checks_models.refuse_unfit(config)
     if config.task == language.TASK:
         return language.load_data(config, tokenizer_folder(config), cache)
-    teacher, student = _folder(config.teacher.model), _folder(config.student.model)
-    return prepare(
+    dataset = prepare(
         config.data,
         task=config.task,
         tokenizer_folder=tokenizer_folder(config),
-        labels=folder_labels(teacher) or folder_labels(student),
+        labels=checks_models.named_head(config),
         num_labels=None,
+        readers=checks_models.readers(config),
         cache_dir=cache if config.data.cache else None,
     )
+    checks_models.refuse_unfit_heads(config, dataset)
+    return dataset
 
 
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
     """Load or create the teacher as it is before its fine-tune."""
     train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, "teacher", config.teacher.model, train, dataset, seed)
+    fresh = config.teacher.fresh_head
+    return _model(config, "teacher", config.teacher.model, train, dataset, seed, fresh=fresh)
 
 
 def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
-    """Load a model that an earlier stage left, to teach or to be measured."""
+    """Load a model that an earlier stage left, to teach, to be measured or to be exported.
+
+    Raises:
+      ModelError: a part of it is not there.
+    """
     train = TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, "teacher", str(folder), train, dataset, 0)
+    model = _model(config, "teacher", str(folder), train, dataset, 0)
+    if model.initialized:
+        raise ModelError(
+            f"{folder}: holds no {', '.join(model.initialized)}, expected the whole model that "
+            "was trained; remove that stage's folder and run again"
+        )
+    return model
 
 
 def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
     """Create the student that both arms of the comparison start from, for one seed."""
     student = config.student
+    fresh = student.fresh_head
     if not student.from_teacher:
-        return _model(config, "student", student.model, config.train, dataset, seed)
+        return _model(config, "student", student.model, config.train, dataset, seed, fresh=fresh)
     origin: Any = config.teacher.model
     if student.initialize_from == "finetuned" and finetuned is not None:
         origin = str(finetuned)
@@ -75,7 +97,9 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
             "use student.initialize_from=finetuned, or give student.model instead of student.layers"
         )
-    teacher = _model(config, "student", origin, config.train, dataset, seed)
+    if origin == config.teacher.model:
+        fresh = fresh or config.teacher.fresh_head
+    teacher = _model(config, "student", origin, config.train, dataset, seed, fresh=fresh)
     if student.sizes:
         # The same for every seed, as the layers are.
         source = train_batches(
@@ -129,6 +153,8 @@ def _model(
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
+    *,
+    fresh: bool = False,
 ) -> Model:
     pooling = getattr(config, side).pooling
     options: dict[str, Any] = {
@@ -139,12 +165,13 @@ def _model(
     }
     if config.task == language.TASK:
         options |= {"head": "lm", "logits": config.losses == "dense"}
-    elif dataset.labels is not None:
-        options["labels"] = dataset.labels
     else:
-        options["num_labels"] = dataset.num_labels
+        options |= {"head": "classification", "problem_type": PROBLEM_TYPES[config.task]}
+        named = dataset.labels is not None
+        options |= {"labels": dataset.labels} if named else {"num_labels": dataset.num_labels}
     if isinstance(origin, str):
-        return with_dropout(load_model(origin, pooling=pooling, **options), train.dropout)
+        model = load_model(origin, pooling=pooling, fresh_head=fresh, **options)
+        return with_dropout(model, train.dropout)
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "

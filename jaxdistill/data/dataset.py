@@ -14,13 +14,14 @@ from jaxdistill.config import DataConfig
 from jaxdistill.config_terms import Task
 from jaxdistill.data.columns import Modality, Roles, find_roles
 from jaxdistill.data.holdout import hold_out, subset
-from jaxdistill.data.labels import encode_labels, is_generic, label_space
+from jaxdistill.data.labels import UnknownLabelError, encode_labels, is_generic, label_space
 from jaxdistill.data.sources import read_sources
 from jaxdistill.data.split import Split, feature_split, image_split, text_split
 from jaxdistill.data.table import Table, select
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
+_PLURAL = {"text": "texts", "image": "images", "features": "features"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,29 @@ class Dataset:
     vocabulary: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedHead:
+    """A model's head whose outputs have names.
+
+    Attributes:
+      names: in the order of its ids.
+      model: whose it is, for messages.
+      remedy: what to do where the data has other labels.
+    """
+
+    names: tuple[str, ...]
+    model: str
+    remedy: str
+
+
 def prepare(
     config: DataConfig,
     *,
     task: Task,
     tokenizer_folder: Path | None,
-    labels: Sequence[str] | None = None,
+    labels: NamedHead | Sequence[str] | None = None,
     num_labels: int | None = None,
+    readers: Mapping[str, Sequence[Modality]] | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
@@ -64,8 +81,9 @@ def prepare(
       config: sources, columns and limits.
       task: what the labels are.
       tokenizer_folder: Hugging Face folder of the model that reads the text; None for images.
-      labels: the model's label names in the order of its ids.
+      labels: the model's label names in the order of its ids, or its head.
       num_labels: the model's number of classes.
+      readers: what each model can read, by a name for messages.
       cache_dir: where tokens are kept between runs; not used where `data.cache` is false.
 
     Raises:
@@ -75,11 +93,28 @@ def prepare(
     given = {"train": sources.train, "validation": sources.validation, "test": sources.test}
     tables = {part: table for part, table in given.items() if table is not None}
     roles = find_roles(sources.train, config, task=task)
+    for model, modalities in (readers or {}).items():
+        if roles.modality not in modalities:
+            raise DataError(
+                f"{sources.train.source}: holds {_PLURAL[roles.modality]} in {list(roles.inputs)}, "
+                f"expected {_PLURAL[modalities[0]]}, which {model} reads; give the data's columns "
+                "as data.text or data.image, or another model"
+            )
     for table in tables.values():
         _check_columns(table, roles)
-    names = _label_names(config.labels, labels)
+    head = labels if isinstance(labels, NamedHead) else None
+    names = _label_names(config.labels, head or labels)
     space = label_space(sources.train, roles.labels, task=task, labels=names, num_labels=num_labels)
-    encoded = {part: encode_labels(table, roles.labels, space) for part, table in tables.items()}
+    try:
+        encoded = {
+            part: encode_labels(table, roles.labels, space) for part, table in tables.items()
+        }
+    except UnknownLabelError as error:
+        if head is None or config.labels is not None:
+            raise
+        raise DataError(
+            f"{error}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
+        ) from None
     rows = {part: np.arange(len(table)) for part, table in tables.items()}
     if "validation" not in tables:
         tables["validation"], encoded["validation"] = tables["train"], encoded["train"]
@@ -150,15 +185,17 @@ def _check_columns(table: Table, roles: Roles) -> None:
 
 
 def _label_names(
-    configured: Sequence[str] | None, models: Sequence[str] | None
+    configured: Sequence[str] | None, labels: NamedHead | Sequence[str] | None
 ) -> Sequence[str] | None:
     """Take the names from the configuration or the model; the two must not contradict."""
+    head = labels if isinstance(labels, NamedHead) else None
+    models = labels.names if isinstance(labels, NamedHead) else labels
     if configured is None or models is None or is_generic(models):
         return models if configured is None else configured
     if list(configured) != list(models):
         raise DataError(
             f"data.labels: got {list(configured)}, expected the model's own names and order "
-            f"{list(models)}; drop data.labels"
+            f"{list(models)}; drop data.labels{'' if head is None else f', or {head.remedy}'}"
         )
     return configured
 

@@ -20,6 +20,10 @@ _INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
 _GENERIC = re.compile(r"LABEL_\d+")
 
 
+class UnknownLabelError(DataError):
+    """A label that is none of those known."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelSpace:
     """What labels may be.
@@ -139,7 +143,7 @@ class _Ids:
         if not self._by_name and isinstance(cell, int):
             if not 0 <= cell < space.count:
                 hint = "; -1 marks rows without labels, use another split" if cell == -1 else ""
-                raise DataError(
+                raise UnknownLabelError(
                     f"{self._table.at(row)}: got label {cell}, "
                     f"expected 0 to {space.count - 1}{hint}"
                 )
@@ -148,7 +152,7 @@ class _Ids:
         found = self._known.get(name, self._known.get(name.casefold()))
         if found is None:
             names = list(space.names or range(space.count))
-            raise DataError(
+            raise UnknownLabelError(
                 f"{self._table.at(row)}: got label {name!r}, expected one of {names[:20]}."
                 f"{did_you_mean(name, [str(known) for known in names])}"
             )

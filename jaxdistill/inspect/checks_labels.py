@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jaxdistill.data.labels import is_generic
+from jaxdistill.inspect.checks_models import head_labels
 from jaxdistill.inspect.findings import Check, Finding, Setup
 
 _FEW = 200
@@ -22,8 +21,8 @@ def label_order(setup: Setup) -> Check:
         return
     names = {
         "the data": setup.dataset.labels,
-        "the teacher": folder_labels(setup.folder("teacher")),
-        "the student": folder_labels(setup.folder("student")),
+        "the teacher": head_labels(setup.config, "teacher"),
+        "the student": head_labels(setup.config, "student"),
     }
     for who, model in (("the teacher", setup.teacher), ("the student", setup.student)):
         if names[who] is None and model is not None:
@@ -68,19 +67,6 @@ def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
     if ours == theirs:
         return None
     return "order" if sorted(ours) == sorted(theirs) else "names"
-
-
-def folder_labels(folder: Path | None) -> tuple[str, ...] | None:
-    """Return the label names of a folder's config.json in the order of their ids, if any."""
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    try:
-        table = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label")
-        ordered = sorted((int(index), str(name)) for index, name in (table or {}).items())
-    except (ValueError, AttributeError):
-        return None  # Reading the model says what is wrong with its config.
-    names = tuple(name for _, name in ordered)
-    return None if not names or is_generic(names) else names
 
 
 def label_range(setup: Setup) -> Check:

@@ -174,7 +174,8 @@ def load_model(
       fresh_head: draw the head even if the checkpoint has one.
       pooling: see `Options`; None: the checkpoint's.
       head: see `Options`; `default`: `lm` for a decoder, else `classification`.
-      problem_type, dtype, remat, attention, unroll, logits: see `Options`.
+      problem_type: see `Options`; None: the checkpoint's, where its head is kept.
+      dtype, remat, attention, unroll, logits: see `Options`.
 
     Raises:
       ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
@@ -187,7 +188,7 @@ def load_model(
     options = Options(
         head=head,
         pooling=pooling or raw.get("jaxdistill_pooling", "default"),
-        problem_type=problem_type or (raw.get("problem_type") if not fresh_head else None),
+        problem_type=problem_type or raw.get("problem_type"),
         dtype=dtype,
         remat=remat,
         attention=attention,
@@ -197,12 +198,15 @@ def load_model(
     check_options(family, options)
     stored = open_tensors(folder)
     config = family.settle(config, stored)
-    held = _groups_held(family, config, options, stored)
+    held = groups_held(family, config, options, stored)
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None
+        if count is None:  # what the config says is about a head that is not there
+            options = dataclasses.replace(options, problem_type=problem_type)
         names, total, order = agree(folder, raw, labels, num_labels, count)
         options = dataclasses.replace(options, num_labels=total)
+        check_options(family, options)
     else:
         names = None
         options = dataclasses.replace(options, pooler="pooler" in held)
@@ -287,7 +291,7 @@ def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
         raise ModelError(f"{path}: {error}") from None
 
 
-def _groups_held(
+def groups_held(
     family: Family, config: Any, options: Options, stored: Mapping[str, Stored]
 ) -> dict[str, int]:
     """Map each group of rules that the checkpoint holds to the outputs of its last projection."""

@@ -1,0 +1,74 @@
+"""What a model folder holds, told by its config and the headers of its files; no weight is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jaxdistill.data.labels import is_generic
+from jaxdistill.errors import ModelError
+from jaxdistill.models.family import Family, Options
+from jaxdistill.models.folder import open_tensors, read_json
+from jaxdistill.models.labels import table_of_names
+from jaxdistill.models.registry import config_of, groups_held
+
+# Classes of transformers whose head has the names of one for whole texts, and another meaning.
+_OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A model folder.
+
+    Attributes:
+      folder: where it is.
+      family: of the model.
+      outputs: of its classification head; None where no file with one is there.
+      names: of these outputs, in their order; None where they only count (`LABEL_0`, …).
+      problem_type: what its config says that the head was trained for; None where it does not say.
+      other_head: the class in transformers of a head that stands in the same place and answers
+        something else, as one label per token, or None.
+    """
+
+    folder: Path
+    family: Family
+    outputs: int | None = None
+    names: tuple[str, ...] | None = None
+    problem_type: str | None = None
+    other_head: str | None = None
+
+
+def describe(folder: Path) -> Described:
+    """Look into a model folder.
+
+    Its weights may be somewhere else, where a cache stands for them: then its config is believed.
+
+    Raises:
+      ModelError: no such folder, an adapter instead of a model, an unknown architecture, or a
+        damaged file.
+    """
+    path = folder / "config.json"
+    raw = read_json(path)
+    family, config = config_of(raw, path)
+    if "classification" not in family.architectures:
+        return Described(folder, family)
+    outputs = None
+    if any(folder.glob("*.safetensors*")):
+        stored = open_tensors(folder)
+        held = groups_held(family, family.settle(config, stored), Options(), stored)
+        outputs = held.get("head") or None
+        if outputs is None:  # what the config says is about a head that is not there
+            return Described(folder, family)
+    other = _other_head(raw)
+    names = None if other is not None else table_of_names(folder, raw, outputs)
+    if names is not None and is_generic(names):
+        names = None
+    return Described(folder, family, outputs, names, raw.get("problem_type"), other)
+
+
+def _other_head(raw: dict[str, Any]) -> str | None:
+    named = raw.get("architectures") or ()
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ModelError(f"architectures: got {named!r}, expected a list of class names")
+    return next((name for name in named if name.endswith(_OTHER_HEADS)), None)
