@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxdistill.config import Config
 from jaxdistill.config_terms import PROBLEM_TYPES
 from jaxdistill.data.dataset import Dataset, NamedHead
-from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.findings import Check, Finding, Setup
 from jaxdistill.models.described import Described, describe
 from jaxdistill.models.family import Family
@@ -89,24 +89,26 @@ def refuse_unfit_heads(config: Config, dataset: Dataset) -> None:
     """
     for side in SIDES:
         found = described(config, side)
-        if found is None or found.outputs is None:
-            continue
-        wanted = f"{dataset.num_labels} labels{_listed(dataset.labels)}"
-        held = f"a head of {found.outputs} outputs{_listed(found.names)}"
-        if config.task == "regression":
-            wanted = "one number per example"
-        fault = None
-        if found.other_head is not None:
-            fault = f"the head of a {found.other_head}, expected one of a whole text or image"
-        elif found.outputs != dataset.num_labels:
-            fault = f"{held}, expected one for the data's {wanted}"
-        elif None not in (found.names, dataset.labels) and config.task != "regression":
-            if set(found.names or ()) != set(dataset.labels or ()):
-                fault = f"{held}, expected one for the data's {wanted}; rename the labels"
-        if fault is not None:
-            raise ConfigError(
-                f"{side}.model: {found.folder} has {fault}; {_new_head(config, side)}"
-            )
+        fault = None if found is None else _head_fault(found, config, dataset)
+        if found is not None and fault is not None:
+            remedy = _new_head(config, side)
+            raise ConfigError(f"{side}.model: {found.folder} has {fault}; {remedy}")
+
+
+def _head_fault(found: Described, config: Config, dataset: Dataset) -> str | None:
+    if found.outputs is None:
+        return None
+    if found.other_head is not None:
+        return f"the head of a {found.other_head}, expected one for a whole text or image"
+    held = f"a head of {found.outputs} outputs{_listed(found.names)}"
+    regression = config.task == "regression"
+    wanted = f"the data's {dataset.num_labels} labels{_listed(dataset.labels)}"
+    if found.outputs != dataset.num_labels:
+        return f"{held}, expected one for {'a number' if regression else wanted}"
+    known = None not in (found.names, dataset.labels) and not regression
+    if known and set(found.names or ()) != set(dataset.labels or ()):
+        return f"{held}, expected one for {wanted}: rename either"
+    return None
 
 
 def problem_type(setup: Setup) -> Check:
@@ -129,8 +131,8 @@ def problem_type(setup: Setup) -> Check:
             yield Finding(
                 "fatal",
                 "problem type",
-                f"{told}: the teacher was trained for something else; set task, "
-                f"{_new_head(config, side)}, or correct that file if it is wrong",
+                f"{told}: the teacher was trained for something else; set task; "
+                f"{_new_head(config, side)}; or correct that file if it is wrong",
             )
         else:
             yield Finding(
@@ -185,5 +187,8 @@ def _listed(names: tuple[str, ...] | None) -> str:
 
 def _new_head(config: Config, side: str) -> str:
     if side == "teacher" and config.finetune is None:
-        return "give a teacher of this task, or fine-tune it with a new head: drop `finetune: null` and set teacher.fresh_head=true"
+        return (
+            "give a teacher of this task, or fine-tune this one with a new head: drop "
+            "`finetune: null` and set teacher.fresh_head=true"
+        )
     return f"set {side}.fresh_head=true to draw a new one"
