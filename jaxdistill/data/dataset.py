@@ -112,8 +112,9 @@ def prepare(
     except UnknownLabelError as error:
         if head is None or config.labels is not None:
             raise
+        told = str(error).removesuffix(".")
         raise DataError(
-            f"{error}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
+            f"{told}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
         ) from None
     rows = {part: np.arange(len(table)) for part, table in tables.items()}
     if "validation" not in tables:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.data.labels import is_generic
-from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.folder import open_tensors, read_json
 from jaxdistill.models.labels import table_of_names
@@ -68,7 +67,6 @@ def describe(folder: Path) -> Described:
 
 
 def _other_head(raw: dict[str, Any]) -> str | None:
-    named = raw.get("architectures") or ()
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise ModelError(f"architectures: got {named!r}, expected a list of class names")
-    return next((name for name in named if name.endswith(_OTHER_HEADS)), None)
+    named = raw.get("architectures")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    return next((name for name in names if name.endswith(_OTHER_HEADS)), None)

@@ -218,7 +218,8 @@ def load_model(
     )
     initialized = tuple(path.removeprefix("params/") for path in new)
     if new:
-        log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(initialized))
+        why = "a new head as asked for" if fresh_head else "not in the checkpoint"
+        log.warning("%s: %s, drawn anew: %s", folder, why, ", ".join(initialized))
     drawn = initial(family, config, options, seed, new)
     if order is not None:
         for part in ("kernel", "bias"):

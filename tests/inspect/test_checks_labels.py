@@ -13,7 +13,7 @@ from jaxdistill.inspect import checks_labels
 
 def test_label_order(healthy, tmp_path):
     (tmp_path / "config.json").write_text(
-        json.dumps({"id2label": {"1": "negative", "0": "positive"}})
+        json.dumps({"model_type": "bert", "id2label": {"1": "negative", "0": "positive"}})
     )
     setup = healthy({"teacher": {"model": str(tmp_path)}})
     findings = list(checks_labels.label_order(setup))
