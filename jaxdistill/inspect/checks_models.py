@@ -78,7 +78,7 @@ def described(config: Config, side: str) -> Described | None:
     section = getattr(config, side)
     if not isinstance(section.model, str) or section.fresh_head:
         return None
-    return None if _is_cached(config, side) else describe(Path(section.model))
+    return None if _is_cached(config, side) else describe(section.model)
 
 
 def refuse_unfit_heads(config: Config, dataset: Dataset) -> None:
@@ -150,7 +150,7 @@ def _families(config: Config) -> dict[str, Family]:
     for side in SIDES:
         origin = getattr(config, side).model
         if isinstance(origin, str) and not _is_cached(config, side):
-            found[side] = describe(Path(origin)).family
+            found[side] = describe(origin).family
         elif isinstance(origin, dict) and "family" in origin:
             found[side] = family_named(origin["family"])
     return found
@@ -175,7 +175,7 @@ def _those(wanted: object) -> str:
 
 def _shown(config: Config, side: str) -> str:
     origin = getattr(config, side).model
-    return origin if isinstance(origin, str) else "of a mapping"
+    return origin if isinstance(origin, str) else "a mapping"
 
 
 def _listed(names: tuple[str, ...] | None) -> str:

@@ -38,7 +38,7 @@ class Described:
     other_head: str | None = None
 
 
-def describe(folder: Path) -> Described:
+def describe(folder: str | Path) -> Described:
     """Look into a model folder.
 
     Its weights may be somewhere else, where a cache stands for them: then its config is believed.
@@ -47,6 +47,7 @@ def describe(folder: Path) -> Described:
       ModelError: no such folder, an adapter instead of a model, an unknown architecture, or a
         damaged file.
     """
+    folder = Path(folder)
     path = folder / "config.json"
     raw = read_json(path)
     family, config = config_of(raw, path)
