@@ -92,7 +92,11 @@ def prepare(
     sources = read_sources(config)
     given = {"train": sources.train, "validation": sources.validation, "test": sources.test}
     tables = {part: table for part, table in given.items() if table is not None}
-    roles = find_roles(sources.train, config, task=task)
+    head = labels if isinstance(labels, NamedHead) else None
+    flags = head is not None and all(name in sources.train.columns for name in head.names)
+    # Of a table's columns of 0 and 1, those that the model's outputs are named after.
+    named = {"labels": head.names} if head is not None and flags and not config.labels else {}
+    roles = find_roles(sources.train, config.model_copy(update=named), task=task)
     for model, modalities in (readers or {}).items():
         if roles.modality not in modalities:
             raise DataError(
@@ -102,7 +106,6 @@ def prepare(
             )
     for table in tables.values():
         _check_columns(table, roles)
-    head = labels if isinstance(labels, NamedHead) else None
     names = _label_names(config.labels, head or labels)
     space = label_space(sources.train, roles.labels, task=task, labels=names, num_labels=num_labels)
     try:

@@ -246,6 +246,11 @@ def _multilabel(table: Table, column: str, space: LabelSpace) -> np.ndarray:
 def _flags(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
     encoded = np.zeros((len(table), space.count), np.float32)
     order = {name: index for index, name in enumerate(space.names or columns)}
+    if set(columns) != set(order):
+        raise UnknownLabelError(
+            f"{table.source}: got columns of 0 and 1 for the labels {list(columns)}, expected one "
+            f"for each of {list(order)}"
+        )
     for name in columns:
         for row, value in enumerate(table.columns[name]):
             score = _score(value, table, row)

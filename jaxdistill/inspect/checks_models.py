@@ -10,7 +10,7 @@ from jaxdistill.config_terms import PROBLEM_TYPES
 from jaxdistill.data.dataset import Dataset, NamedHead
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.findings import Check, Finding, Setup
-from jaxdistill.models.described import Described, describe
+from jaxdistill.models.described import Described, describe, family_of
 from jaxdistill.models.family import Family
 from jaxdistill.models.registry import families, family_named
 
@@ -150,7 +150,7 @@ def _families(config: Config) -> dict[str, Family]:
     for side in SIDES:
         origin = getattr(config, side).model
         if isinstance(origin, str) and not _is_cached(config, side):
-            found[side] = describe(origin).family
+            found[side] = family_of(origin)
         elif isinstance(origin, dict) and "family" in origin:
             found[side] = family_named(origin["family"])
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxdistill.data.labels import is_generic
 from jaxdistill.models.family import Family, Options
-from jaxdistill.models.folder import open_tensors, read_json
+from jaxdistill.models.folder import open_tensors, read_json, refuse_adapter
 from jaxdistill.models.labels import table_of_names
 from jaxdistill.models.registry import config_of, groups_held
 
@@ -36,6 +36,17 @@ class Described:
     names: tuple[str, ...] | None = None
     problem_type: str | None = None
     other_head: str | None = None
+
+
+def family_of(folder: str | Path) -> Family:
+    """Return the family of a model folder, of which only the config is read.
+
+    Raises:
+      ModelError: no such folder, an adapter instead of a model, or an unknown architecture.
+    """
+    path = Path(folder) / "config.json"
+    refuse_adapter(path.parent)
+    return config_of(read_json(path), path)[0]
 
 
 def describe(folder: str | Path) -> Described:

@@ -82,7 +82,8 @@ def test_a_pipeline_answers_as_the_task_does(tmp_path, problem, answer):
     save_model(tmp_path / "out", model, tokenizer_from=tmp_path)
     open_pipeline = transformers.pipeline
     pipe = open_pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
-    scores = {found["label"]: found["score"] for found in pipe("a good film")}
+    (answers,) = pipe(["a good film"])
+    scores = {found["label"]: found["score"] for found in answers}
     ids = np.array([[WORDS.index(word) for word in ("a", "good", "film")]], np.int32)
     logits = np.asarray(model.apply(model.params, {"input_ids": ids}).logits[0], np.float64)
     np.testing.assert_allclose([scores[name] for name in NAMES], answer(logits), atol=2e-5)
