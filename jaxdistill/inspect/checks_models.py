@@ -175,7 +175,7 @@ def _those(wanted: object) -> str:
 
 def _shown(config: Config, side: str) -> str:
     origin = getattr(config, side).model
-    return origin if isinstance(origin, str) else "a mapping"
+    return f"{origin!r}" if isinstance(origin, str) else "a mapping"
 
 
 def _listed(names: tuple[str, ...] | None) -> str:

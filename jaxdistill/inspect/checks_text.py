@@ -96,12 +96,12 @@ def _beyond(setup: Setup, sizes: Mapping[str, int]) -> str | None:
     except DataError:
         return None  # What was tokenized before came from a cache.
     name, size = min(sizes.items(), key=lambda item: item[1])
-    lost = [word for word, index in words.items() if index >= size]
+    lost = sorted((index, word) for word, index in words.items() if index >= size)
     if not lost:
         return None
     return (
         f"{len(lost)} of {len(words):,} tokens of the tokenizer have no embedding in the {name}, "
-        f"which has {size:,} (e.g. {lost[0]!r}): a text with one of them cannot be read; resize "
+        f"which has {size:,} (e.g. {lost[0][1]!r}): a text with one of them cannot be read; resize "
         "the model to its tokenizer (in transformers: resize_token_embeddings)"
     )
 

@@ -82,7 +82,7 @@ def test_models_that_can(task, teacher, student):
 def test_the_family_of_a_folder_counts(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     for teacher, student in ((str(tmp_path), BERT), (BERT, str(tmp_path))):
-        with pytest.raises(ConfigError, match=f"{tmp_path} of the family 'gpt2'"):
+        with pytest.raises(ConfigError, match=f"{str(tmp_path)!r} of the family 'gpt2'"):
             checks_models.refuse_unfit(config("classification", teacher, student))
     checks_models.refuse_unfit(config("language_model", str(tmp_path), LLAMA))
 
