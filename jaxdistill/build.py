@@ -15,13 +15,14 @@ import jax.numpy as jnp
 
 from jaxdistill import language
 from jaxdistill.config import Config, TrainConfig
+from jaxdistill.config_terms import PROBLEM_TYPES
 from jaxdistill.data.batches import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.data.tokens import has_tokenizer
 from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import mesh_of
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.inspect.checks_labels import folder_labels, folder_outputs
+from jaxdistill.inspect import checks_models
 from jaxdistill.models.family import assemble
 from jaxdistill.models.importance import measure_importance
 from jaxdistill.models.positions import row_limit, table_size
@@ -43,19 +44,27 @@ def tokenizer_folder(config: Config) -> Path | None:
 
 
 def load_data(config: Config, cache: Path) -> Dataset:
-    """Read, tokenize and split the data of a run; label ids follow the teacher's names."""
+    """Read, tokenize and split the data of a run; label ids follow the teacher's names.
+
+    Raises:
+      ConfigError: the models do not go together, or not with the task or the data.
+      DataError: see `prepare`.
+      ModelError: a folder that holds no whole model.
+    """
+    checks_models.refuse_unfit(config)
     limits = row_limits(config)
     if config.task == language.TASK:
         return language.load_data(config, tokenizer_folder(config), limits, cache)
-    teacher, student = _folder(config.teacher.model), _folder(config.student.model)
     preprocessing, remarks = preprocessing_of(config)
+    teacher = checks_models.described(config, "teacher")
     dataset = prepare(
         config.data,
         task=config.task,
         tokenizer_folder=tokenizer_folder(config),
-        labels=folder_labels(teacher) or folder_labels(student),
+        labels=checks_models.named_head(config),
         num_labels=None,
-        outputs=folder_outputs(teacher),
+        outputs=None if teacher is None else teacher.outputs,
+        readers=checks_models.readers(config),
         row_limits=limits,
         cache_dir=cache,
         preprocessing=preprocessing,
@@ -63,6 +72,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     )
     if dataset.modality == "image":
         dataset = dataclasses.replace(dataset, remarks=(*remarks, *dataset.remarks))
+    checks_models.refuse_unfit_heads(config, dataset)
     measured = measured_label(config, dataset)
     if measured:
         log.info("%s is %s (data.positive)", config.ranking_metric, measured["metric_of"])
@@ -101,20 +111,33 @@ def row_limits(config: Config) -> dict[str, int]:
 def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
     """Load or create the teacher as it is before its fine-tune."""
     train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, config.teacher.pooling, config.teacher.model, train, dataset, seed)
+    fresh, pooling = config.teacher.fresh_head, config.teacher.pooling
+    return _model(config, pooling, config.teacher.model, train, dataset, seed, fresh=fresh)
 
 
 def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
-    """Load a model that an earlier stage left, to teach or to be measured: pooled as it was."""
+    """Load a model that an earlier stage left, pooled as it was.
+
+    Raises:
+      ModelError: a part of it is not there.
+    """
     train = TrainConfig(dtype=config.teacher.dtype)
-    return _model(config, "default", str(folder), train, dataset, 0)
+    model = _model(config, "default", str(folder), train, dataset, 0)
+    if model.initialized:
+        raise ModelError(
+            f"{folder}: holds no {', '.join(model.initialized)}, expected the whole model that "
+            "was trained; remove that stage's folder and run again"
+        )
+    return model
 
 
 def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
     """Create the student that both arms of the comparison start from, for one seed."""
     student = config.student
+    fresh = student.fresh_head
     if not student.from_teacher:
-        return _model(config, student.pooling, student.model, config.train, dataset, seed)
+        origin = student.model
+        return _model(config, student.pooling, origin, config.train, dataset, seed, fresh=fresh)
     origin: Any = config.teacher.model
     if student.initialize_from == "finetuned" and finetuned is not None:
         origin = str(finetuned)
@@ -123,7 +146,9 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
             "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
             "use student.initialize_from=finetuned, or give student.model instead of student.layers"
         )
-    teacher = _model(config, student.pooling, origin, config.train, dataset, seed)
+    if origin == config.teacher.model:
+        fresh = fresh or config.teacher.fresh_head
+    teacher = _model(config, student.pooling, origin, config.train, dataset, seed, fresh=fresh)
     if student.sizes:
         # The same for every seed, as the layers are.
         source = train_batches(
@@ -177,6 +202,8 @@ def _model(
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
+    *,
+    fresh: bool = False,
 ) -> Model:
     options: dict[str, Any] = {
         "seed": seed,
@@ -186,13 +213,14 @@ def _model(
     }
     if config.task == language.TASK:
         options |= {"head": "lm", "logits": config.losses == "dense"}
-    elif dataset.labels is not None:
-        options["labels"] = dataset.labels
     else:
-        options["num_labels"] = dataset.num_labels
+        options |= {"head": "classification", "problem_type": PROBLEM_TYPES[config.task]}
+        named = dataset.labels is not None
+        options |= {"labels": dataset.labels} if named else {"num_labels": dataset.num_labels}
     if isinstance(origin, str):
         own = None if pooling == "default" else pooling
-        return with_dropout(load_model(origin, pooling=own, **options), train.dropout)
+        model = load_model(origin, pooling=own, fresh_head=fresh, **options)
+        return with_dropout(model, train.dropout)
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "

@@ -18,6 +18,7 @@ from jaxdistill.config_terms import (
     TASK_LOSSES,
     Dtype,
     GenerateConfig,
+    Judgement,
     LabelName,
     OnPolicyConfig,
     PositiveInt,
@@ -183,6 +184,8 @@ class TeacherConfig(Section):
 
     model: str | dict[str, Any] | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
+    fresh_head: bool = False
+    """Draw a new head for the task's labels, to be fine-tuned, whatever head the folder holds."""
     pooling: Literal["default", "first", "mean"] = "default"
     """What the head of an encoder reads: what its folder or else its family has it read, the first
     token, or the mean over all tokens."""
@@ -227,6 +230,8 @@ class StudentConfig(Section):
     """Training batches on which that is measured."""
     initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
     """Which teacher the layers come from: before or after its fine-tune."""
+    fresh_head: bool = False
+    """Draw a new head for the task's labels, whatever head the folder or the teacher holds."""
     pooling: Literal["default", "first", "mean"] = "default"
     """What the head of an encoder reads; where transformers has no such classifier, the export is a
     sentence-transformers folder whose `encode` gives the logits."""
@@ -298,6 +303,8 @@ class Config(Section):
     """Keep the teacher's outputs over the training data on disk, and train from them."""
     on_policy: OnPolicyConfig | None = None
     """Let the student write a share of the batches that it is distilled on."""
+    accept: tuple[Judgement, ...] = ()
+    """Fatal findings of the doctor to go on with all the same, e.g. `[teacher_skill]`."""
     generate: GenerateConfig = GenerateConfig()
     """For `jaxdistill generate`; has no part in a run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -353,6 +360,7 @@ class Config(Section):
             _check_language_term(self, name, term)
         _check_objective(self)
         _check_on_policy(self)
+        _check_fresh_heads(self)
         metrics = {
             "classification": {"accuracy", "f1", "matthews"},
             "multilabel": {"exact_match", "f1"},
@@ -402,6 +410,22 @@ def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
             f"objective.{name}.label_smoothing: got {term.label_smoothing}, expected 0 without "
             "logits; or set losses=dense"
         )
+
+
+def _check_fresh_heads(config: Config) -> None:
+    """Refuse new heads where there is none to draw, or where nothing would train it."""
+    for side, section in (("teacher", config.teacher), ("student", config.student)):
+        if not section.fresh_head:
+            continue
+        reason = None
+        if config.task == "language_model":
+            reason = "a language model's head belongs to its vocabulary, not to labels"
+        elif isinstance(section.model, dict):
+            reason = f"{side}.model is a mapping, whose head is always new"
+        elif side == "teacher" and config.finetune is None:
+            reason = "finetune is null, so that nothing would train it"
+        if reason is not None:
+            raise ValueError(f"{side}.fresh_head: got true, but {reason}; drop one of the two")
 
 
 def _check_on_policy(config: Config) -> None:

@@ -100,6 +100,14 @@ TASK_LOSSES: dict[str, str] = {
     "multilabel": "multilabel",
     "language_model": "cross_entropy",
 }
+PROBLEM_TYPES: dict[str, str] = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multilabel": "multi_label_classification",
+}
+"""What a `config.json` calls the task of a classification head."""
+Judgement = Literal["teacher_skill", "tokenizer"]
+"""Fatal findings that a run can go on with, since nothing breaks."""
 LOWER_IS_BETTER = ("mse", "perplexity", "bits_per_byte")
 
 

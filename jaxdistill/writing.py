@@ -23,6 +23,8 @@ from jaxdistill.engine.host import in_host_memory
 from jaxdistill.engine.mesh import TENSOR, check_heads, check_rows, mesh_of
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, DataError
+from jaxdistill.inspect import checks_teacher, doctor
+from jaxdistill.inspect.findings import Setup
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.on_policy import tokens_of
 from jaxdistill.teacher.texts import write_texts
@@ -70,8 +72,10 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         pipeline.run(config, workdir, until="finetune", force=force)
     with workdir_lock.held(workdir), preemption.watch():
         workspace = Workspace(config, workdir, force)
-        check_heads("teacher", workspace.teacher.config, mesh.shape[TENSOR])
         dataset = workspace.dataset
+        check_heads("teacher", workspace.teacher.config, mesh.shape[TENSOR])
+        setup = Setup(config, dataset, workspace.teacher, None)
+        doctor.stop_if_fatal(list(checks_teacher.teacher_head(setup)))
         folder = dataset.tokenizer
         assert folder is not None  # a language model's data has one
         tokenizer = load_tokenizer(folder)

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import runs
-from support.setups import LABELS
+from support.setups import LABELS, WORDS, save_tokenizer
+
+from jaxdistill.models.registry import build_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,9 @@ def rewrite(folder: Path, name: str, **changes) -> None:
         (["train.batch_size=12", "parallel.data=8"], "batch_size is 12"),
         (["train.batch_size=10", "train.accumulate=4"], "expected a divisor of batch_size"),
         (["student.layers=[7]"], "7"),
+        (["teacher.model={family: gpt2}"], "teacher.model: got a mapping of the family 'gpt2'"),
+        (["student.model={family: vit}", "student.layers=null"], "which reads image"),
+        (["teacher.fresh_head=true"], "teacher.fresh_head: got true, but finetune is null"),
         (["objective.hidden={loss: hidden_mse, layers: {0: 9}}"], "teacher layer 9"),
     ],
 )
@@ -65,6 +70,15 @@ def test_data_files(good, tmp_path, capsys, content, expected):
     path = tmp_path / "train.tsv"
     path.write_text(content)
     assert expected in refused(capsys, tmp_path, good / "toy.yaml", f"data.train={path}")
+
+
+def test_a_head_of_another_size(good, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    save_model(teacher, build_model(runs.SIZES, labels=("LABEL_0", "LABEL_1", "LABEL_2")))
+    save_tokenizer(teacher, WORDS)
+    line = refused(capsys, tmp_path, good / "toy.yaml", f"teacher.model={teacher}")
+    assert "has a head of 3 outputs, expected one for the data's 2 labels" in line
+    assert "set teacher.fresh_head=true to draw a new one" in line
 
 
 def test_label_map_of_other_names(good, tmp_path, capsys):

@@ -184,6 +184,19 @@ def test_ranges(sections, where):
             "objective.soft.layers: unknown key for the loss 'jsd', which has weight, temp",
         ),
         (
+            {"teacher": {"model": "folder", "fresh_head": True}, "finetune": None},
+            "teacher.fresh_head: got true, but finetune is null, so that nothing would train it",
+        ),
+        (
+            {"student": {"model": {"family": "mlp"}, "fresh_head": True}},
+            "student.fresh_head: got true, but student.model is a mapping, whose head is always",
+        ),
+        (
+            {"task": "language_model", "teacher": {"model": "folder", "fresh_head": True}},
+            "teacher.fresh_head: got true, but a language model's head belongs to its vocabulary",
+        ),
+        ({"accept": ["length"]}, "accept.0: got 'length'"),
+        (
             {"data": {"source": "digits", "max_length": 128, "tokens_per_batch": 64}},
             "data.tokens_per_batch: got 64, expected at least max_length 128",
         ),

@@ -18,7 +18,7 @@ from jaxdistill.data.columns import Modality, Roles, find_roles, remarks_on
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.images import read_images
 from jaxdistill.data.label_names import model_and_data_names, positive_label
-from jaxdistill.data.label_space import LabelSpace
+from jaxdistill.data.label_space import LabelSpace, UnknownLabelError
 from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.sources import read_sources
@@ -28,6 +28,7 @@ from jaxdistill.data.tokens import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")
+_PLURAL = {"text": "texts", "image": "images", "features": "features"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +65,31 @@ class Dataset:
     preprocessing: Preprocessing | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedHead:
+    """A model's head whose outputs have names.
+
+    Attributes:
+      names: in the order of its ids.
+      model: whose it is, for messages.
+      remedy: what to do where the data has other labels.
+    """
+
+    names: tuple[str, ...]
+    model: str
+    remedy: str
+
+
 def prepare(
     config: DataConfig,
     *,
     task: Task,
     tokenizer_folder: Path | None,
-    labels: Sequence[str] | None = None,
+    labels: NamedHead | Sequence[str] | None = None,
     num_labels: int | None = None,
     row_limits: Mapping[str, int] | None = None,
     outputs: int | None = None,
+    readers: Mapping[str, Sequence[Modality]] | None = None,
     cache_dir: Path | None = None,
     preprocessing: Preprocessing | None = None,
     channels: int | None = None,
@@ -84,9 +101,10 @@ def prepare(
       task: what the labels are.
       tokenizer_folder: Hugging Face folder of the model that reads the text, unless the
         configuration names another tokenizer; None for images.
-      labels: the model's label names in the order of its ids.
+      labels: the model's label names in the order of its ids, or its head.
       num_labels: the model's number of classes.
       outputs: those of a model without names: numbers below are ids, others are names.
+      readers: what each model can read, by a name for messages.
       row_limits: the longest row that each model has positions for, by who it is.
       cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
       preprocessing: of the model that reads images; what `data` says goes before it.
@@ -98,11 +116,14 @@ def prepare(
     sources = read_sources(config)
     given = {"train": sources.train, "validation": sources.validation, "test": sources.test}
     tables = {part: table for part, table in given.items() if table is not None}
-    roles = find_roles(sources.train, config, task=task)
+    head = labels if isinstance(labels, NamedHead) else None
+    roles = _roles(sources.train, config, task, head)
+    _check_readers(sources.train, roles, readers or {})
     tables, remarks = _with_labels(tables, roles, sources.brought)
     for table in tables.values():
         _check_columns(table, roles)
-    names, id_names = model_and_data_names(config.labels, labels)
+    names = labels.names if isinstance(labels, NamedHead) else labels
+    names, id_names = model_and_data_names(config.labels, names)
     space = label_space(
         sources.train,
         roles.labels,
@@ -115,7 +136,17 @@ def prepare(
     positive = positive_label(
         config.positive, space.names, space.count, task=task, source_names=space.source_names
     )
-    encoded = {part: encode_labels(table, roles.labels, space) for part, table in tables.items()}
+    try:
+        encoded = {
+            part: encode_labels(table, roles.labels, space) for part, table in tables.items()
+        }
+    except UnknownLabelError as error:
+        if head is None or config.labels is not None:
+            raise
+        told = str(error).removesuffix(".")
+        raise DataError(
+            f"{told}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
+        ) from None
     rows = {part: np.arange(len(table)) for part, table in tables.items()}
     if "validation" not in tables:
         tables["validation"], encoded["validation"] = tables["train"], encoded["train"]
@@ -260,6 +291,23 @@ def _check_columns(table: Table, roles: Roles) -> None:
                 f"{table.source}: has no column {name!r} with the {what}, which the training data "
                 f"has; got {list(table.columns)}"
                 + (f"; {table.header_doubt}" if table.header_doubt else "")
+            )
+
+
+def _roles(table: Table, config: DataConfig, task: Task, head: NamedHead | None) -> Roles:
+    """Choose the columns; of several of 0 and 1, those that the model's outputs are named after."""
+    if head is not None and not config.labels and all(name in table.columns for name in head.names):
+        config = config.model_copy(update={"labels": head.names})
+    return find_roles(table, config, task=task)
+
+
+def _check_readers(table: Table, roles: Roles, readers: Mapping[str, Sequence[Modality]]) -> None:
+    for model, modalities in readers.items():
+        if roles.modality not in modalities:
+            raise DataError(
+                f"{table.source}: holds {_PLURAL[roles.modality]} in {list(roles.inputs)}, "
+                f"expected {_PLURAL[modalities[0]]}, which {model} reads; give the data's columns "
+                "as data.text or data.image, or another model"
             )
 
 

@@ -40,6 +40,10 @@ class LabelSpace:
     holds_ids: bool = False
 
 
+class UnknownLabelError(DataError):
+    """A label that is none of those known."""
+
+
 class Lookup:
     """Looks up the outputs of one table's cells."""
 
@@ -64,7 +68,7 @@ class Lookup:
             index = int(float(cell))
             if 0 <= index < space.count:
                 return self._outputs[index]
-            raise DataError(
+            raise UnknownLabelError(
                 f"{self._table.at(row)}: got label {index}, expected 0 to {space.count - 1}"
                 f"{self._way_out(index)}"
             )
@@ -73,7 +77,7 @@ class Lookup:
             if key is not None and key in self._known:
                 return self._known[key]
         names = list(space.names or range(space.count))
-        raise DataError(
+        raise UnknownLabelError(
             f"{self._table.at(row)}: got label {name!r}, expected one of {names[:20]}"
             f"{self._way_out(name)}.{did_you_mean(name, [str(known) for known in names])}"
         )

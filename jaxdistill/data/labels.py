@@ -21,7 +21,7 @@ from jaxdistill.data.label_names import (
     names_of_ids,
     refuse_scores,
 )
-from jaxdistill.data.label_space import LabelSpace, Lookup
+from jaxdistill.data.label_space import LabelSpace, Lookup, UnknownLabelError
 from jaxdistill.data.table import Table
 from jaxdistill.errors import DataError
 
@@ -291,6 +291,11 @@ def _multilabel(
 
 def _flag_columns(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
     encoded = np.zeros((len(table), space.count), np.float32)
+    if len(columns) != space.count:
+        raise UnknownLabelError(
+            f"{table.source}: got columns of 0 and 1 for the labels {list(columns)}, expected one "
+            f"for each of {list(space.names or columns)}"
+        )
     ids = Lookup(dataclasses.replace(space, by_name=True), table)
     for name in columns:
         place = ids.of(name, 0)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jaxdistill.data.label_names import is_generic
+from jaxdistill.inspect.checks_models import head_labels
 from jaxdistill.inspect.findings import Check, Finding, Setup
-from jaxdistill.models.sentence import encoder_folder
 from jaxdistill.spelling import fold
 
 _FEW = 200
@@ -28,7 +26,7 @@ def label_order(setup: Setup) -> Check:
         ("the student", "student", setup.student),
     ):
         # A model that was read has its outputs in the order of the data already.
-        names[who] = folder_labels(setup.folder(side)) if model is None else model.labels
+        names[who] = head_labels(setup.config, side) if model is None else model.labels
     known = {who: tuple(n) for who, n in names.items() if n is not None and not is_generic(n)}
     healthy = True
     owners = list(known)
@@ -86,37 +84,6 @@ def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
     if ours == theirs:
         return None
     return "order" if sorted(ours) == sorted(theirs) else "names"
-
-
-def folder_labels(folder: Path | None) -> tuple[str, ...] | None:
-    """Return the label names of a folder's config.json in the order of their ids, if any."""
-    path = None if folder is None else encoder_folder(folder) / "config.json"
-    if path is None or not path.is_file():
-        return None
-    try:
-        table = json.loads(path.read_text(encoding="utf-8")).get("id2label")
-        ordered = sorted((int(index), str(name)) for index, name in (table or {}).items())
-    except (ValueError, AttributeError):
-        return None  # Reading the model says what is wrong with its config.
-    names = tuple(name for _, name in ordered)
-    return None if not names or is_generic(names) else names
-
-
-def folder_outputs(folder: Path | None) -> int | None:
-    """Return the outputs of a folder's classification head as its config.json tells, if it has one.
-
-    As in transformers, one whose config does not say has two.
-    """
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names, table = raw.get("architectures") or [], raw.get("id2label")
-        if not any("Classification" in str(name) for name in names):
-            return None
-        return len(table) if table else int(raw.get("num_labels") or 2)
-    except (ValueError, AttributeError, TypeError):
-        return None  # Reading the model says what is wrong with its config.
 
 
 def label_range(setup: Setup) -> Check:

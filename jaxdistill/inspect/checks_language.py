@@ -134,18 +134,34 @@ def _blind_perplexity(known: np.ndarray, asked: np.ndarray) -> float:
     return float(np.exp(-np.log(counts / counts.sum())[asked].mean()))
 
 
+def _blind_accuracy(known: np.ndarray, asked: np.ndarray) -> float:
+    """Return how often the commonest of `known` labels is right."""
+    return float((asked[asked >= 0] == np.bincount(known[known >= 0]).argmax()).mean())
+
+
 def teacher_skill(setup: Setup) -> Check:
     """Check the teacher against saying every token as often as it occurs."""
     scores, truth = setup.teacher_logits, setup.teacher_labels
     if scores is None or truth is None:
         return
-    found = compute_metrics("language_model", scores, truth, ["perplexity"])["perplexity"]
-    blind = _blind_perplexity(setup.dataset.train.labels, setup.dataset.validation.labels)
-    told = (
-        f"the teacher's perplexity is {found:.2f}; saying every token as often as it occurs in "
-        f"training has {blind:.2f}"
-    )
-    if found >= blind:
+    known, asked = setup.dataset.train.labels, setup.dataset.validation.labels
+    if setup.config.ranking_metric == "accuracy":
+        found = compute_metrics("language_model", scores, truth, ["accuracy"])["accuracy"]
+        blind = _blind_accuracy(known, asked)
+        told = (
+            f"the teacher's accuracy is {100 * found:.1f} %; always saying the token that occurs "
+            f"most in training has {100 * blind:.1f} %"
+        )
+        useless = found <= blind
+    else:  # bits per byte rank as perplexity does
+        found = compute_metrics("language_model", scores, truth, ["perplexity"])["perplexity"]
+        blind = _blind_perplexity(known, asked)
+        told = (
+            f"the teacher's perplexity is {found:.2f}; saying every token as often as it occurs in "
+            f"training has {blind:.2f}"
+        )
+        useless = found >= blind
+    if useless:
         fix = (
             "give a teacher of this language, or let finetune train it"
             if setup.config.finetune is None

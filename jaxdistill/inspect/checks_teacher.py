@@ -11,7 +11,12 @@ import numpy as np
 from jaxdistill.inspect.checks_labels import compare_labels, folder_labels
 from jaxdistill.inspect.findings import Check, Finding, Setup, quoted
 from jaxdistill.inspect.metrics import compute_metrics, decide
+from jaxdistill.models.folder import some
 from jaxdistill.models.registry import Model, family_named
+
+_FEW_CLASSES = 16
+_WEAK = 0.1
+_SHARES = ("accuracy", "exact_match")
 
 
 def teacher_head(setup: Setup) -> Check:
@@ -19,62 +24,95 @@ def teacher_head(setup: Setup) -> Check:
     teacher = setup.teacher
     if teacher is None or setup.config.finetune is not None:
         return
-    head = "head" if teacher.family is None else family_named(teacher.family).output
-    new = [path for path in teacher.initialized if path.startswith(head)]
-    if new:
+    if teacher.initialized:
+        where = "" if teacher.source is None else f"{teacher.source} holds no {_stored(teacher)}: "
         yield Finding(
             "fatal",
             "teacher head",
-            f"finetune is null, but the teacher's head ({new[0]}) is freshly initialised: it has "
+            f"{where}finetune is null, but {len(teacher.initialized)} of the teacher's parameters "
+            f"are freshly initialised ({teacher.initialized[0]}, …), and such a teacher has "
             "nothing to teach; drop `finetune: null`, or give a teacher fine-tuned on the task",
-        )
-    elif teacher.initialized:
-        yield Finding(
-            "warning",
-            "teacher head",
-            f"finetune is null, but {len(teacher.initialized)} of the teacher's parameters are "
-            f"freshly initialised ({teacher.initialized[0]}, …); check that the folder is whole",
         )
     else:
         yield Finding("ok", "teacher head", "every parameter of the teacher comes from its folder")
 
 
 def teacher_skill(setup: Setup) -> Check:
-    """Check the teacher against chance and against always saying the same."""
+    """Check the teacher, by the metric that ranks, against always giving the same answer."""
     logits, labels = setup.teacher_logits, setup.teacher_labels
     if logits is None or labels is None:
         return
-    task = setup.config.task
+    task, metric = setup.config.task, setup.config.ranking_metric
     remedy = (
         "give a teacher that was fine-tuned on this task, or let finetune train it"
         if setup.config.finetune is None
         else "train it longer or with another finetune.learning_rate"
     )
-    if task == "regression":
-        found = compute_metrics(task, logits, labels, ["spearman"])["spearman"]
-        told = f"the rank correlation of its predictions with the labels is {found:.3f}"
-        if found <= 0:
-            yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {remedy}")
-        else:
-            yield Finding("ok", "teacher skill", told)
-        return
-    name = "accuracy" if task == "classification" else "exact_match"
-    share = compute_metrics(task, logits, labels, [name])[name]
-    majority = _majority(labels)
-    chance = 1 / logits.shape[-1] if task == "classification" else 0.5 ** logits.shape[-1]
-    told = (
-        f"the teacher's {name} is {100 * share:.1f} %; chance is {100 * chance:.1f} %, always "
-        f"saying the commonest answer {100 * majority:.1f} %"
-    )
-    order = _better_order(setup, logits, labels, share) if task == "classification" else None
+    found = compute_metrics(task, logits, labels, [metric])[metric]
+    blind = blind_value(task, metric, labels, logits.shape[-1])
+    told = f"the teacher's {metric} is {_written(metric, found)}, {_blindly(task, metric, blind)}"
+    order = _better_order(setup, logits, labels) if task == "classification" else None
+    gain = found - blind if setup.config.higher_is_better else blind - found
     if order is not None:
         yield Finding("fatal", "teacher skill", f"{told}; {order}")
-    elif share <= majority and not _ranked_otherwise(setup, logits, labels):
-        yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {remedy}")
-    elif share <= majority + 2 * math.sqrt(majority * (1 - majority) / len(labels)):
+    elif gain <= 0:
+        tie = association(task, logits, labels)
+        if tie <= max(_WEAK, 3 / math.sqrt(len(labels))):
+            yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {remedy}")
+            return
+        knows = f"though its answers go with the labels (a correlation of {tie:.2f})"
+        if metric in _SHARES:
+            told = f"{told}, {knows}; it has nothing to teach by this metric: set metric=f1 if "
+            yield Finding("fatal", "teacher skill", f"{told}rare labels matter, or {remedy}")
+        else:
+            yield Finding("warning", "teacher skill", f"{told}, {knows}: {remedy}")
+    elif gain <= 2 * _error(metric, blind, len(labels)):
         yield Finding("warning", "teacher skill", f"{told}, which is hardly less: {remedy}")
     else:
         yield Finding("ok", "teacher skill", told)
+
+
+def blind_value(task: str, metric: str, labels: np.ndarray, classes: int) -> float:
+    """Return the best value of a metric that one answer for all examples reaches.
+
+    Such answers are each of the commonest classes; no label, every label and the commonest set of
+    labels; or the mean of values.
+
+    Args:
+      task: `classification`, `multilabel` or `regression`.
+      metric: one of the task's.
+      labels: `[N]` ids, `[N, C]` zeros and ones, or `[N]` values.
+      classes: `C`.
+    """
+    if task == "regression":
+        return float(np.var(np.asarray(labels, np.float64))) if metric == "mse" else 0.0
+    if task == "classification":
+        ids, counts = np.unique(labels, return_counts=True)
+        common = ids[np.argsort(-counts, kind="stable")][:_FEW_CLASSES].astype(int)
+        answers = list(np.eye(classes)[common])
+    else:
+        rows, counts = np.unique(labels, axis=0, return_counts=True)
+        commonest = np.where(rows[counts.argmax()] > 0, 1.0, -1.0)
+        answers = [commonest, -np.ones(classes), np.ones(classes)]
+    return max(
+        compute_metrics(task, np.tile(answer, (len(labels), 1)), labels, [metric])[metric]
+        for answer in answers
+    )
+
+
+def association(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return how far answers go with labels, whatever their base rate: 1 for ever, 0 for not.
+
+    Matthews' correlation of classes, Pearson's of the deviations of all label decisions from their
+    label's mean, or Spearman's of values.
+    """
+    if task != "multilabel":
+        name = "spearman" if task == "regression" else "matthews"
+        return compute_metrics(task, logits, labels, [name])[name]
+    said, meant = decide(task, logits).astype(np.float64), np.asarray(labels, np.float64)
+    said, meant = said - said.mean(0), meant - meant.mean(0)
+    spread = math.sqrt(float(np.square(said).sum() * np.square(meant).sum()))
+    return float((said * meant).sum()) / spread if spread > 0 else 0.0
 
 
 def sizes(setup: Setup) -> Check:
@@ -91,31 +129,46 @@ def sizes(setup: Setup) -> Check:
         yield Finding("ok", "size", f"{told} ({100 * student / teacher:.0f} %)")
 
 
-def _majority(labels: np.ndarray) -> float:
-    _, counts = np.unique(labels, axis=0, return_counts=True)
-    return float(counts.max() / counts.sum())
+def _blindly(task: str, metric: str, blind: float) -> str:
+    """Say what an answer that is always the same reaches."""
+    if task == "regression":
+        return f"that of always saying the mean is {_written(metric, blind)}"
+    return f"that of always giving one answer is {_written(metric, blind)} at best"
 
 
-def _ranked_otherwise(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> bool:
-    """Say whether a metric for rare classes sees skill where the accuracy does not."""
-    if setup.config.task != "classification" or setup.config.ranking_metric == "accuracy":
-        return False
-    return compute_metrics("classification", logits, labels, ["matthews"])["matthews"] > 0.1
+def _written(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.3f}"
 
 
-def _better_order(
-    setup: Setup, logits: np.ndarray, labels: np.ndarray, accuracy: float
-) -> str | None:
+def _error(metric: str, blind: float, count: int) -> float:
+    """Return the standard error of a metric without skill, where it is a share or a correlation."""
+    if metric in _SHARES:
+        return math.sqrt(blind * (1 - blind) / count)
+    return 1 / math.sqrt(count) if metric in ("matthews", "pearson", "spearman") else 0.0
+
+
+def _stored(model: Model) -> str:
+    """Name what a checkpoint lacks as its file would."""
+    if model.family is None or model.options is None:
+        return model.initialized[0]
+    rules = family_named(model.family).rules(model.config, model.options)
+    theirs = {rule.ours: rule.theirs for rule in rules}
+    return some([theirs.get(path, path) for path in model.initialized])
+
+
+def _better_order(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> str | None:
     """Say which order of the labels would make a bad teacher a good one, if there is one."""
     from scipy.optimize import linear_sum_assignment
 
     classes = logits.shape[-1]
     table = np.zeros((classes, classes), np.int64)  # [said, meant]
     np.add.at(table, (decide("classification", logits), labels), 1)
+    accuracy = table.trace() / len(labels)
     said, meant = linear_sum_assignment(-table)
     best = table[said, meant].sum() / len(labels)
     # Noise, too, is a little better in some other order: only a good teacher is worth telling.
-    if best <= accuracy + 0.1 or best <= (1 + _majority(labels)) / 2:
+    majority = np.bincount(labels).max() / len(labels)
+    if best <= accuracy + 0.1 or best <= (1 + majority) / 2:
         return None
     moved = [f"{s} -> {m}" for s, m in zip(said, meant, strict=True) if s != m and table[s, m]]
     return (

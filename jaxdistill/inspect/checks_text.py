@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdistill.data.tokens import has_tokenizer, load_tokenizer
@@ -94,9 +95,32 @@ def vocabulary(setup: Setup) -> Check:
             f"vocab_size of the {name} to at least {largest + 1}, or take the tokenizer it was "
             "trained with",
         )
-    if not small:
+    beyond = _beyond(setup, {name: size for name, size in sizes.items() if size is not None})
+    if beyond is not None and not small:
+        yield Finding("warning", "vocabulary", beyond)
+    elif not small:
         known = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size is not None)
         yield Finding("ok", "vocabulary", f"token ids up to {largest:,}; embeddings: {known}")
+
+
+def _beyond(setup: Setup, sizes: Mapping[str, int]) -> str | None:
+    """Say which tokens the tokenizer knows and a model does not, though the data has none."""
+    folder = setup.dataset.tokenizer or setup.folder("teacher") or setup.folder("student")
+    if folder is None or not sizes:
+        return None
+    try:
+        words = load_tokenizer(folder).get_vocab()
+    except DataError:
+        return None  # What was tokenized before came from a cache.
+    name, size = min(sizes.items(), key=lambda item: item[1])
+    lost = sorted((index, word) for word, index in words.items() if index >= size)
+    if not lost:
+        return None
+    return (
+        f"{len(lost)} of {len(words):,} tokens of the tokenizer have no embedding in the {name}, "
+        f"which has {size:,} (e.g. {lost[0][1]!r}): a text with one of them cannot be read; resize "
+        "the model to its tokenizer (in transformers: resize_token_embeddings)"
+    )
 
 
 def lengths(setup: Setup) -> Check:

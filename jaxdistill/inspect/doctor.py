@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from jaxdistill.config import Config
+from jaxdistill.config_terms import Judgement
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect import (
@@ -17,6 +19,7 @@ from jaxdistill.inspect import (
     checks_labels,
     checks_language,
     checks_machine,
+    checks_models,
     checks_options,
     checks_shapes,
     checks_sources,
@@ -31,9 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
 
+_JUDGEMENTS = {name.replace("_", " "): name for name in get_args(Judgement)}
+
 CHECKS = (
     checks_sources.sources,
     checks_images.shapes,
+    checks_models.problem_type,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,
@@ -100,7 +106,19 @@ def examine(
     """
     setup = Setup(config, dataset, teacher, student, teacher_logits, teacher_labels)
     checks = LANGUAGE_CHECKS if config.task == "language_model" else CHECKS
-    return [finding for check in checks for finding in check(setup)]
+    return [_accepted(config, finding) for check in checks for finding in check(setup)]
+
+
+def _accepted(config: Config, finding: Finding) -> Finding:
+    """Let a run go on with a fatal judgement that its configuration accepts, or say how it can."""
+    key = _JUDGEMENTS.get(finding.name)
+    if finding.level != "fatal" or key is None:
+        return finding
+    if key in config.accept:
+        return dataclasses.replace(finding, level="warning", message=f"accepted: {finding.message}")
+    return dataclasses.replace(
+        finding, message=f"{finding.message}; or go on all the same with accept=[{key}]"
+    )
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -189,6 +189,12 @@ def check_options(family: Family, options: Options) -> None:
         got = getattr(options, name)
         if not isinstance(got, int) or isinstance(got, bool) or got < 1:
             raise ModelError(f"{name}: got {got!r}, expected a whole number of at least 1")
+    single = options.problem_type == "single_label_classification"
+    if options.head == "classification" and single and options.num_labels == 1:
+        raise ModelError(
+            "num_labels: got 1 for single_label_classification, expected at least 2 classes; one "
+            "output is for problem_type='regression'"
+        )
 
 
 def config_from(family: Family, values: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:

@@ -28,6 +28,7 @@ GENERATION = "generation_config.json"
 TEMPLATES = "additional_chat_templates"
 SHARD_BYTES = 5_000_000_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_ADAPTER = "adapter_config.json"
 _SHOWN = 8
 # What a model before may have left, in this or the other layout.
 _OWN = ("config.json", "modules.json")
@@ -64,6 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        refuse_adapter(path.parent)
         known = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else None
         found = "no such folder" if known is None else f"a folder with {some(known)}"
         raise ModelError(f"{path}: got {found}, expected a Hugging Face model folder") from None
@@ -80,11 +82,33 @@ def open_tensors(folder: Path) -> dict[str, Stored]:
     Raises:
       ModelError: no safetensors, only a pickle, or a missing or damaged file.
     """
+    refuse_adapter(folder)
     if (folder / WEIGHTS).is_file():
         return _open_file(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _open_shards(folder)
     raise ModelError(_no_weights(folder))
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise ModelError where a folder holds an adapter (LoRA, …), which is only a part of a model.
+
+    Weights beside it are those of its base, to which transformers would add it.
+    """
+    path = folder / _ADAPTER
+    if not path.is_file():
+        return
+    try:
+        described = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        described = None
+    base = described.get("base_model_name_or_path") if isinstance(described, dict) else None
+    alone = f", or remove {_ADAPTER} to take {WEIGHTS} alone"
+    raise ModelError(
+        f"{folder}: got an adapter ({_ADAPTER}) of the model {base!r}, expected a whole model; "
+        "merge the two (in peft: model.merge_and_unload().save_pretrained(OTHER_FOLDER)) and give "
+        f"that folder{alone if (folder / WEIGHTS).is_file() else ''}"
+    )
 
 
 def _open_file(path: Path) -> dict[str, Stored]:

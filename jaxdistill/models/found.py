@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Family
-from jaxdistill.models.folder import Stored, read_json, some
+from jaxdistill.models.folder import Stored, some
 from jaxdistill.models.hub import FLOATS, count_known
 from jaxdistill.models.rules import Rule
 
@@ -28,23 +28,6 @@ _WRAPPERS = (
     "_forward_module",
 )
 _ADAPTERS = ("lora_", ".base_layer.", "ia3_", "prompt_encoder.", "modules_to_save.")
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds what PEFT has trained beside a model, and not the model.
-
-    Raises:
-      ModelError: names the model that it belongs to.
-    """
-    path = folder / "adapter_config.json"
-    if not path.is_file() or any(folder.glob("model*.safetensors")):
-        return
-    base = read_json(path).get("base_model_name_or_path") or "its base model"
-    raise ModelError(
-        f"{folder}: got an adapter of {base}, expected a whole model; merge the two where they "
-        "came from (in peft: AutoPeftModelForCausalLM.from_pretrained(folder)"
-        ".merge_and_unload().save_pretrained(whole)) and give that folder"
-    )
 
 
 def without_quantization(

@@ -37,6 +37,15 @@ COMPANIONS = (
     "chat_template.jinja",
     *PROCESSORS,
 )
+# What a config says of a head: written anew for the one that the model has, if any.
+_OF_A_FORMER_HEAD = (
+    "num_labels",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "function_to_apply",
+    "auto_map",  # names code that is not copied
+)
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -241,7 +250,8 @@ def export_config(family: Family, model: Model) -> dict[str, Any]:
     raw |= {f.name: getattr(model.config, f.name) for f in fields if f.name != "extra"}
     raw |= {"model_type": raw.get("model_type", family.name), "dtype": "float32"}
     raw["architectures"] = [family.architectures[options.head]]
-    raw.pop("num_labels", None)
+    for name in _OF_A_FORMER_HEAD:
+        raw.pop(name, None)
     if options.head == "masked_lm":
         raw["tie_word_embeddings"] = True  # the projection is the word table, stored once
     if options.head == "classification":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.data.label_names import is_generic
 from jaxdistill.errors import ModelError
 from jaxdistill.spelling import fold
 
@@ -56,7 +57,7 @@ def agree(
     """
     if labels is not None:
         num_labels = count_labels("classification", num_labels, labels)
-    own = _names(folder, raw, stored)
+    own = table_of_names(folder, raw, stored)
     if stored is None:
         if num_labels is None:
             num_labels = len(own) if own is not None else raw.get("num_labels")
@@ -65,9 +66,10 @@ def agree(
     if num_labels not in (None, stored):
         raise ModelError(
             f"{folder}: got {num_labels} labels, expected the {stored} of the checkpoint's head "
-            f"({list(own or ())}); pass fresh_head=True to train a new one"
+            f"({list(own or ())}); pass fresh_head=True (in a config: teacher.fresh_head=true, or "
+            "student.fresh_head=true) to train a new one"
         )
-    if own is not None and all(label.startswith("LABEL_") for label in own):
+    if own is not None and is_generic(own):
         own = None
     if labels is None or own is None or tuple(labels) == own:
         return own if labels is None else tuple(labels), stored, None
@@ -77,7 +79,8 @@ def agree(
     if set(ours) != set(theirs):
         raise ModelError(
             f"{folder}: got labels {list(labels)}, expected those of the checkpoint, {list(own)}; "
-            "rename them or pass fresh_head=True to train a new head"
+            "rename them or pass fresh_head=True (in a config: teacher.fresh_head=true, or "
+            "student.fresh_head=true) to train a new head"
         )
     if ours == theirs:
         return tuple(labels), stored, None
@@ -85,7 +88,9 @@ def agree(
     return tuple(labels), stored, [theirs.index(label) for label in ours]
 
 
-def _names(folder: Path, raw: Mapping[str, Any], stored: int | None) -> tuple[str, ...] | None:
+def table_of_names(
+    folder: Path, raw: Mapping[str, Any], stored: int | None
+) -> tuple[str, ...] | None:
     """Return the names in a config, in the order of the outputs."""
     table = raw.get("id2label")
     if table is None:

@@ -31,10 +31,10 @@ from jaxdistill.models.folder import (
     Stored,
     open_tensors,
     read_json,
+    refuse_adapter,
     write_folder,
 )
 from jaxdistill.models.found import (
-    refuse_adapter,
     refuse_lost_head,
     settle_tie,
     unwrapped,
@@ -199,7 +199,8 @@ def load_model(
       pooling: see `Options`; None: what the checkpoint's head reads, and for the bare encoder of a
         sentence-transformers folder what that says.
       head: see `Options`; `default`: `lm` for a decoder, else `classification`.
-      problem_type, dtype, remat, attention, unroll, logits: see `Options`.
+      problem_type: see `Options`; None: the checkpoint's, where its head is kept.
+      dtype, remat, attention, unroll, logits: see `Options`.
 
     Raises:
       ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
@@ -218,7 +219,7 @@ def load_model(
     options = Options(
         head=head,
         pooling=pooling or own,
-        problem_type=problem_type or (raw.get("problem_type") if not fresh_head else None),
+        problem_type=problem_type or raw.get("problem_type"),
         dtype=dtype,
         remat=remat,
         attention=attention,
@@ -235,7 +236,7 @@ def load_model(
     config = family.settle(config, stored)
     if head == "lm":
         config = settle_tie(family, config, stored, folder)
-    held = _groups_held(family, config, options, stored)
+    held = groups_held(family, config, options, stored)
     if "head" in held and not fresh_head and options.pooling != own:
         log.warning(
             "%s: its head was trained with pooling=%r, and reads %r here",
@@ -248,8 +249,11 @@ def load_model(
     order: list[int] | None = None
     if head == "classification":
         count = None if fresh_head else held.get("head") or None
+        if count is None:  # what the config says is about a head that is not there
+            options = dataclasses.replace(options, problem_type=problem_type)
         names, total, order = agree(folder, raw, labels, num_labels, count)
         options = dataclasses.replace(options, num_labels=total)
+        check_options(family, options)
     else:
         names = None
         options = dataclasses.replace(options, pooler="pooler" in held)
@@ -261,7 +265,8 @@ def load_model(
     )
     initialized = tuple(path.removeprefix("params/") for path in new)
     if new:
-        log.warning("%s: not in the checkpoint, drawn anew: %s", folder, ", ".join(initialized))
+        why = "a new head as asked for" if fresh_head else "not in the checkpoint"
+        log.warning("%s: %s, drawn anew: %s", folder, why, ", ".join(initialized))
     drawn = initial(family, config, options, seed, new)
     if order is not None:
         for part in ("kernel", "bias"):
@@ -367,7 +372,7 @@ def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
         raise ModelError(f"{path}: {error}") from None
 
 
-def _groups_held(
+def groups_held(
     family: Family, config: Any, options: Options, stored: Mapping[str, Stored]
 ) -> dict[str, int]:
     """Map each group of rules that the checkpoint holds to the outputs of its last projection."""

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxdistill.config import DataConfig
 from jaxdistill.data.batches import train_batches
-from jaxdistill.data.dataset import prepare
+from jaxdistill.data.dataset import NamedHead, prepare
 from jaxdistill.data.vocabulary import used_ids
 from jaxdistill.errors import DataError
 
@@ -348,3 +348,17 @@ def test_names_are_given_to_files_without_a_header(write, tokenizer_folder):
     assert len(data.train) == 60
     with pytest.raises(DataError, match=r"looks like data.*name its 4 columns: data\.columns="):
         load(tokenizer_folder, train=path)
+
+
+def test_columns_of_flags_are_those_that_the_head_is_named_after(write, tokenizer_folder):
+    rows = [f"good film {i}\t{i % 2}\t1\t0" for i in range(8)]
+    path = write("flags.tsv", "\n".join(["text\tlaw\tsport\tlong", *rows]) + "\n")
+
+    def labels(*names):
+        head = NamedHead(names, "teacher.model", "set teacher.fresh_head=true")
+        data = load(tokenizer_folder, task="multilabel", labels=head, train=path, validation=path)
+        return data.labels, data.train.labels[:2].tolist()
+
+    assert labels("sport", "law") == (("sport", "law"), [[1, 0], [1, 1]])
+    with pytest.raises(DataError, match=r"'long'\], expected one for each of \['law', 'money'\]"):
+        labels("law", "money")

@@ -52,6 +52,18 @@ def test_vocabulary_too_small(healthy, who):
     assert "at least 12" in message
 
 
+def test_words_of_the_tokenizer_without_an_embedding(healthy, tmp_path):
+    # Added tokens that no text of the data has, and for which nobody resized the model.
+    sections = _folders(tmp_path, [*WORDS, "<tool>", "<think>"])
+    sections["teacher"] = sections["student"]
+    message = only(checks_text.vocabulary(healthy(sections)), "warning")
+    assert message.startswith("2 of 14 tokens of the tokenizer have no embedding in the teacher")
+    assert "'<tool>'" in message
+    assert "resize_token_embeddings" in message
+    grown = encoder(2, vocab_size=14)
+    only(checks_text.vocabulary(healthy(sections, teacher=grown, student=grown)), "ok")
+
+
 def test_positions_too_few(healthy):
     small = encoder(1, max_position_embeddings=15)
     message = only(checks_text.lengths(healthy(student=small)), "fatal")

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from jaxdistill.errors import ConfigError
@@ -40,6 +41,28 @@ def test_fatal_findings_stop():
                 Finding("fatal", "vocabulary", "too small"),
             ]
         )
+
+
+def test_a_judgement_may_be_accepted_and_says_so(healthy):
+    def examine(**config):
+        setup = healthy(config)
+        chance = np.zeros((400, 2))
+        return doctor.examine(
+            setup.config, setup.dataset, None, None, teacher_logits=chance,
+            teacher_labels=setup.teacher_labels,
+        )  # fmt: skip
+
+    with pytest.raises(ConfigError, match=r"or go on all the same with accept=\[teacher_skill\]"):
+        doctor.stop_if_fatal(examine())
+    findings = examine(accept=["teacher_skill"])
+    doctor.stop_if_fatal(findings)
+    (told,) = [finding for finding in findings if finding.name == "teacher skill"]
+    assert told.level == "warning"
+    assert told.message.startswith("accepted: the teacher's accuracy is 50.0 %")
+    with pytest.raises(ConfigError, match="nothing to teach"):
+        doctor.stop_if_fatal(examine(accept=["tokenizer"]))
+    with pytest.raises(ConfigError, match=r"accept\.0"):
+        examine(accept=["label range"])
 
 
 def test_the_table_shows_the_worst_first():

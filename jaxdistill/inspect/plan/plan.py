@@ -12,6 +12,7 @@ from typing import Any
 from jaxdistill.config import Config
 from jaxdistill.engine.mesh import AXES, make_mesh, mesh_sizes, shown
 from jaxdistill.errors import ConfigError, did_you_mean
+from jaxdistill.inspect.checks_models import refuse_unfit
 from jaxdistill.inspect.json_file import write_json
 from jaxdistill.inspect.plan.account import Account, accounts
 from jaxdistill.inspect.plan.programs import Program, make_program
@@ -134,6 +135,7 @@ def plan(
     """
     start = time.monotonic()
     config = _config(config)
+    refuse_unfit(config)
     machine = open_topology(topology)
     if mesh is not None:
         sizes = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
