@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxdistill.inspect.checks_labels import compare_labels, folder_labels
+from jaxdistill.inspect.checks_labels import compare_labels
+from jaxdistill.inspect.checks_models import head_labels
 from jaxdistill.inspect.findings import Check, Finding, Setup, quoted
 from jaxdistill.inspect.metrics import compute_metrics, decide
 from jaxdistill.models.folder import some
@@ -48,8 +49,9 @@ def teacher_skill(setup: Setup) -> Check:
         if setup.config.finetune is None
         else "train it longer or with another finetune.learning_rate"
     )
-    found = compute_metrics(task, logits, labels, [metric])[metric]
-    blind = blind_value(task, metric, labels, logits.shape[-1])
+    positive = setup.dataset.positive
+    found = compute_metrics(task, logits, labels, [metric], positive=positive)[metric]
+    blind = blind_value(task, metric, labels, logits.shape[-1], positive=positive)
     told = f"the teacher's {metric} is {_written(metric, found)}, {_blindly(task, metric, blind)}"
     order = _better_order(setup, logits, labels) if task == "classification" else None
     gain = found - blind if setup.config.higher_is_better else blind - found
@@ -72,7 +74,9 @@ def teacher_skill(setup: Setup) -> Check:
         yield Finding("ok", "teacher skill", told)
 
 
-def blind_value(task: str, metric: str, labels: np.ndarray, classes: int) -> float:
+def blind_value(
+    task: str, metric: str, labels: np.ndarray, classes: int, *, positive: int | None = None
+) -> float:
     """Return the best value of a metric that one answer for all examples reaches.
 
     Such answers are each of the commonest classes; no label, every label and the commonest set of
@@ -83,6 +87,7 @@ def blind_value(task: str, metric: str, labels: np.ndarray, classes: int) -> flo
       metric: one of the task's.
       labels: `[N]` ids, `[N, C]` zeros and ones, or `[N]` values.
       classes: `C`.
+      positive: the label that F1 is of, see `compute_metrics`.
     """
     if task == "regression":
         return float(np.var(np.asarray(labels, np.float64))) if metric == "mse" else 0.0
@@ -94,10 +99,12 @@ def blind_value(task: str, metric: str, labels: np.ndarray, classes: int) -> flo
         rows, counts = np.unique(labels, axis=0, return_counts=True)
         commonest = np.where(rows[counts.argmax()] > 0, 1.0, -1.0)
         answers = [commonest, -np.ones(classes), np.ones(classes)]
-    return max(
-        compute_metrics(task, np.tile(answer, (len(labels), 1)), labels, [metric])[metric]
-        for answer in answers
-    )
+
+    def reached(answer: np.ndarray) -> float:
+        logits = np.tile(answer, (len(labels), 1))
+        return compute_metrics(task, logits, labels, [metric], positive=positive)[metric]
+
+    return max(map(reached, answers))
 
 
 def association(task: str, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -180,7 +187,7 @@ def _better_order(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> str |
 def _reordered(setup: Setup, meant: np.ndarray) -> str:
     """Say what to write so that output `s` of the teacher is taken as `meant[s]` of the data."""
     space, names = setup.dataset.space, setup.dataset.labels
-    own = folder_labels(setup.folder("teacher"))
+    own = head_labels(setup.config, "teacher")
     count = len(meant)
     ids = space is None or space.holds_ids
     configured = setup.config.data.labels or ()

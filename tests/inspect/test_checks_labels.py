@@ -105,28 +105,6 @@ def test_classes_that_are_never_asked(healthy):
     assert "1 of 2 classes never occur in validation (positive)" in message
 
 
-def test_outputs_of_a_folder(tmp_path):
-    path = tmp_path / "config.json"
-    for config, count in (
-        ({"architectures": ["BertForSequenceClassification"]}, 2),
-        ({"architectures": ["ViTForImageClassification"], "num_labels": 7}, 7),
-        (
-            {
-                "architectures": ["BertForSequenceClassification"],
-                "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"},
-            },
-            3,
-        ),
-        ({"architectures": ["BertModel"], "num_labels": 3}, None),
-        ({}, None),
-    ):
-        path.write_text(json.dumps(config))
-        assert checks_labels.folder_outputs(tmp_path) == count
-    path.write_text("{")
-    assert checks_labels.folder_outputs(tmp_path) is None
-    assert checks_labels.folder_outputs(None) is None
-
-
 def test_overlap(healthy):
     setup = healthy(dataset=text_dataset(**{"validation.seen": 40}))
     message = only(checks_labels.overlap(setup), "warning")
