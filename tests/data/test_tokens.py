@@ -130,6 +130,6 @@ def test_what_cannot_tokenize_is_explained(tokenizer_folder, tmp_path):
         tokenize(TEXTS, None, folder=tmp_path / "empty", **options)
     with pytest.raises(DataError, match="max_length: got 2, expected more than the tokenizer's 2"):
         tokenize(TEXTS, None, folder=tokenizer_folder, max_length=2, cache_dir=None)
-    with pytest.raises(DataError, match="rows of 6 tokens, expected at most 4, .* of the other"):
+    with pytest.raises(DataError, match=r"rows of 6 tokens, expected at most 4, .* of the other"):
         check_row_limits(6, {"one": 5, "other": 4, "long": 8})
     check_row_limits(4, {"one": 5, "other": 4})
