@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models.sentences import encoded
 from sklearn.metrics import f1_score
 from support import runs
 from support.setups import LABELS
@@ -74,6 +75,32 @@ def test_export_is_a_plain_hugging_face_folder(finished):
     with torch.no_grad():
         expected = theirs(**{name: torch.tensor(leaf) for name, leaf in batch.items()}).logits
     np.testing.assert_allclose(ours.apply(ours.params, batch).logits, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_student_that_pools_by_the_mean_is_exported_as_it_was_measured(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = runs.write_config(
+        tmp_path,
+        data={"max_length": 5},
+        teacher={"pooling": "mean"},
+        student={"pooling": "mean"},
+        finetune=TEACHER,
+        train=TRAIN,
+    )
+    pipeline.run(load_config(config), tmp_path / "work")
+    assert "the export is a folder for sentence-transformers" in capsys.readouterr().err
+    folder = tmp_path / "work" / "export" / "student"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "0_Transformer")
+    lines = (tmp_path / "dev.tsv").read_text().splitlines()[1:]
+    texts = [line.split("\t")[0] for line in lines]
+    read = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    assert read["input_ids"].shape[1] == 5
+    with np.load(tmp_path / "work" / "evaluate" / "predictions.npz") as measured:
+        expected = measured["distilled_logits"][0]
+    got = encoded(folder, {name: np.asarray(leaf, np.int32) for name, leaf in read.items()})
+    np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

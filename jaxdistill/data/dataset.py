@@ -229,6 +229,7 @@ def _split(
 ) -> Split:
     if roles.modality == "features":
         return feature_split(table, roles, labels)
+    assert tokenizer_folder is not None  # texts were asked for theirs
     return text_split(
         table,
         roles,

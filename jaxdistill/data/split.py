@@ -99,19 +99,14 @@ def text_split(
     labels: np.ndarray,
     *,
     max_length: int,
-    tokenizer_folder: Path | None,
+    tokenizer_folder: Path,
     cache_dir: Path | None,
 ) -> Split:
     """Tokenize a table's texts.
 
     Raises:
-      DataError: a text is missing, or there is no tokenizer.
+      DataError: a text is missing.
     """
-    if tokenizer_folder is None:
-        raise DataError(
-            f"{table.source}: got text, expected a model with a tokenizer to read it; set "
-            "teacher.model to a Hugging Face folder"
-        )
     texts = tuple(read_texts(table, name) for name in roles.inputs)
     tokens = tokenize(
         texts[0],

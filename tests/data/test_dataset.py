@@ -252,7 +252,7 @@ def test_missing_texts_and_columns_are_named(write, tokenizer_folder):
     test = write("test.tsv", "index\tsentence\n0\tgood\n")
     with pytest.raises(DataError, match=r"test\.tsv: has no column 'label' with the labels"):
         load(tokenizer_folder, train=write("a.tsv", TSV), test=test)
-    with pytest.raises(DataError, match="got text, expected a model with a tokenizer"):
+    with pytest.raises(DataError, match="got text and no tokenizer to read it"):
         load(train=write("a.tsv", TSV))
 
 
