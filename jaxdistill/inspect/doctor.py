@@ -65,7 +65,6 @@ CHECKS = (
 )
 LANGUAGE_CHECKS = (
     checks_sources.sources,
-    checks_sources.sources,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,
