@@ -176,7 +176,7 @@ def refuse_scores(table: Table, cells: Iterable[int | float | str], task: Task) 
     names = (
         f"or list the {len(texts)} labels as data.labels to learn them as classes"
         if len(texts) <= 20
-        else "or give names"
+        else "or write names instead of numbers"
     )
     decimals = [text for text in numbers if not float(text).is_integer()]
     if decimals and not others:

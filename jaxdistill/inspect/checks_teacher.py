@@ -190,10 +190,10 @@ def _reordered(setup: Setup, meant: np.ndarray) -> str:
     own = head_labels(setup.config, "teacher")
     count = len(meant)
     ids = space is None or space.holds_ids
-    configured = setup.config.data.labels or ()
+    configured: Sequence[str] = setup.config.data.labels or ()
     aliases = space is not None and space.outputs is None and not ids and bool(configured)
     if own is not None and aliases and compare_labels(configured, own) == "names":
-        return _labels_in_order([configured[m] for m in meant])
+        return _labels_in_order([configured[int(m)] for m in meant])
     if own is not None and not (
         ids and (space is None or space.source_names in (None, configured))
     ):
