@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxdistill.config import Config
 from jaxdistill.config_terms import PROBLEM_TYPES
+from jaxdistill.data.columns import Modality
 from jaxdistill.data.dataset import Dataset, NamedHead
 from jaxdistill.errors import ConfigError
 from jaxdistill.inspect.findings import Check, Finding, Setup
@@ -15,7 +16,11 @@ from jaxdistill.models.family import Family
 from jaxdistill.models.registry import families, family_named
 
 SIDES = ("teacher", "student")
-_READS = {"text": ("text",), "image": ("image",), "features": ("features", "image")}
+_READS: dict[str, tuple[Modality, ...]] = {
+    "text": ("text",),
+    "image": ("image",),
+    "features": ("features", "image"),
+}
 
 
 def refuse_unfit(config: Config) -> None:
@@ -50,7 +55,7 @@ def refuse_unfit(config: Config) -> None:
         raise ConfigError(f"models: got {shown}; expected two that read the same")
 
 
-def readers(config: Config) -> Mapping[str, tuple[str, ...]]:
+def readers(config: Config) -> Mapping[str, tuple[Modality, ...]]:
     """Return what each model of a configuration can read, by a name for messages."""
     return {
         f"{side}.model {_shown(config, side)}": _READS[family.modality]
