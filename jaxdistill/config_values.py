@@ -49,7 +49,8 @@ def read_override(text: str, annotation: Any, *, where: str) -> Any:
         try:
             node = _compose(text, where)
         except ConfigError:
-            if not quoted:
+            # What no YAML can be is a text, such as a file's name, where the field holds one.
+            if not quoted and str not in members(annotation):
                 raise
             node = None
         if node is not None:

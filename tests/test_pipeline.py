@@ -139,7 +139,7 @@ def test_f1_is_that_of_the_label_that_the_config_names(tmp_path, capsys):
     # The best of training is measured as the evaluation measures it, on the same split.
     assert account["value"] == pytest.approx(result["student_alone"]["values"][0])
     error = difference_error("classification", alone, distilled, labels, "f1", positive=0)
-    assert result["evaluation_error"] == pytest.approx(error)
+    assert result["evaluation_error"] == pytest.approx(error.examples)
 
 
 def test_a_report_needs_no_data_and_no_place_and_waits_for_no_run(finished, tmp_path, monkeypatch):

@@ -170,7 +170,12 @@ def test_what_is_no_chat_is_named(tmp_path, row, message):
         read(tmp_path, row)
 
 
-def test_unread_columns_are_told(tmp_path, caplog):
-    caplog.set_level("INFO", logger="jaxdistill")
-    read(tmp_path, {"messages": TALK, "parallel_tool_calls": False, "id": 3})
-    assert "the columns ['parallel_tool_calls', 'id'] are not read" in caplog.text
+def test_unread_columns_are_told(tmp_path):
+    row = {"messages": TALK, "id": 3, "notes": "This is what an annotator wrote of it."}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(row) + "\n")
+    found = read_documents(
+        DataConfig(train=str(tmp_path / "chats.jsonl"), validation=str(tmp_path / "chats.jsonl"))
+    )
+    (remark,) = found["train"].remarks
+    assert remark.name == "unread columns"
+    assert "the texts in notes are not read, only messages" in remark.message
