@@ -78,7 +78,8 @@ def test_the_exported_student_stops_in_transformers_where_ours_stops(teacher, tm
     )
     written = generate(student, PROMPT, max_new_tokens=12, temperature=0, eos_id=list(ends))
     ours = np.asarray(written.tokens)[0, : int(written.lengths[0])].tolist()
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "student").generate(
+    reference: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    theirs = reference.generate(
         torch.tensor(PROMPT),
         attention_mask=torch.ones(PROMPT.shape, dtype=torch.long),
         max_new_tokens=12,
