@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ LLAMA = {
     "initializer_range": 0.5,
 }
 PROMPT = np.array([[1, 40, 50, 60]])
+
+
+def data_of(tokenizer: Path) -> Any:
+    """What is asked of a data set here: whose tokenizer reads it, and how rows are padded."""
+    return SimpleNamespace(tokenizer=tokenizer, train=SimpleNamespace(pad_id=0), vocabulary=None)
 
 
 def run_of(teacher: Path, **data):
@@ -60,7 +66,7 @@ def test_the_exported_student_stops_in_transformers_where_ours_stops(teacher, tm
     from transformers import AutoModelForCausalLM
 
     folder, turn, row = teacher
-    config, dataset = run_of(folder), SimpleNamespace(tokenizer=folder)
+    config, dataset = run_of(folder), data_of(folder)
     ends = language.ends(config, dataset)
     assert ends == (4, turn)
     student = load_model(folder)
@@ -72,7 +78,8 @@ def test_the_exported_student_stops_in_transformers_where_ours_stops(teacher, tm
     )
     written = generate(student, PROMPT, max_new_tokens=12, temperature=0, eos_id=list(ends))
     ours = np.asarray(written.tokens)[0, : int(written.lengths[0])].tolist()
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "student").generate(
+    reference: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    theirs = reference.generate(
         torch.tensor(PROMPT),
         attention_mask=torch.ones(PROMPT.shape, dtype=torch.long),
         max_new_tokens=12,
@@ -99,17 +106,15 @@ def test_students_that_write_for_themselves_know_all_ends(teacher, monkeypatch):
     folder, turn, _ = teacher
     given = {}
     monkeypatch.setattr(on_policy, "writing_step", lambda *_, **tokens: given.update(tokens))
-    split = SimpleNamespace(pad_id=0)
-    dataset = SimpleNamespace(tokenizer=folder, train=split, vocabulary=None)
-    model = load_model(folder)
-    on_policy.with_own_texts(None, run_of(folder), dataset, model, 10)
+    step: Any = None
+    on_policy.with_own_texts(step, run_of(folder), data_of(folder), load_model(folder), 10)
     assert list(given["eos_id"]) == [4, turn]
 
 
 def test_ids_of_a_folder_say_nothing_of_a_tokenizer_trained_on_the_documents(teacher):
     folder, _, _ = teacher
     config = run_of(folder, tokenizer={"vocabulary": 300})
-    assert language.ends(config, SimpleNamespace(tokenizer=folder.parent / "tokens")) == (4,)
+    assert language.ends(config, data_of(folder.parent / "tokens")) == (4,)
 
 
 def test_templates_in_a_folder_of_their_own_travel_along(teacher, tmp_path):

@@ -99,7 +99,7 @@ def test_a_question_keeps_tools_variables_and_what_is_not_learned():
     assert tokenizer.decode(prompt) == asked
     line = json.loads(json.dumps(keep(0, tokenizer("4 C")["input_ids"])))
     table = Table({name: [value] for name, value in line.items()}, "told.jsonl")
-    (read,) = chats_of(table, DataConfig(train="told.jsonl"))
+    read = (chats_of(table, DataConfig(train="told.jsonl")) or [])[0]
     assert read.messages == [*chat.messages[:3], assistant("4 C")]
     assert read.learned == (False, False, False, True)
     assert (read.tools, read.variables) == (chat.tools, chat.variables)
