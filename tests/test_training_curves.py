@@ -169,7 +169,7 @@ def test_an_encoder_learns_as_in_pytorch(name, folders, tmp_path):
     guide = bert(folders["teacher"])
     terms = {name: json.loads(term.model_dump_json()) for name, term in config.terms.items()}
     for term in terms.values():
-        layers = term["layers"] or {}
+        layers = term.get("layers") or {}
         term["layers"] = {int(ours): theirs for ours, theirs in layers.items()}
     if alone:  # The weight that the loss has beside the teacher's is none where it is alone.
         loop.terms["hard"]["weight"] = 1.0
@@ -194,7 +194,7 @@ def test_an_encoder_learns_as_in_pytorch(name, folders, tmp_path):
     def measure() -> float:
         batch = padded(dataset.validation, range(HELD_OUT))
         labels = torch.tensor(dataset.validation.labels.astype(np.int64))
-        smoothing = terms["hard"]["label_smoothing"] if "hard" in terms else 0.0
+        smoothing = terms.get("hard", {}).get("label_smoothing", 0.0)
         with torch.no_grad():
             logits = loop.result(**batch).logits
         given = {"label_smoothing": smoothing}
