@@ -186,7 +186,7 @@ def _speaker(
     placed = sharding.place(params, sharding.parameter_shardings(params, axes, mesh))
 
     compiled = functools.partial(parallel.compile_evaluation, mesh=mesh, whole=False)
-    if dataset.vocabulary is None:
+    if teacher.options is None or teacher.options.head != "lm":
         return compiled(lambda params, batch: apply(params, batch).logits), placed, None
 
     @jax.jit
