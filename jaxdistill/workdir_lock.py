@@ -46,6 +46,7 @@ def held(workdir: Path) -> Iterator[None]:
 def _take(workdir: Path) -> list[IO[str]]:
     path = workdir / LOCK
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(

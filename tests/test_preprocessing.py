@@ -18,6 +18,7 @@ from jaxdistill.inspect.findings import Setup
 from jaxdistill.models.family import config_from
 from jaxdistill.models.registry import Model, build_model, family_named, load_model, save_model
 from jaxdistill.preprocessing import channels_of, preprocessing_of
+from jaxdistill.workspace import Workspace
 
 VIT = {
     "family": "vit",
@@ -191,7 +192,9 @@ def test_a_saved_model_says_what_it_was_trained_on(tmp_path):
     model = load_model(source)
     save_model(tmp_path / "copy", model)
     assert read_preprocessing(tmp_path / "copy", "vit") == HALF
-    pipeline._save(tmp_path / "own", model, STUB)
+    workspace = Workspace(config_of(VIT), tmp_path / "work", False)
+    workspace._dataset = STUB
+    pipeline._save(tmp_path / "own", model, workspace)
     assert read_preprocessing(tmp_path / "own", "vit") == Preprocessing(size=(4, 6), mean=(0.1,))
 
 

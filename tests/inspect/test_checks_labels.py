@@ -21,7 +21,7 @@ def test_label_order(healthy):
 
 def test_a_folder_in_another_order_is_read_in_that_of_the_data(healthy, tmp_path):
     table = {"1": "negative", "0": "positive"}
-    (tmp_path / "config.json").write_text(json.dumps({"id2label": table}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "id2label": table}))
     only(checks_labels.label_order(healthy({"teacher": {"model": str(tmp_path)}})), "ok")
     without = healthy({"teacher": {"model": str(tmp_path)}}, teacher=None)
     assert {found.level for found in checks_labels.label_order(without)} == {"fatal"}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,10 @@ def test_the_order_that_it_says_to_write_is_right(healthy, tmp_path, cells, own,
     rows = [f"{'good film ' * (row + 1)},{cells[m]}" for row, m in enumerate(meant)]
     path.write_text("\n".join(["text,label", *rows]))
     folder = Path(save_tokenizer(tmp_path / "teacher", WORDS))
+    described: dict[str, Any] = {"model_type": "bert"}
     if own is not None:
-        table = {str(index): name for index, name in enumerate(own)}
-        (folder / "config.json").write_text(json.dumps({"id2label": table}))
+        described["id2label"] = {str(index): name for index, name in enumerate(own)}
+    (folder / "config.json").write_text(json.dumps(described))
 
     def read(labels):
         config = DataConfig(train=str(path), validation=str(path), labels=labels)

@@ -133,7 +133,7 @@ def test_adapters_apart_from_their_weights_are_refused(saved, tmp_path):
     alone.mkdir()
     (alone / "adapter_config.json").write_text('{"base_model_name_or_path": "meta/llama"}')
     save_file({"x": np.zeros(1, np.float32)}, alone / "adapter_model.safetensors")
-    assert "got an adapter of meta/llama, expected a whole model; merge the two" in refusal(alone)
+    assert "of the model 'meta/llama', expected a whole model; merge the two" in refusal(alone)
 
 
 @pytest.mark.parametrize("name", ["untied", "bert"])
