@@ -146,8 +146,10 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=800)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--rows", type=int, default=256, help="texts measured on")
-    smoke = {"teacher_steps": 2, "steps": 2, "seeds": 1, "rows": 4}
+    arms = ["reverse_kl, share 0 to 1"]
+    smoke = {"teacher_steps": 2, "steps": 2, "seeds": 1, "rows": 4, "arms": arms}
     arguments = common.parse(parser, smoke=smoke)
     text = source_text()
     cut = len(text) * 9 // 10
@@ -162,7 +164,8 @@ def main() -> None:
         measure = make_measure(model, teacher, held_out, arguments.rows)
         model, _ = fit(model, "forward_kl", train, arguments.steps, teacher=teacher, seed=seed)
         values.setdefault("start", []).append(measure(model.params))
-        for name, (loss, share) in ARMS.items():
+        for name in arguments.arms:
+            loss, share = ARMS[name]
             trained, milliseconds = fit(
                 model,
                 loss,

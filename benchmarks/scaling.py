@@ -68,7 +68,12 @@ def main() -> None:
     parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES))
     parser.add_argument("--rows", type=int, default=1, help="per chip")
     parser.add_argument("--layouts", nargs="+", default=["all", "fixed"], choices=["all", "fixed"])
-    smoke = {"config": "stdlib_lm", "topologies": ["cpu:8", "cpu:4"], "rows": 2}
+    smoke = {
+        "config": "stdlib_lm",
+        "topologies": ["cpu:4", "cpu:2"],
+        "rows": 2,
+        "layouts": ["all"],
+    }
     arguments = common.parse(parser, smoke=smoke)
     settle(arguments.topologies[0])
     from jaxdistill.config_file import load_config
