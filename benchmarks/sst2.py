@@ -35,6 +35,8 @@ from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
 SMOKE = [
     "seeds=[0]",
     "data.train_examples=64",
+    "data.max_length=32",
+    "data.buckets=1",
     "finetune.steps=2",
     "train.steps=2",
     "telemetry.progress=none",
@@ -51,13 +53,14 @@ def main() -> None:
     arguments = common.parse(parser, smoke={"overrides": SMOKE})
     data = common.data_folder()
     test = arguments.workdir / "test.tsv"
-    write_test(data / "sst2_sentences_orig" / "test.txt", test)
+    write_test(data / "sst2_sentences_orig" / "test.txt", test, 64 if arguments.smoke else None)
+    development = test if arguments.smoke else data / "sst2_glue" / "dev.tsv"
     config = load_config(
         "sst2",
         [
             f"teacher.model={common.minilm_folder()}",
             f"data.train={data / 'sst2_glue' / 'train.tsv.gz'}",
-            f"data.validation={data / 'sst2_glue' / 'dev.tsv'}",
+            f"data.validation={development}",
             f"data.test={test}",
             *arguments.overrides,
         ],
@@ -94,9 +97,10 @@ def main() -> None:
     common.write(arguments.json, rows, gains=gains, stages=stages, overrides=arguments.overrides)
 
 
-def write_test(source: Path, target: Path) -> None:
-    """Write lines of `label sentence` under the column names of the training file."""
-    rows = [line.split(" ", 1) for line in source.read_text(encoding="utf-8").splitlines()]
+def write_test(source: Path, target: Path, count: int | None) -> None:
+    """Write lines of `label sentence`, or a number of them, under the training file's columns."""
+    lines = source.read_text(encoding="utf-8").splitlines()[:count]
+    rows = [line.split(" ", 1) for line in lines]
     lines = ["sentence\tlabel", *(f"{sentence}\t{label}" for label, sentence in rows)]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -133,7 +133,7 @@ def test_labels_that_the_head_does_not_know_name_the_way_out(tmp_path):
     student = run.model_copy(
         update={
             "teacher": run.teacher.model_copy(update={"model": runs.SIZES}),
-            "student": check({**run.model_dump(), "student": {"model": teacher}}).student,
+            "student": config("classification", {"model": teacher}, {"model": teacher}).student,
         }
     )
     with pytest.raises(DataError, match=r"labels of student.model.*student.fresh_head=true"):
