@@ -183,8 +183,10 @@ def difference_error(
             return own[name]
 
         def gained(rows: np.ndarray) -> np.ndarray:
-            arms = [[measured(seed, rows) for seed in arm] for arm in (distilled, alone)]
-            return np.subtract(*arms)
+            ours, others = (
+                np.array([measured(seed, rows) for seed in arm]) for arm in (distilled, alone)
+            )
+            return ours - others
 
         gains = bootstrap(gained, examples).T  # [S, resamples]
         scale = 1.0
