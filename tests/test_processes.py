@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from support import runs, texts
 
-from jaxdistill import pipeline, writing
+from jaxdistill import build, pipeline, writing
 from jaxdistill.config_file import load_config
 from jaxdistill.engine.process_settings import ProcessSettings, to_environment
 from jaxdistill.launching.local import free_port
+from jaxdistill.models.registry import save_model
 
 # Compile quickly: what is compared ran through the same compiler.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -141,7 +142,13 @@ def test_two_processes_train_as_one_device_does(make, sizes, stages, tmp_path):
 def test_two_processes_write_the_texts_of_one(tmp_path):
     """Rows over both, the teacher's parameters shared; process 0 has the file."""
     config = toy_texts(tmp_path)
-    wanted = ["finetune=null", "generate.prompt_tokens=8", "generate.batch_size=8"]
+    teacher = tmp_path / "teacher"
+    untrained = load_config(config)
+    dataset = build.load_data(untrained, tmp_path / "data")
+    model = build.load_teacher(untrained, dataset, training=True, seed=0)
+    save_model(teacher, model, tokenizer_from=dataset.tokenizer)
+    wanted = ["finetune=null", f"teacher.model={teacher}", f"data.tokenizer={teacher}"]
+    wanted += ["generate.prompt_tokens=8", "generate.batch_size=8"]
     layout = ["parallel.data=2", "parallel.fsdp=2", "parallel.tensor=2"]
     together, alone = tmp_path / "together", tmp_path / "alone"
     process = start("generate", config, *wanted, *layout, "--workdir", str(together), devices=4)
