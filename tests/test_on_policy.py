@@ -29,6 +29,7 @@ SPEC = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl", "jsd"])
 def test_a_share_from_none_to_all_lowers_the_reverse_kl_on_the_students_texts(loss):
     teacher = build_model({**SPEC, "initializer_range": 0.5, "tie_word_embeddings": False}, seed=1)

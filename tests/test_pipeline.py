@@ -142,6 +142,7 @@ def test_f1_is_that_of_the_label_that_the_config_names(tmp_path, capsys):
     assert result["evaluation_error"] == pytest.approx(error.examples)
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_data_and_no_place_and_waits_for_no_run(finished, tmp_path, monkeypatch):
     """The whole project is moved, its data are lost, and somebody types from elsewhere."""
     config, _, _ = finished

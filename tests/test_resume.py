@@ -111,6 +111,7 @@ def test_killed_twice_and_asked_to_stop_ends_bitwise_equal(config, uninterrupted
     assert list(losses(workdir)) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_stopped_in_an_evaluation_goes_on_from_that_step(tmp_path, monkeypatch):
     """The step is saved, measured when the run goes on, and can be the best one."""
     sections = {"train": {"keep": "best"}, "telemetry": {"log_every": 1, "progress": "none"}}

@@ -79,6 +79,7 @@ def test_figures_go_together(measured):
     assert "not fine-tuned yet" in " ".join(found["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [None, {0: 1, 1: 2}])
 def test_the_step_that_is_timed_is_the_one_that_is_planned(layers):
     terms = {"soft": {"loss": "forward_kl"}}
