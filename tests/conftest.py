@@ -31,8 +31,19 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the files with the most slow tests first: no worker is left alone with one."""
+    """Mark what is mostly slow; start the files with the most slow tests first.
+
+    So no worker is left alone with one in the end.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("mostly_slow") is not None:
+            name = item.nodeid.split("[")[0]
+            if name in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(name)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -30,6 +30,7 @@ def rewrite(folder: Path, name: str, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -167,6 +167,7 @@ def encoder_folder(path, family="bert", **fields):
     return save_tokenizer(path, WORDS)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layout", ["bucket", "pack"])
 @pytest.mark.parametrize(
     ("teacher", "student", "who", "fits"),

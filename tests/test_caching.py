@@ -98,6 +98,7 @@ def test_a_run_that_asks_for_a_cache_writes_and_reads_it(own, capsys):
     assert "throughput" in capsys.readouterr().err
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -179,6 +180,7 @@ def test_a_codec_that_does_not_hold_the_objective_is_refused(toy, tmp_path):
     assert caching.choose_codec(config) == TopK(64, 3.0)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("codec", ["full", "topk", "sampled"])
 @pytest.mark.parametrize("loss", ["forward_kl", "jsd", "total_variation"])
 def test_a_codec_that_leaves_nothing_out_gives_the_live_loss(toy, codec, loss):
@@ -208,6 +210,7 @@ def test_a_codec_that_leaves_nothing_out_gives_the_live_loss(toy, codec, loss):
         np.testing.assert_allclose(ours[name].value(), mean.value(), rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_stopped_goes_on(toy, tmp_path, monkeypatch):
     config = load_config(str(toy / "toy.yaml"))
     dataset = build.load_data(config, tmp_path / "data")

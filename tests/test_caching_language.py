@@ -66,6 +66,7 @@ def parts(toy, folder, *overrides):
     return config, build.load_data(config, folder)
 
 
+@pytest.mark.slow
 def test_every_row_finds_what_was_said_of_it(toy, tmp_path):
     """Hidden states made of a row's own tokens: any batch can be checked by itself."""
     config, dataset = parts(toy, tmp_path)
@@ -100,6 +101,7 @@ def test_every_row_finds_what_was_said_of_it(toy, tmp_path):
     assert len(set(example_keys(split).tolist())) == len(split)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("losses", ["fused", "dense"])
 @pytest.mark.parametrize(
     ("codec", "tolerance"),
@@ -153,6 +155,7 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
         np.testing.assert_allclose(ours[name], value, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_shared_by_the_devices_says_the_same(toy, tmp_path, monkeypatch):
     said, held = {}, {}
     speaker = caching._speaker

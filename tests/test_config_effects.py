@@ -112,6 +112,7 @@ def test_no_value_on_the_way_is_beyond_the_ends(shape, ends):
     assert max(found) <= max(ends) + 1e-6
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "loss", ["forward_kl", "reverse_kl", "jsd", "total_variation", "bernoulli_kl"]
 )
@@ -123,6 +124,7 @@ def test_a_distribution_over_one_output_teaches_nothing(loss):
         np.testing.assert_array_equal(getattr(losses, loss)(*one), 0)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("heat", [1.0, 4.0])
 def test_total_variation_of_a_config_has_its_temperature(fused, heat):
@@ -226,6 +228,7 @@ def test_a_saved_config_holds_no_option_without_effect_and_reads_back_equal(base
     assert load_config(str(path)) == config
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_decays_exactly_where_it_is_said_to(name):
     """Without a gradient, only decay moves a parameter."""

@@ -61,6 +61,7 @@ def teacher(tmp_path_factory):
     return folder, turn, row
 
 
+@pytest.mark.slow
 def test_the_exported_student_stops_in_transformers_where_ours_stops(teacher, tmp_path):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM

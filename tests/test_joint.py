@@ -198,6 +198,7 @@ def test_fsdp_splits_parameters_optimizer_and_teacher():
     assert shares(after.opt_state) >= 7.5
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("layout", "message"),
     [

@@ -64,6 +64,7 @@ def test_what_fused_losses_cannot_do_is_refused_by_name(corpus):
     assert check(values(corpus, metric="accuracy")).higher_is_better
 
 
+@pytest.mark.slow
 def test_models_of_other_tokenizers_are_found_out(corpus, tmp_path):
     config = check(values(corpus))
     texts = [path.read_text() for path in sorted(Path(corpus).iterdir())]

@@ -40,6 +40,7 @@ def folders(tmp_path_factory) -> tuple[str, str]:
     return str(root / "corpus"), str(root / "teacher")
 
 
+@pytest.mark.slow
 def test_width_and_layers_are_cut_on_batches_of_the_data(folders, tmp_path):
     config = check(values(folders, {**NARROW, "layers": 1}))
     dataset = build.load_data(config, tmp_path)

@@ -61,6 +61,7 @@ def test_the_best_seed_is_exported(tmp_path, task, metric, best):
         assert all(jax.tree.leaves(same)) == (seed == best)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_trained_with_its_own_settings_and_the_first_seed(tmp_path):
     random = np.random.default_rng(0)
     inputs = random.normal(size=(80, 4)).astype(np.float32)

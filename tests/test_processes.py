@@ -258,6 +258,7 @@ def test_the_death_of_the_coordinator_is_named_and_so_is_what_one_process_fails_
     assert [finished(first)[0], finished(second)[0]] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_missing_process_is_named(tmp_path):
     where = ["--coordinator", "127.0.0.1:1", "--processes", "3", "--process-id", "1"]
     config = toy(tmp_path)

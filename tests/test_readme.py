@@ -15,6 +15,7 @@ def test_library_use_is_short():
     assert len(BLOCKS[0].splitlines()) < 25
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_library_use_runs_under_jit_and_pmap(capsys):
     # A user has no such setting: the text must not depend on it.
@@ -29,6 +30,7 @@ def test_library_use_runs_under_jit_and_pmap(capsys):
     assert "loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_forest_is_the_teacher(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -96,6 +96,7 @@ def test_a_run_goes_on_with_other_devices(config_file, reference, tmp_path, monk
     assert_close(after.params, reference[1].params, tolerance=2e-5)
 
 
+@pytest.mark.slow
 def test_the_student_learned(reference):
     before, after, _, _ = reference
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
@@ -147,6 +148,7 @@ def test_one_trace_per_bucket_whatever_the_seeds_and_epochs(config_file, tmp_pat
     assert len(shapes) == config.data.buckets
 
 
+@pytest.mark.slow
 def test_a_precomputed_teacher_teaches_the_same(config_file, tmp_path):
     """Logits dealt out with the batches are those of the live teacher."""
     objective = ["objective={soft: {loss: forward_kl}}", "train.used_vocabulary=false"]
@@ -167,6 +169,7 @@ def test_a_teacher_whose_layers_are_read_cannot_be_precomputed(config_file, tmp_
         trained(config_file, tmp_path, "teacher.precompute=true")
 
 
+@pytest.mark.slow
 def test_unstack_and_restack_are_inverse(config_file):
     folder = json.loads(Path(config_file).read_text())["teacher"]["model"]
     model = load_model(folder)
@@ -189,6 +192,7 @@ def test_layer_rates_agree_between_layouts(config_file):
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("precompute", ["true", "false"])
 def test_the_embedded_images_are_distilled(tmp_path, precompute):
     """The recipe of the README, whose models have no vocabulary."""

@@ -96,6 +96,7 @@ def plain(toy) -> tuple[Trainer, list[Any]]:
     return trainer, parameters_by_step(trainer, toy[1])
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("keep", "step"), [("best", 3), ("last", STEPS)])
 def test_a_stage_hands_on_the_best_or_the_last(toy, plain, tmp_path, keep, step):
     trainer, by_step = plain
@@ -209,6 +210,7 @@ def test_only_so_many_examples_are_trained_on_the_same_for_every_seed(toy):
     assert {image.tobytes() for image in first} <= whole
 
 
+@pytest.mark.slow
 def test_a_row_of_the_telemetry_is_the_mean_of_its_steps(toy, tmp_path):
     told = []
     for every in (1, 3):

@@ -42,6 +42,7 @@ def taken(folder: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_lock_names_its_holder_and_dies_with_it(holder, tmp_path, number):
     message = taken(tmp_path)

@@ -68,6 +68,7 @@ def config(made, **sections: Any):
     )
 
 
+@pytest.mark.slow
 def test_texts_are_continued_and_read_back(made, tmp_path):
     plan = config(made)
     output = tmp_path / "texts.jsonl"
@@ -101,6 +102,7 @@ def test_texts_are_continued_and_read_back(made, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_texts_end_where_the_teachers_folder_says_too(made, tmp_path, caplog):
     plan = config(made)
     writing.write(plan, tmp_path / "work", tmp_path / "whole.jsonl")

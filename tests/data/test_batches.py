@@ -262,6 +262,7 @@ def test_a_token_budget_for_images_is_an_error():
         train_batches(image_split(4), batch_size=2, seed=0, config=config(tokens_per_batch=96))
 
 
+@pytest.mark.slow
 def test_a_batch_is_made_in_well_under_a_millisecond(make_split):
     import time
 

@@ -89,6 +89,7 @@ def test_a_hugging_face_data_set_is_read_whole_or_as_far_as_needed(tmp_path, mon
         read_documents(DataConfig(source=str(folder), streaming=True))
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_at_hand():
     found = read_documents(DataConfig(source="stdlib", validation_fraction=0.1))
     assert len(found["train"]) > 100

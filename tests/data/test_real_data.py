@@ -139,6 +139,7 @@ def test_fashion_brings_its_test_split(data_folder):
     assert abs(float(data.train.images.std()) - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_tinyshakespeare_has_as_many_gpt2_tokens_as_others_count(data_folder, tmp_path):
     gpt2 = data_folder / "gpt2_bpe"
     (tmp_path / "vocab.json").write_bytes(gzip.decompress((gpt2 / "vocab.json.gz").read_bytes()))

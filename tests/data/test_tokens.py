@@ -93,6 +93,7 @@ def test_texts_that_join_to_the_same_have_other_keys(tokenizer_folder):
     assert len(keys) == 5
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_another_process(tokenizer_folder):
     import subprocess
     import sys

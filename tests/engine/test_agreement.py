@@ -156,6 +156,7 @@ def test_a_process_that_left_on_purpose_is_not_missed():
     assert first.gone() == {1}
 
 
+@pytest.mark.slow
 def test_a_lost_coordinator_and_a_reported_failure_are_named():
     board, ended = SharedBoard(), []
     _, second, third = watchers(board, 3, ended)

@@ -64,6 +64,7 @@ def test_saving_is_safe_while_the_state_is_donated(tmp_path):
     saver.close()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("higher", "best"), [(True, 2), (False, 1)])
 def test_keeps_the_last_and_the_best(tmp_path, higher, best):
     states = trained(5)

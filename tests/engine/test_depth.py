@@ -39,16 +39,19 @@ def program_size(monkeypatch):
     return count
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", SPECS)
 def test_the_program_of_a_step_does_not_grow_with_depth(program_size, name):
     assert program_size(name, 32) < 1.3 * program_size(name, 4)
 
 
+@pytest.mark.slow
 def test_without_a_scan_it_does_grow(program_size):
     sizes = [program_size("gpt2", layers, unroll=layers) for layers in (4, 16)]
     assert sizes[1] > 1.3 * sizes[0]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
 def test_recomputing_layers_saves_memory_and_changes_no_gradient(name):
     sizes = SPECS[name] | {"num_hidden_layers": 6}

@@ -118,6 +118,7 @@ def reference():
     return run(fused())
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_whole_logits(reference):
     assert_close(reference, run(dense(), logits=True))
     metrics, _ = reference
@@ -126,6 +127,7 @@ def test_losses_and_gradients_are_those_of_whole_logits(reference):
     np.testing.assert_allclose(metrics["fused"], total, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing(reference):
     assert_close(reference, run(fused(), accumulate=4))
 
@@ -168,6 +170,7 @@ def test_the_cross_entropy_is_that_of_each_document_alone(reference):
     np.testing.assert_allclose(reference[0]["hard"], total / count, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padded_vocabularies_are_compared_over_the_real_classes():
     student, _ = models(logits=False)
     wide = build_model({**SPEC, "vocab_size": 64}, seed=1, logits=False)

@@ -44,6 +44,7 @@ def faults(mode: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_large_blocks_are_not_mapped_anew():
     assert faults("keep") < 100

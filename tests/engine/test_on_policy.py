@@ -72,6 +72,7 @@ def test_the_key_and_the_step_decide():
     assert (given != seen(0.5, steps=30, seed=1)[0]).any()
 
 
+@pytest.mark.slow
 def test_devices_choose_alike_and_write_each_their_own():
     def learn_apart(state, teacher_params, batch, *, axis_name):
         state, metrics = learn(state, teacher_params, batch)

@@ -40,6 +40,7 @@ def updated(config: TrainConfig, gradients, steps=1, total=10):
     return params["student"]
 
 
+@pytest.mark.slow
 def test_adamw_equals_pytorch_with_clipping_decay_masks_and_schedule():
     torch = pytest.importorskip("torch")
     config = TrainConfig(learning_rate=0.1, weight_decay=0.1, clip_norm=1.0, warmup=0.2)

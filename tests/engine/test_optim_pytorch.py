@@ -99,6 +99,7 @@ def assert_same(config: TrainConfig, expected: list[dict[str, np.ndarray]]) -> N
 PLAIN = {"learning_rate": 0.05, "warmup": 0, "schedule": "constant"}
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("clip", [None, 0.5, 1.0])
 @pytest.mark.parametrize("decay", [0.0, 0.2])
 def test_sgd_clips_then_decays(clip, decay):
@@ -113,6 +114,7 @@ def test_sgd_clips_then_decays(clip, decay):
     assert_same(config, theirs(sgd, decay=decay, clip=clip))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("options", "betas", "eps"),
     [

@@ -82,6 +82,7 @@ def assert_same(got, expected, tolerance=1e-6):
     )
 
 
+@pytest.mark.slow
 def test_matches_an_independent_loss_and_gradient():
     values, params = one_update()
     loss, gradient = jax.jit(jax.value_and_grad(reference_loss))(tiny.init(0))
@@ -90,37 +91,44 @@ def test_matches_an_independent_loss_and_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, expected)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_changes_nothing(accumulate):
     assert_same(one_update(accumulate=accumulate), one_update())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_jit_on_a_mesh_changes_nothing(devices):
     assert_same(one_update(run=functools.partial(under_mesh, devices)), one_update())
 
 
+@pytest.mark.slow
 def test_accumulation_on_a_mesh_changes_nothing():
     run = functools.partial(under_mesh, 4)
     assert_same(one_update(accumulate=4, run=run), one_update())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_pmap_changes_nothing(devices):
     assert_same(one_update(run=functools.partial(under_pmap, devices)), one_update())
 
 
+@pytest.mark.slow
 def test_pmap_with_accumulation_changes_nothing():
     run = functools.partial(under_pmap, 4)
     assert_same(one_update(accumulate=2, run=run), one_update())
 
 
+@pytest.mark.slow
 def test_padding_rows_change_nothing():
     kept = int(BATCH["weight"].sum())
     sliced = {name: leaf[:kept] for name, leaf in BATCH.items()}
     assert_same(one_update(batch=BATCH), one_update(batch=sliced))
 
 
+@pytest.mark.slow
 def test_averaging_per_microbatch_would_be_noticed():
     """The usual mistake, a mean of microbatch means, differs on this batch."""
     halves = [{name: leaf[i::2] for name, leaf in BATCH.items()} for i in range(2)]
@@ -135,6 +143,7 @@ def test_metrics_are_means_of_their_own_weight():
     assert metrics["hidden"].weight == (BATCH["attention_mask"] * BATCH["weight"][:, None]).sum()
 
 
+@pytest.mark.slow
 def test_invalid_labels_are_counted_and_take_no_part():
     broken = dict(BATCH, labels=BATCH["labels"].copy())
     broken["labels"][0], broken["labels"][1] = -1, tiny.CLASSES

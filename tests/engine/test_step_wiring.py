@@ -115,6 +115,7 @@ def test_the_teacher_runs_as_in_evaluation_and_the_student_as_in_training(accumu
     assert seen == {("student", True, True), ("teacher", False, False)}
 
 
+@pytest.mark.slow
 def test_the_teachers_logits_are_those_of_its_evaluation():
     """A teacher with dropout, or with statistics of the batch, would teach another thing."""
 
@@ -153,6 +154,7 @@ def test_labels_of_rows_that_only_fill_are_no_invalid_ones():
     assert float(metrics["invalid_labels"].value()) == 1
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_gradients_norm_is_told_before_it_is_clipped_or_scaled(accumulate):
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.adam(0.1))
@@ -177,6 +179,7 @@ def counting(params, batch, *, rng=None, train=False, taps=(), model_state=None)
     return Outputs(logits=outputs.logits, model_state=state)
 
 
+@pytest.mark.slow
 def test_statistics_of_the_batch_are_averaged_over_devices():
     devices = jax.devices()[:4]
     objective = Objective({"hard": task_term()})

@@ -24,6 +24,7 @@ print(sum("XLAEigen" in name for name in names))
 FLAG = "--xla_force_host_platform_device_count="
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 @pytest.mark.parametrize("asked", [{"XLA_FLAGS": FLAG + "24"}, {"JAX_NUM_CPU_DEVICES": "24"}])
 def test_xla_starts_two_threads_for_each_device(asked):

@@ -139,6 +139,7 @@ def test_noise_is_told():
     assert "the machine is shared" in bench._noise(0.9, timing(1.0, 1.0))[0]
 
 
+@pytest.mark.slow
 def test_without_the_loader_nothing_but_the_config_is_needed(tmp_path):
     config = small(train={"batch_size": 8, "steps": 3}, parallel={"data": 1})
     with pytest.raises(DataError, match="nowhere"):

@@ -42,6 +42,7 @@ def test_a_student_that_is_not_made_yet_counts_too(healthy):
     )
 
 
+@pytest.mark.slow
 def test_an_image_model_that_nothing_opens_is_stopped(healthy):
     sizes = {"image_size": 4, "patch_size": 2, "hidden_size": 4, "intermediate_size": 4}
     vit = {"family": "vit", **sizes, "num_hidden_layers": 1, "num_attention_heads": 1}

@@ -24,6 +24,7 @@ def hidden(layers, loss="hidden_mse") -> dict:
     return {"objective": {"soft": soft, "hint": {"loss": loss, "layers": layers}}}
 
 
+@pytest.mark.slow
 def test_what_fits_is_ok(healthy):
     assert "fit these models" in only(checks_shapes.shapes(healthy(hidden({0: 1}))), "ok")
     attention = hidden({0: 1}, "attention_kl")
@@ -59,6 +60,7 @@ def test_a_student_that_cannot_be_made_of_its_teacher(healthy, student, expected
     assert expected in faults(healthy(student, student=None))
 
 
+@pytest.mark.slow
 def test_attention_of_unlike_heads_and_of_families_without_it(healthy):
     setup = healthy(hidden({0: 1}, "attention_kl"), student=encoder(1, num_attention_heads=4))
     assert "gives the maps of 4 heads and teacher layer 1 of 2" in faults(setup)

@@ -44,6 +44,7 @@ def on_first(tree):
     )
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
     wanted = config()
     student = build_model(STUDENT, remat=True, logits=False)
@@ -125,6 +126,7 @@ def test_the_cached_step_has_no_teacher_and_the_students_layers_may_be_its_own(m
     )
 
 
+@pytest.mark.slow
 def test_a_student_that_writes_is_planned_with_the_tokens_it_writes(planned):
     def made(tokens):
         writes = {"share": 0.5, "prompt_tokens": 8, "max_new_tokens": tokens}
@@ -138,6 +140,7 @@ def test_a_student_that_writes_is_planned_with_the_tokens_it_writes(planned):
     assert (few.useful_flops, few.mfu) == (None, None)
 
 
+@pytest.mark.slow
 def test_the_teachers_writing_is_planned_token_by_token(planned):
     wanted = config(generate={"batch_size": 8, "prompt_tokens": 8})
     found = plan.plan(wanted, "cpu:8", programs=["generate"], dense=False).main
@@ -200,6 +203,7 @@ def test_a_mesh_as_text():
     assert parse_mesh("data=16, fsdp=-1") == {"data": 16, "fsdp": -1}
 
 
+@pytest.mark.slow
 def test_the_smallest_change_that_fits_is_found_by_compiling(monkeypatch):
     one = {"num_hidden_layers": 1}
     wanted = config(

@@ -180,6 +180,7 @@ def test_report_of_a_multilabel_task(tmp_path):
     assert "Confusion" not in page.text
 
 
+@pytest.mark.slow
 def test_report_of_a_regression(tmp_path):
     labels = RANDOM.normal(size=60)
     seeds = [labels[:, None] + RANDOM.normal(size=(n, 60, 1)) for n in (1, 2, 2)]

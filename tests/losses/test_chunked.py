@@ -28,6 +28,7 @@ def dense(student, terms, arguments, where, vocabulary):
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("columns", [1, 3, 7, None])
 @pytest.mark.parametrize(
     ("codec", "name", "options"),
@@ -61,6 +62,7 @@ def test_chunks_give_the_dense_value_and_gradients(codec, name, options, columns
     assert not beyond.any()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("columns", [2, None])
 def test_a_token_counts_as_much_as_its_weight_says(columns):
     """Weights are no yes or no: half a token is half of its loss and of its gradient."""
@@ -87,6 +89,7 @@ def test_a_token_counts_as_much_as_its_weight_says(columns):
     )
 
 
+@pytest.mark.slow
 def test_the_parts_are_told_and_masked_tokens_are_never_looked_at():
     student, teacher, labels, where = case()
     codec = codecs.TopK(4)
@@ -108,6 +111,7 @@ def test_the_parts_are_told_and_masked_tokens_are_never_looked_at():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_sums_the_gradient_of_the_head_in_float32():
     student, teacher, labels, where = case(dtype=jnp.bfloat16, bias=False)
     codec = codecs.Sampled(6)

@@ -20,6 +20,7 @@ from jaxdistill.teacher import codecs
 ROWS, LENGTH = 4, 8
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     "sizes",

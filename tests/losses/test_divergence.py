@@ -263,6 +263,7 @@ def test_mutants_of_the_others_are_caught(name):
         check(mutant)
 
 
+@pytest.mark.slow
 def test_top_k_renormalization_hides_the_tail():
     """Two classes agree exactly while the student leaks most of its mass elsewhere."""
     teacher = jnp.array([[4.0, 3.0, -4.0, -4.0]])

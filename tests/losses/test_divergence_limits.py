@@ -199,6 +199,7 @@ def cross_entropy_minus_entropy(student, teacher):
     return cross_entropy - -jnp.sum(p * jax.nn.log_softmax(teacher), -1)
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_keep_the_divergence():
     generator = np.random.default_rng(3)
     teacher = jnp.asarray(generator.normal(0, 1, (64, 512)), jnp.bfloat16)

@@ -67,6 +67,7 @@ def test_second_derivative_of_forward_kl_is_the_fisher_matrix():
     np.testing.assert_allclose(hessian(student[0]), np.diag(q) - np.outer(q, q), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_near_and_far_terms_are_exact_in_float64():
     """Both sides of the switch between series and plain term, down to differences of 1e-4."""
     with jax.enable_x64(True):
@@ -78,6 +79,7 @@ def test_near_and_far_terms_are_exact_in_float64():
             np.testing.assert_allclose(losses.forward_kl(*logits), [exact], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_jsd_direction_is_that_of_the_paper():
     student, teacher, _ = example(dtype=np.float64)
     with jax.enable_x64(True):
@@ -90,6 +92,7 @@ def test_jsd_direction_is_that_of_the_paper():
     assert np.abs(forward / reverse - 1).max() > 0.1  # else the directions were not told apart
 
 
+@pytest.mark.slow
 def test_jsd_against_scipy():
     distance = pytest.importorskip("scipy.spatial.distance")
     student, teacher, _ = example()
@@ -127,6 +130,7 @@ def test_high_temperature_limit_is_half_the_mse_of_centred_logits():
     assert np.abs(1e8 * plain.sum(-1) / limit - 1).max() > 0.1
 
 
+@pytest.mark.slow
 def test_bernoulli_kl_is_the_binary_divergence_per_label():
     special = pytest.importorskip("scipy.special")
     student, teacher, where = example()

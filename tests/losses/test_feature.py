@@ -207,6 +207,7 @@ def test_underflowed_attention_stays_finite_through_the_softmax(dtype):
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
 
 
+@pytest.mark.slow
 def test_masked_junk_is_never_looked_at():
     where = np.zeros((1, 2, 4, 4), bool)
     where[..., :2, :3] = True
@@ -221,6 +222,7 @@ def test_masked_junk_is_never_looked_at():
     assert not gradient[~where].any()
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences():
     with jax.enable_x64(True):
         x, y = (jnp.asarray(hidden(1, 4, 6, seed=seed), jnp.float64) for seed in (0, 1))

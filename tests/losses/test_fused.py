@@ -20,6 +20,7 @@ from jaxdistill.losses import Projection, fused, fused_loss
 MODES = {"normal": {"chunk": 4}, "low memory": {"chunk": 4, "low_memory": True}}
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("mix", [*SINGLE, "all"])
 def test_equals_the_dense_losses(mix, mode):
@@ -29,6 +30,7 @@ def test_equals_the_dense_losses(mix, mode):
         assert_close(run(fused_loss, mix, inputs, temperature, **MODES[mode]), expected, 1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "settings",
@@ -45,6 +47,7 @@ def test_heads_of_every_shape(settings, mode):
     assert_close(run(fused_loss, "all", inputs, 2.0, **MODES[mode]), expected, 1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("columns", "mode"),
     [
@@ -64,6 +67,7 @@ def test_padding_of_the_vocabulary_does_not_exist(columns, mode):
     assert not np.asarray(bias)[50:].any()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_everything_at_once(dtype, tolerance, mode):
@@ -84,6 +88,7 @@ def test_bfloat16_of_every_divergence(mix):
         assert_close(run(fused_loss, mix, inputs, temperature, chunk=4), expected, 2e-2)
 
 
+@pytest.mark.slow
 def test_low_memory_mode_in_blocks_that_do_not_divide_the_vocabulary(monkeypatch):
     # Blocks are of at least 128 columns: 300 are two and one that reaches back.
     inputs = case(tokens=37, widths=(600, 5), columns=(300, 310), seed=3)
@@ -93,6 +98,7 @@ def test_low_memory_mode_in_blocks_that_do_not_divide_the_vocabulary(monkeypatch
     assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mode", MODES)
 def test_what_masked_tokens_hold_is_never_looked_at(mode):
     inputs = case(tokens=14)
@@ -118,6 +124,7 @@ def test_all_tokens_masked(mode):
         assert not np.asarray(leaf).any()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("chunk", [1, 5, 13, 100, None])
 def test_any_chunk_gives_the_same(chunk):
     inputs = case()
@@ -125,6 +132,7 @@ def test_any_chunk_gives_the_same(chunk):
     assert_close(run(fused_loss, "all", inputs, 2.0, chunk=chunk), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_leading_axes_masks_of_bool_and_values_without_gradient():
     inputs = case(tokens=12)
     keep = inputs["where"] > 0
@@ -144,6 +152,7 @@ def test_leading_axes_masks_of_bool_and_values_without_gradient():
     assert_close(found, expected[:2], 1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_with_sums_in_float32():
     inputs = case(tokens=2048, widths=(16, 24), columns=(64, 64), dtype=jnp.bfloat16, seed=1)
     expected = run_float64("all", inputs, 2.0)
@@ -156,6 +165,7 @@ def test_bfloat16_with_sums_in_float32():
         assert distance(found[0], expected[0]) < 1e-3
 
 
+@pytest.mark.slow
 def test_gradient_in_the_dtype_of_the_weights():
     inputs = case(tokens=64, dtype=jnp.bfloat16)
     fields = vars(inputs["student"])

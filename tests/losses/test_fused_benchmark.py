@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 GIB = 2**30
 
 
+@pytest.mark.slow
 def test_rows_hold_what_others_read(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import fused_loss as benchmark

@@ -27,6 +27,7 @@ def with_fields(side, **fields):
     return Projection(**{**vars(side), **fields})
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_classes_at_minus_infinity_are_absent(low_memory):
     inputs = case(seed=4)
@@ -41,6 +42,7 @@ def test_classes_at_minus_infinity_are_absent(low_memory):
         assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_what_the_other_side_cannot_reach_is_infinite_with_a_finite_gradient():
     inputs = case(seed=5)
     bias = np.array(inputs["teacher"].bias)
@@ -53,6 +55,7 @@ def test_what_the_other_side_cannot_reach_is_infinite_with_a_finite_gradient():
         assert distance(left, right) < 1e-5
 
 
+@pytest.mark.slow
 def test_sums_in_bfloat16_would_not_do():
     """The head's gradient summed over chunks in its own dtype misses what float32 sums keep."""
     inputs = case(tokens=2048, widths=(16, 24), columns=(64, 64), dtype=jnp.bfloat16, seed=1)
@@ -76,6 +79,7 @@ def test_sums_in_bfloat16_would_not_do():
     assert distance(total, expected[1]) > 2e-2
 
 
+@pytest.mark.slow
 def test_no_logits_of_all_tokens_and_every_product_once():
     inputs = case(tokens=1030, columns=(200, 200))
     arguments = [*(inputs[name] for name in ("student", "teacher", "labels", "where")), 2.0]

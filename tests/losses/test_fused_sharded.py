@@ -57,6 +57,7 @@ def on_mesh(mesh, inputs, **settings):
     return (mix, terms, gradients), program.as_text()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mode", MODES)
 def test_vocabulary_over_four_devices(mode):
     inputs = case(tokens=14, columns=(52, 52), softcap=6.0, transposed=(True, False))
@@ -72,6 +73,7 @@ def test_vocabulary_over_four_devices(mode):
     assert sum(shape == (14, 8) for *_, shapes in seen for shape in shapes) == 1
 
 
+@pytest.mark.slow
 def test_a_head_sharded_over_fsdp_is_gathered_once():
     inputs = case(tokens=16, columns=(50, 54))
     expected = run_float64("all", inputs, 2.0, vocabulary=49)
@@ -89,6 +91,7 @@ def test_a_head_sharded_over_fsdp_is_gathered_once():
     assert all(shape == (4, 1) for shapes in inside for shape in shapes)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_head_is_scattered_before_copies_are_summed():
     inputs = case(tokens=16)
     _, program = on_mesh(mesh_of(data=2, fsdp=4), inputs)
@@ -99,6 +102,7 @@ def test_the_gradient_of_a_head_is_scattered_before_copies_are_summed():
     assert (width, classes) not in sums
 
 
+@pytest.mark.slow
 def test_tokens_over_devices_without_a_sharded_vocabulary():
     inputs = case(tokens=16, transposed=(True, True))
     expected = run_float64("all", inputs, 2.0)

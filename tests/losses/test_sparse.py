@@ -42,6 +42,7 @@ def test_top_k_is_the_divergence_of_the_k_classes_and_the_tail(name, temperature
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("beta", [0.1, 0.3, 0.9])
 def test_beta_is_the_teachers_share_of_the_mixture(beta):
     student, teacher = example()
@@ -55,6 +56,7 @@ def test_beta_is_the_teachers_share_of_the_mixture(beta):
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", TOP)
 def test_top_k_is_a_lower_bound_that_all_classes_close(name):
     student, teacher = example(seed=1, rows=40)
@@ -69,6 +71,7 @@ def test_top_k_is_a_lower_bound_that_all_classes_close(name):
     np.testing.assert_allclose(value, full, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_tail_is_never_renormalized_away():
     """The two best classes agree but for a factor, and the student leaks the rest elsewhere."""
     p = [0.60, 0.30, 0.05, 0.03, 0.02]
@@ -97,6 +100,7 @@ def test_the_tail_is_never_renormalized_away():
     assert (gradient[0, 2:] > 0.1).all()  # and lowers the rest
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_the_tail_is_spread_in_the_students_proportions(temperature):
     """Same value and gradient as the full KL from an explicit teacher of all classes."""
@@ -127,6 +131,7 @@ def test_the_tail_is_spread_in_the_students_proportions(temperature):
     np.testing.assert_allclose(slope, wanted, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_uniform_tail_is_the_full_kl_from_a_uniform_tail():
     student, teacher = example(seed=3)
     where = np.random.default_rng(3).random(student.shape) < 0.8
@@ -147,6 +152,7 @@ def test_the_uniform_tail_is_the_full_kl_from_a_uniform_tail():
         np.testing.assert_allclose(got, expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_student_equal_to_the_teacher_stays():
     """What distinguishes the default tail from the uniform one: the teacher is its minimum."""
     _, teacher = example(seed=4)
@@ -161,6 +167,7 @@ def test_a_student_equal_to_the_teacher_stays():
     assert jnp.abs(gradient("uniform")).max() > 1e-3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", TOP)
 def test_the_form_from_parts_agrees_in_value_and_gradient(name):
     student, teacher = example(seed=5)
@@ -184,6 +191,7 @@ def test_the_form_from_parts_agrees_in_value_and_gradient(name):
     np.testing.assert_allclose(slope, wanted, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_match_finite_differences():
     student, teacher = example(seed=6, rows=2, classes=9)
     ids, log_probabilities, log_tail = cache(teacher, 3, 1.5)
@@ -222,6 +230,7 @@ def test_all_classes_with_their_probabilities_sample_the_full_kl():
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_draws_with_replacement_have_the_gradient_of_the_full_kl_on_average():
     """The paper's estimator, drawn by NumPy: mean gradient within 3 standard errors, both ways."""
     generator = np.random.default_rng(8)

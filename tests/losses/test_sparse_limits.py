@@ -13,6 +13,7 @@ from jaxdistill import losses
 from jaxdistill.errors import ConfigError, DataError, ModelError
 
 
+@pytest.mark.slow
 def test_a_tail_that_rounds_to_nothing_stays_finite_from_parts():
     student = jnp.array([[30.0, 29.0, -30.0, -31.0]])
     cached = (jnp.array([[0, 1]]), jnp.log(jnp.array([[0.6, 0.3]])), jnp.log(jnp.array([0.1])))
@@ -44,6 +45,7 @@ def test_low_precision_is_computed_in_float32():
     )
 
 
+@pytest.mark.slow
 def test_masked_classes_count_as_sliced_away():
     student, teacher = example(seed=10)
     padded = jnp.pad(student, ((0, 0), (0, 7)), constant_values=jnp.nan)
@@ -68,6 +70,7 @@ def _total(loss, cached, logits, where=None):
     return loss(logits, *cached, where=where).sum()
 
 
+@pytest.mark.slow
 def test_unused_slots_and_padding_rows_say_nothing():
     student, teacher = example(seed=11)
     ids, log_probabilities, log_tail = cache(teacher, 4)
@@ -92,6 +95,7 @@ def test_unused_slots_and_padding_rows_say_nothing():
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 def test_a_class_the_student_lacks_is_infinite_with_a_finite_gradient():
     student, teacher = example(seed=12, rows=1)
     ids, log_probabilities, log_tail = cache(teacher, 3)
@@ -114,6 +118,7 @@ def test_a_class_the_student_lacks_is_infinite_with_a_finite_gradient():
     assert jnp.isfinite(jsd).all()
 
 
+@pytest.mark.slow
 def test_a_confident_student_keeps_its_tail():
     """100 nats below the best, the tail's logarithm is still exact in float32."""
     student = jnp.array([[0.0, -100.0, -101.0]])

@@ -46,6 +46,7 @@ def check_cross_entropy(loss: Callable) -> None:
                 np.testing.assert_allclose(got[row], expected, rtol=1e-5, err_msg=f"row {row}")
 
 
+@pytest.mark.slow
 def test_cross_entropy():
     check_cross_entropy(losses.cross_entropy)
     check_cross_entropy(jax.jit(losses.cross_entropy))  # with a traced label_smoothing
@@ -102,6 +103,7 @@ def test_labels_without_a_class_have_no_gradient_and_are_counted():
         losses.valid_labels(np.zeros(3, np.float32), 5)
 
 
+@pytest.mark.slow
 def test_cross_entropy_of_tokens_and_other_axes():
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
@@ -137,6 +139,7 @@ def test_cross_entropy_of_absent_and_masked_classes():
         assert gradient[2, 2] == 0
 
 
+@pytest.mark.slow
 def test_cross_entropy_extremes():
     logits = np.array([[1e4, -1e4], [1e4, -1e4]])
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -166,6 +169,7 @@ def test_multilabel(masked):
     np.testing.assert_allclose(ours, gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_multilabel_extremes():
     logits = jnp.array([-INF, INF, -INF, INF, -INF, 1e4, -1e4, 1e4])
     targets = jnp.array([0, 1, 1, 0, 0.5, 1, 1, 0])
@@ -184,6 +188,7 @@ def test_regression():
     np.testing.assert_allclose(near, 0.0078125**2)
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences():
     logits, labels, where = example()
     with jax.enable_x64(True):

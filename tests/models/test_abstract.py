@@ -29,6 +29,7 @@ def sizes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("spec", [QWEN, BERT, {"family": "mlp", "num_features": 8}])
 def test_shapes_are_those_of_the_model(spec):
     options = {} if spec is QWEN else {"num_labels": 3}
@@ -50,6 +51,7 @@ def test_of_a_folder_only_the_config_is_read(tmp_path):
         abstract_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_student_of_some_layers_is_traced():
     whole = build_model(QWEN)
     made = student_from_teacher(whole, [0, 3])
@@ -58,6 +60,7 @@ def test_a_student_of_some_layers_is_traced():
     assert bare.config == made.config
 
 
+@pytest.mark.slow
 def test_a_narrower_student_has_the_config_that_slicing_gives_it():
     whole = build_model(QWEN)
     ids = jax.random.randint(jax.random.key(0), (2, 8), 0, 64)

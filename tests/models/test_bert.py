@@ -12,6 +12,7 @@ from jaxdistill.models.registry import build_model, load_model, save_model
 HEADS = ["classification", "masked_lm", None]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("head", HEADS)
 def test_outputs_equal_those_of_transformers(head, tmp_path):
     theirs = parity.reference("bert", head, tmp_path)
@@ -27,6 +28,7 @@ def test_absent_token_types_and_mask_mean_type_zero_and_no_padding(tmp_path):
     parity.check_outputs(model, theirs, ids, 1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("head", ["classification", "masked_lm"])
 def test_gradients_equal_those_of_transformers(head, tmp_path):
     theirs = parity.reference("bert", head, tmp_path)
@@ -96,6 +98,7 @@ def _packed(rows: list[list[int]], length: int, pad: int) -> dict[str, np.ndarra
     return batch
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("family", "pooling"),
     [
@@ -155,6 +158,7 @@ def test_the_pooled_tap_of_a_bare_encoder_is_what_its_pooling_says(family, pooli
     np.testing.assert_allclose(got.features["pooled"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scan_options_change_nothing():
     def values(**options):
         spec = parity.spec("bert", attention_probs_dropout_prob=0.0)
@@ -172,6 +176,7 @@ def test_scan_options_change_nothing():
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_layer_and_its_last_attention_alone():
     model = build_model(parity.spec("bert", num_hidden_layers=1), num_labels=2)
     batch = parity.text_batch(0)
@@ -208,6 +213,7 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_parameters_and_logits():
     np.testing.assert_allclose(one, expected.features["layers.2.hidden"], atol=0.1)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_of_padding_gives_no_nan(dtype):
     model = build_model(parity.spec("bert"), num_labels=2, dtype=dtype)
@@ -228,6 +234,7 @@ def test_padding_does_not_reach_the_logits():
     np.testing.assert_array_equal(parity.run(model, batch).logits, parity.run(model, other).logits)
 
 
+@pytest.mark.slow
 def test_dropout_draws_by_key_in_training_only():
     model = build_model(parity.spec("bert"), num_labels=2)
     batch = parity.text_batch(0)

@@ -57,6 +57,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("named", ["loss_mask", "labels"])
 def test_prompts_are_found_and_continued_as_generate_does(model, side, named):
@@ -95,6 +96,7 @@ def test_prompts_are_found_and_continued_as_generate_does(model, side, named):
     np.testing.assert_array_equal(got["weight"], data["weight"])
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_the_samples_are_those_of_a_training_pass(model):
     data = batch([parts for parts, _ in TEXTS])
     rng = jax.random.key(1)
@@ -121,6 +123,7 @@ def test_log_probabilities_of_the_samples_are_those_of_a_training_pass(model):
     )
 
 
+@pytest.mark.slow
 def test_rows_of_padding_stay_so_and_texts_can_be_short(model):
     data = batch([parts for parts, _ in TEXTS[:2]])
     for name in ("input_ids", "attention_mask", "segment_ids", "position_ids", "loss_mask"):
@@ -135,6 +138,7 @@ def test_rows_of_padding_stay_so_and_texts_can_be_short(model):
     assert all(np.isfinite(leaf).all() for leaf in got.values())
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_count_still_do_not(model):
     data = batch([parts for parts, _ in TEXTS])
     data["weight"][:] = data["loss_mask"][2] = 0
@@ -144,6 +148,7 @@ def test_rows_that_do_not_count_still_do_not(model):
     np.testing.assert_array_equal(counted, [0, 2 * (LENGTH - PROMPT), 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_padding_of_the_vocabulary_is_never_written(model):
     data = batch([parts for parts, _ in TEXTS])
     continued = make_continue(model, prompt_tokens=PROMPT, vocabulary=80, temperature=9.0)

@@ -134,6 +134,7 @@ def expected_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int
     return places
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", CASES)
 def test_masks_are_drawn_where_transformers_draws_them(name, monkeypatch):
     wanted = expected_of(name, monkeypatch)
@@ -146,6 +147,7 @@ def test_masks_are_drawn_where_transformers_draws_them(name, monkeypatch):
     assert len(set(keys)) == len(keys) == wanted.total()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ["bert", "mobilebert", "gpt2", "t5"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_no_mask_is_drawn_twice_however_layers_lie(name, apart, monkeypatch):

@@ -56,6 +56,7 @@ def dense(segments, window, **settings):
     return attend
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("packed", "window", "softcap", "width"),
     [(False, None, None, 128), (True, None, None, 64), (True, 150, 5.0, 128)],
@@ -71,6 +72,7 @@ def test_equals_dense_attention_in_value_and_gradients(packed, window, softcap, 
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_layers_with_different_windows_each_get_theirs():
     operands, _ = inputs(heads=2)
     for window in (64, 2**30):
@@ -85,6 +87,7 @@ def test_layers_with_different_windows_each_get_theirs():
         np.testing.assert_allclose(attend(*operands), expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "sizes", [{"data": 2, "fsdp": 4}, {"data": 2, "sequence": 2, "tensor": 2}], ids=str
 )
@@ -135,6 +138,7 @@ def on_tpu(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_decoder_takes_it_on_tpu_and_gives_the_same_states(on_tpu):
     batch = {
         "input_ids": jax.random.randint(jax.random.key(1), (1, LENGTH), 0, 40),

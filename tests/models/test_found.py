@@ -74,6 +74,7 @@ def refusal(folder: Path, **options) -> str:
     return str(caught.value)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ["tied", "untied", "bert"])
 @pytest.mark.parametrize(
     "wrap",
@@ -169,6 +170,7 @@ def test_quantized_weights_are_refused_by_their_method(saved, tmp_path, method, 
     assert "give the model that was quantized" in message
 
 
+@pytest.mark.slow
 def test_another_head_beside_a_tied_table_is_kept_as_transformers_keeps_it(saved, tmp_path, caplog):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -43,6 +43,7 @@ def test_a_model_in_float32_stays_as_it_is():
     assert keep_frozen(model).params["layers"]["up"]["kernel"].dtype == np.float32
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_int8_rounds_each_output_to_255_levels(apart):
     model = build_model(SIZES)

@@ -41,6 +41,7 @@ def test_bare_models_equal_those_of_transformers(family, tmp_path):
     decoders.check_outputs(model, theirs, decoders.padded("right"), 1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("case", ["gemma2", "gemma3"])
 def test_gradients_equal_those_of_transformers(case, tmp_path):
     family, fields = CASES[case]
@@ -55,11 +56,13 @@ def test_round_trip(case, tmp_path):
     parity.check_round_trip(tmp_path / "a", tmp_path / "b", "lm", decoders.whole())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
 def test_packed_and_padded_rows_equal_separate_rows(family):
     decoders.check_packed(build_model(parity.spec(family, initializer_range=0.2)))
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     few, many = (
         decoders.gradient_text(

@@ -71,6 +71,7 @@ def picked(logits, tokens):
     return np.take_along_axis(scores, np.asarray(tokens)[..., None], -1)[..., 0]
 
 
+@pytest.mark.mostly_slow
 def test_the_likeliest_tokens_are_those_of_transformers(pair):
     import torch
 
@@ -96,6 +97,7 @@ def test_the_likeliest_tokens_are_those_of_transformers(pair):
     np.testing.assert_allclose(got.log_probabilities, picked(logits, got.tokens), rtol=0, atol=1e-4)
 
 
+@pytest.mark.mostly_slow
 def test_log_probabilities_are_those_of_a_full_pass_of_the_whole_softmax(pair):
     _, model = pair
     ids, mask = prompts("right")
@@ -115,6 +117,7 @@ def test_log_probabilities_are_those_of_a_full_pass_of_the_whole_softmax(pair):
     np.testing.assert_allclose(got.log_probabilities, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_ends_with_any_of_the_end_tokens(model):
     ids, mask = prompts()
     options = {"max_new_tokens": 24, "temperature": 0, "multiple": 8}
@@ -152,6 +155,7 @@ def test_writing_stops_when_every_row_has_ended(model, monkeypatch, ends, steps)
     assert got.tokens.shape == got.log_probabilities.shape == (3, 9)
 
 
+@pytest.mark.slow
 def test_one_program_serves_what_differs_in_numbers_only(monkeypatch):
     traces = []
     read = module.read_prompts
@@ -174,6 +178,7 @@ def test_one_program_serves_what_differs_in_numbers_only(monkeypatch):
     assert traces == [1, 1]
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_other_rows_nor_layout_change_a_row(model):
     options = {"max_new_tokens": 12, "rng": jax.random.key(3), "top_k": 50, "temperature": 1.3}
     ids, mask = prompts()
@@ -201,6 +206,7 @@ def test_a_key_decides_what_is_drawn(model):
     assert (np.asarray(draw(0))[:, 1:] != np.asarray(draw(0))[:, :-1]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_half_precision_writes_with_a_cache_in_half_precision():
     exact, half = (
         build_model(parity.spec("gemma2", initializer_range=0.2), dtype=dtype, logits=False)
@@ -215,6 +221,7 @@ def test_half_precision_writes_with_a_cache_in_half_precision():
     assert 0 < difference.max() < 0.1
 
 
+@pytest.mark.slow
 def test_padding_of_the_vocabulary_is_absent(model):
     options = {"max_new_tokens": 12, "multiple": 16, "vocabulary": 60}
     greedy = generate(model, *prompts(), temperature=0, **options)
@@ -227,6 +234,7 @@ def test_padding_of_the_vocabulary_is_absent(model):
     np.testing.assert_array_equal(greedy.tokens, likeliest)
 
 
+@pytest.mark.slow
 def test_all_positions_can_be_used_and_no_more():
     model = build_model(parity.spec("gpt2"))  # of 24 positions
     ids, mask = prompts()

@@ -31,6 +31,7 @@ def laid_out(model, **sizes):
     return mesh, dataclasses.replace(model, params=sharding.place(model.params, parts))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "sizes",
     [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4}, {"data": 2, "tensor": 4}],
@@ -51,6 +52,7 @@ def test_rows_that_do_not_divide_are_refused(model):
         generate(placed, *prompts(), max_new_tokens=10, temperature=0, mesh=mesh)
 
 
+@pytest.mark.slow
 def test_no_parameter_crosses_devices_for_a_token():
     """They are gathered for the prompts; then sums of a few rows cross."""
     tied = {"tie_word_embeddings": True, "vocab_size": 256}

@@ -21,6 +21,7 @@ def test_outputs_equal_those_of_transformers(head, tmp_path):
         decoders.check_outputs(model, theirs, decoders.padded(side), 1e-4)
 
 
+@pytest.mark.slow
 def test_an_untied_head_equals_that_of_transformers(tmp_path):
     theirs = parity.reference("gpt2", "lm", tmp_path / "a", tie_word_embeddings=False)
     model = load_model(tmp_path / "a")
@@ -49,6 +50,7 @@ def test_a_bare_checkpoint_gives_a_language_model_whose_head_is_tied(tmp_path):
     assert parity.run(model, decoders.whole()).logits.shape == (2, 12, 99)
 
 
+@pytest.mark.slow
 def test_packed_and_padded_rows_equal_separate_rows():
     model = build_model(parity.spec("gpt2", initializer_range=0.2))
     decoders.check_packed(model, positions=(True, False))
@@ -62,6 +64,7 @@ def test_logits_are_left_out_when_not_asked_for():
     np.testing.assert_allclose(outputs.hidden @ outputs.head().weights, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     few, many = (
         decoders.gradient_text(build_model(parity.spec("gpt2", n_layer=depth))) for depth in (4, 32)
@@ -69,6 +72,7 @@ def test_the_program_does_not_grow_with_depth():
     assert len(many) < 1.3 * len(few)
 
 
+@pytest.mark.slow
 def test_scan_options_change_nothing():
     def values(**options):
         model = build_model(parity.spec("gpt2", attn_pdrop=0.0, resid_pdrop=0.0), **options)
@@ -86,6 +90,7 @@ def test_scan_options_change_nothing():
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_draws_by_key_in_training_only():
     model = build_model(parity.spec("gpt2"))
     batch = decoders.whole()
@@ -104,6 +109,7 @@ def test_dropout_draws_by_key_in_training_only():
         assert np.abs(drawn[0] - quiet).max() > 1e-3, name
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_of_padding_gives_no_nan(dtype):
     model = build_model(parity.spec("gpt2"), dtype=dtype)
@@ -131,6 +137,7 @@ def test_an_unknown_head_is_named():
         build_model(parity.spec("gpt2"), head="classification", num_labels=2)
 
 
+@pytest.mark.slow
 def test_a_student_of_some_layers_runs_and_is_saved(tmp_path):
     teacher = build_model(parity.spec("gpt2", initializer_range=0.2))
     student = student_from_teacher(teacher, [0, 2])

@@ -197,6 +197,7 @@ def test_a_bare_encoder_has_a_pooler_where_the_checkpoint_has_one(folder):
         parity.run(model, parity.text_batch(0), ("pooled",))
 
 
+@pytest.mark.slow
 def test_labels_come_from_the_checkpoint_and_may_be_reordered(folder, caplog):
     model = load_model(folder)
     assert model.labels == ("sad", "so-so", "happy")

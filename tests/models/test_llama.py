@@ -55,6 +55,7 @@ def test_gradients_equal_those_of_transformers(tmp_path):
     parity.check_gradients(load_model(tmp_path), theirs, decoders.padded("left"), 1e-3)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("case", ["llama-llama3", "llama-tied", "qwen2", "qwen3"])
 def test_round_trip(case, tmp_path):
     family, fields = CASES[case]
@@ -62,6 +63,7 @@ def test_round_trip(case, tmp_path):
     parity.check_round_trip(tmp_path / "a", tmp_path / "b", "lm", decoders.whole())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_packed_and_padded_rows_equal_separate_rows(family):
     positions = (True, False) if family == "qwen3" else (False,)
@@ -69,6 +71,7 @@ def test_packed_and_padded_rows_equal_separate_rows(family):
     decoders.check_packed(model, positions=positions)
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     few, many = (
         decoders.gradient_text(build_model(parity.spec("qwen2", num_hidden_layers=depth)))

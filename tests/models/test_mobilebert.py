@@ -18,6 +18,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_equal_those_of_transformers(shape, tmp_path):
     theirs = parity.reference("mobilebert", "classification", tmp_path, **SHAPES[shape])
@@ -30,6 +31,7 @@ def test_other_heads_equal_those_of_transformers(head, tmp_path):
     parity.check_outputs(load_model(tmp_path, head=head), theirs, parity.text_batch(0), 1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("head", ["classification", "masked_lm"])
 def test_gradients_equal_those_of_transformers(head, tmp_path):
     theirs = parity.reference("mobilebert", head, tmp_path)

@@ -65,6 +65,7 @@ def test_transformers_opens_what_was_made_of_a_backbone(
     np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("problem", "answer"),
     [

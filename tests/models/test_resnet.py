@@ -182,6 +182,7 @@ def test_a_batch_without_valid_rows_keeps_the_statistics():
     np.testing.assert_allclose(outputs.logits, alone.logits, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tied_statistics_under_pmap_are_those_of_the_whole_batch():
     model = fresh()
     tied = tie_batch_statistics(model, "data")
@@ -259,6 +260,7 @@ def test_a_bare_model_is_read_and_written(tmp_path):
     assert set(classifier.initialized) == {"head/output/kernel", "head/output/bias"}
 
 
+@pytest.mark.slow
 def test_recomputing_changes_no_gradient_and_bfloat16_stays_near():
     plain = fresh()
     images = images_of(4)

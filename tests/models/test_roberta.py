@@ -15,6 +15,7 @@ def test_outputs_equal_those_of_transformers(head, tmp_path):
     parity.check_outputs(model, theirs, parity.text_batch(1), 1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("head", ["classification", "masked_lm"])
 def test_gradients_equal_those_of_transformers(head, tmp_path):
     theirs = parity.reference("roberta", head, tmp_path)

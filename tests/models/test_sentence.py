@@ -64,6 +64,7 @@ def test_what_the_model_computes_is_what_its_folder_says(family, pooling, head, 
         np.testing.assert_array_equal(value, flatten(again.params)[path], err_msg=path)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "mobilebert"])
 def test_pooling_that_transformers_has_is_written_for_transformers(family, tmp_path):
     torch = pytest.importorskip("torch")
@@ -81,6 +82,7 @@ def test_pooling_that_transformers_has_is_written_for_transformers(family, tmp_p
 
 
 def test_transformers_does_not_open_it_as_a_classifier(tmp_path):
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     save_model(tmp_path / "m", drawn("bert", labels=["a", "b"], pooling="mean"))
     with pytest.raises((OSError, ValueError), match=r"config\.json"):
@@ -235,6 +237,7 @@ def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
     ],
 )
 def test_the_tokenizer_says_what_the_model_was_trained_on(family, inputs, tmp_path):
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     save_tokenizer(tmp_path / "words", WORDS)
     change = {"padding_side": "left", "model_max_length": 512, "truncation_side": "left"}

@@ -48,6 +48,7 @@ def logits(model, batch):
     return np.asarray(parity.run(model, batch).logits)[batch["attention_mask"] > 0]
 
 
+@pytest.mark.slow
 def test_importance_is_the_mean_absolute_activation_of_transformers(tmp_path):
     torch = pytest.importorskip("torch")
     theirs = parity.reference("llama", "lm", tmp_path)
@@ -100,6 +101,7 @@ def test_the_most_important_stay_in_their_order():
     np.testing.assert_array_equal(most_important(np.ones(5), 2), [0, 1])
 
 
+@pytest.mark.slow
 def test_the_least_important_goes_first():
     teacher = build_model(parity.spec("llama", initializer_range=0.2))
     measured = measure_importance(teacher, BATCHES)
@@ -125,6 +127,7 @@ def test_the_least_important_goes_first():
     np.testing.assert_array_equal(new["head/kernel"], old["head/kernel"][hidden])
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text"])
 def test_what_carries_nothing_leaves_without_a_trace(family):
     teacher = build_model(parity.spec(family, initializer_range=0.2))
@@ -161,6 +164,7 @@ def test_what_carries_nothing_leaves_without_a_trace(family):
     np.testing.assert_allclose(logits(student, BATCHES[0]), expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_silent_channels_of_gpt2_leave_without_a_trace():
     teacher = build_model(parity.spec("gpt2", initializer_range=0.2))
 
@@ -176,6 +180,7 @@ def test_silent_channels_of_gpt2_leave_without_a_trace():
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("family", "sizes"),
     [

@@ -84,6 +84,7 @@ def torch_logits(folder, images):
     return nn.linear(x, *pair("classifier")).numpy()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", CNNS)
 def test_cnn_equals_torch_and_returns_from_its_folder(kind, tmp_path):
     size = 7 if kind in ("max", "layer") else 8  # an odd last row is not pooled
@@ -154,6 +155,7 @@ def test_dropout_only_with_a_key_in_training(family):
     assert 0.35 < kept.sum() / (np.asarray(full) != 0).sum() < 0.65
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "spec",
     [

@@ -24,6 +24,7 @@ def test_evenly_spaced(count, depth, expected):
     assert evenly_spaced(count, depth) == expected
 
 
+@pytest.mark.slow
 def test_a_student_computes_the_teachers_first_layers(teacher):
     student = student_from_teacher(teacher, [0, 1])
     batch = parity.text_batch(0)

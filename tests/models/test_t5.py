@@ -77,6 +77,7 @@ def pair(side: str) -> dict[str, np.ndarray]:
     return texts(side) | texts(side, prefix="decoder_", length=9, seed=1)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("count", "longest"), [(32, 128), (8, 9), (16, 1000)])
 def test_buckets_equal_those_of_transformers(count, longest, bidirectional):
@@ -91,6 +92,7 @@ def test_buckets_equal_those_of_transformers(count, longest, bidirectional):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_equal_those_of_transformers(kind, tmp_path):
     theirs = reference(tmp_path, kind)
@@ -135,6 +137,7 @@ def check_outputs(model: Model, theirs: Any, batch: dict[str, np.ndarray]) -> No
     np.testing.assert_allclose(by_head[rows], expected.logits.numpy()[rows], rtol=0, atol=1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_a_loss_equal_those_of_transformers(kind, tmp_path):
     torch = pytest.importorskip("torch")
@@ -215,6 +218,7 @@ def test_labels_are_shifted_behind_the_start():
     np.testing.assert_array_equal(got, [[3, 7, 8, 0]])
 
 
+@pytest.mark.slow
 def test_packed_rows_equal_separate_rows():
     model = build_model({"family": "t5", **SPEC, "initializer_factor": 1.0})
     random = np.random.default_rng(0)
@@ -264,6 +268,7 @@ def test_greedy_tokens_equal_those_of_transformers(kind, tmp_path):
         np.testing.assert_array_equal(written.tokens, expected.numpy())
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_a_full_pass():
     model = build_model({"family": "t5", **SPEC})
     batch = texts("left")
@@ -286,6 +291,7 @@ def test_log_probabilities_are_those_of_a_full_pass():
     assert (tokens[~real] == 98).all()
 
 
+@pytest.mark.slow
 def test_dropout_draws_by_key_in_training_only():
     model = build_model({"family": "t5", **SPEC, "dropout_rate": 0.5})
     batch = pair("right")
@@ -313,6 +319,7 @@ def test_faulty_configs_are_named(fields, message):
         build_model({"family": "t5", **SPEC, **fields})
 
 
+@pytest.mark.slow
 def test_faulty_batches_and_calls_are_named():
     model = build_model({"family": "t5", **SPEC})
     source = texts("left")

@@ -73,6 +73,7 @@ def forward_of(model):
     return jax.jit(model.apply, static_argnames=("train", "taps"))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("config", [{}, {"qkv_bias": False, "hidden_act": "gelu_new"}])
 def test_outputs_equal_transformers(config, tmp_path):
     torch_model = reference(tmp_path, **config)
@@ -97,6 +98,7 @@ def test_outputs_equal_transformers(config, tmp_path):
     near(outputs.hidden, outputs.features["pooled"])
 
 
+@pytest.mark.slow
 def test_gradients_equal_transformers(tmp_path):
     torch_model = reference(tmp_path / "model")
     model = load_model(tmp_path / "model")
@@ -162,6 +164,7 @@ def test_a_bare_model_keeps_its_pooler(tmp_path):
     assert set(classifier.initialized) == {"head/output/kernel", "head/output/bias"}
 
 
+@pytest.mark.slow
 def test_mean_pooling_reads_the_patches():
     model = rebuilt(pooling="mean")
     images = images_of()
@@ -174,6 +177,7 @@ def test_mean_pooling_reads_the_patches():
     np.testing.assert_allclose(outputs.features["pooled"], hidden[:, 1:].mean(1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_only_with_a_key_in_training():
     model = rebuilt({"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5})
     batch, key = {"images": images_of()}, jax.random.key(0)
@@ -190,6 +194,7 @@ def test_dropout_only_with_a_key_in_training():
     assert np.abs(first - other).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_recomputing_changes_no_gradient_and_bfloat16_stays_near():
     batch = {"images": images_of()}
 

@@ -88,6 +88,7 @@ def test_shards_are_safetensors(tmp_path):
         assert [file.get_slice(name).get_dtype() for name in "de"] == ["BF16", "F8_E4M3"]
 
 
+@pytest.mark.slow
 def test_layouts_of_the_same_tokens_are_stored_alike(tmp_path):
     """Padded on either side, or in a row; sampled, whose draws go by example and position."""
     generator = np.random.default_rng(0)
@@ -120,6 +121,7 @@ def test_layouts_of_the_same_tokens_are_stored_alike(tmp_path):
         np.testing.assert_array_equal(stored[0][name], array)
 
 
+@pytest.mark.slow
 def test_hidden_states_come_with_their_head(tmp_path):
     generator = np.random.default_rng(0)
     hidden = generator.normal(0, 1, (20, 64)).astype(np.float32)

@@ -92,6 +92,7 @@ def test_top_k_loss_from_the_store_is_near_the_exact_one():
     np.testing.assert_allclose(loss(student, *targets), exact, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_masked_classes_are_never_stored():
     logits = zipf_logits(4, 40)
     logits[0, 5:] = -np.inf
@@ -123,6 +124,7 @@ def test_ids_of_any_vocabulary_come_back(classes):
     np.testing.assert_array_equal(quantize.join_ids(fields), ids)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 12.0])
 def test_sampled_weights_average_to_the_probabilities(spread):
     """Over 20,000 stored draws, each class within 5 standard errors; the sum is always 1."""
@@ -163,6 +165,7 @@ def test_the_rarest_classes_of_a_large_vocabulary_are_not_lost():
     assert np.abs(np.diff(drawn) - classes / 8000).max() <= 2
 
 
+@pytest.mark.slow
 def test_mean_gradient_of_sampled_is_that_of_the_full_kl():
     """Measured as the issue asks: within 3 standard errors of the full gradient."""
     classes, draws = 50_257, 400
@@ -198,6 +201,7 @@ def test_mean_gradient_of_sampled_is_that_of_the_full_kl():
     assert np.abs(away).max() > 10
 
 
+@pytest.mark.slow
 def test_sampled_varies_less_than_draws_with_replacement_of_the_same_size():
     classes = 2000
     p = softmax(zipf_logits(1, classes))[0]
@@ -215,6 +219,7 @@ def test_sampled_varies_less_than_draws_with_replacement_of_the_same_size():
     assert ours < 0.5 * replaced
 
 
+@pytest.mark.slow
 def test_draws_depend_on_seed_example_and_position_alone():
     logits = zipf_logits(6, 100)
     codec = Sampled(8)

@@ -44,6 +44,7 @@ def whole(model, tmp_path_factory):
     return path, write(model, path)
 
 
+@pytest.mark.slow
 def test_a_line_per_prompt_holds_what_generate_writes(model, whole):
     path, summary = whole
     found = rows(path)
