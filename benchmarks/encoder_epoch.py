@@ -38,7 +38,7 @@ Epoch = Callable[[str, int], dict[str, float]]
 
 def configuration(phrases: int, buckets: int = 8, precompute: bool = False) -> Any:
     """Return the run's configuration; PyTorch takes its data from the same one."""
-    from jaxdistill.config_file import check
+    from jaxdistill.config.load import check
 
     data = common.data_folder() / "sst2_glue"
     return check(
@@ -63,17 +63,17 @@ def configuration(phrases: int, buckets: int = 8, precompute: bool = False) -> A
 
 def ours(phrases: int, buckets: int, scratch: Path) -> Epoch:
     """Prepare the step and the loader of `jaxdistill distill`, with its teacher live and ahead."""
-    from jaxdistill.engine.memory import keep_freed_memory
+    from jaxdistill.runtime.malloc import keep_freed_memory
 
     keep_freed_memory()  # Only before jax is imported.
     import jax
 
-    from jaxdistill import build
-    from jaxdistill.data.loader import device_batches
-    from jaxdistill.engine.mesh import make_mesh
-    from jaxdistill.evaluator import make_evaluator
-    from jaxdistill.teacher.precomputed import in_memory, with_targets
-    from jaxdistill.training import make_trainer
+    from jaxdistill.data.batching.loader import device_batches
+    from jaxdistill.distill import models as build
+    from jaxdistill.distill.evaluator import make_evaluator
+    from jaxdistill.distill.trainer import make_trainer
+    from jaxdistill.parallel.mesh import make_mesh
+    from jaxdistill.teachers.targets import in_memory, with_targets
 
     config = configuration(phrases, buckets)
     dataset = build.load_data(config, scratch)
@@ -118,7 +118,7 @@ def theirs(phrases: int, scratch: Path, compiled: bool) -> Epoch:
     from transformers import AutoConfig, BertForSequenceClassification
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
-    from jaxdistill import build
+    from jaxdistill.distill import models as build
 
     torch.set_num_threads(2)
     torch.manual_seed(0)

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jaxdistill.inspect.plan.loss import Sizes, dense, fused, lowered, shapes, useful_flops
-from jaxdistill.inspect.plan.topology import missing_libtpu, open_topology
+from jaxdistill.planning.loss import Sizes, dense, fused, lowered, shapes, useful_flops
+from jaxdistill.planning.topology import missing_libtpu, open_topology
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
 GIB = 2**30

@@ -18,12 +18,12 @@ from typing import Any
 
 import common
 
-from jaxdistill.engine.memory import keep_freed_memory
+from jaxdistill.runtime.malloc import keep_freed_memory
 
 keep_freed_memory()  # Only before jax is imported.
 
-from jaxdistill import pipeline  # noqa: E402
-from jaxdistill.config_file import load_config  # noqa: E402
+from jaxdistill.config.load import load_config  # noqa: E402
+from jaxdistill.distill import stages  # noqa: E402
 
 SMOKE = [
     "seeds=[0]",
@@ -54,7 +54,7 @@ def main() -> None:
         text = data / "tinyshakespeare" / "input.txt.gz"
         overrides = [f"data.train={text}", f"data.tokenizer={tokenizer}", *overrides]
     start = time.monotonic()
-    result = pipeline.run(load_config(arguments.recipe, overrides), workdir)
+    result = stages.run(load_config(arguments.recipe, overrides), workdir)
     seconds = time.monotonic() - start
     rows = [row(name, result[name]) for name in MODELS]
     for found in rows:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import common
 
-from jaxdistill.engine.memory import keep_freed_memory
+from jaxdistill.runtime.malloc import keep_freed_memory
 
 keep_freed_memory()  # Only before jax is imported.
 
 import jax  # noqa: E402
 
-from jaxdistill import build  # noqa: E402
-from jaxdistill.config_file import check  # noqa: E402
-from jaxdistill.training import make_trainer, run_seed  # noqa: E402
+from jaxdistill.config.load import check  # noqa: E402
+from jaxdistill.distill import models as build  # noqa: E402
+from jaxdistill.distill.trainer import make_trainer, run_seed  # noqa: E402
 
 
 def main() -> None:

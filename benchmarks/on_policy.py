@@ -19,7 +19,7 @@ from typing import Any
 
 import common
 
-from jaxdistill.engine.memory import keep_freed_memory
+from jaxdistill.runtime.malloc import keep_freed_memory
 
 keep_freed_memory()  # Only before jax is imported.
 
@@ -29,9 +29,9 @@ import optax  # noqa: E402
 
 import jaxdistill as jd  # noqa: E402
 from jaxdistill import losses  # noqa: E402
-from jaxdistill.engine.fused_term import TokenLoss, fused_term  # noqa: E402
-from jaxdistill.engine.on_policy import make_on_policy_step  # noqa: E402
-from jaxdistill.models.continuation import make_continue  # noqa: E402
+from jaxdistill.engine.on_policy_step import make_on_policy_step  # noqa: E402
+from jaxdistill.engine.terms_fused import TokenLoss, fused_term  # noqa: E402
+from jaxdistill.generation.rollout import make_continue  # noqa: E402
 
 ROWS, LENGTH, PROMPT = 16, 64, 16
 VOCABULARY = 128

@@ -14,7 +14,7 @@ from typing import Any
 
 import common
 
-from jaxdistill.inspect.plan.topology import settle
+from jaxdistill.planning.topology import settle
 
 GIB = 2**30
 TOPOLOGIES = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
@@ -22,7 +22,7 @@ TOPOLOGIES = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 
 def row(config: Any, topology: str, mesh: dict[str, int]) -> dict[str, Any]:
     """Plan one step and sum its messages by axis."""
-    from jaxdistill.inspect.plan.plan import plan
+    from jaxdistill.planning.plan import plan
 
     made = plan(config, topology, mesh=mesh, dense=False, suggest=False)
     one = made.main
@@ -76,8 +76,8 @@ def main() -> None:
     }
     arguments = common.parse(parser, smoke=smoke)
     settle(arguments.topologies[0])
-    from jaxdistill.config_file import load_config
-    from jaxdistill.inspect.plan.topology import open_topology
+    from jaxdistill.config.load import load_config
+    from jaxdistill.planning.topology import open_topology
 
     chips = [len(open_topology(name).devices) for name in arguments.topologies]
     rows, growth = [], {}

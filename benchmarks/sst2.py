@@ -21,16 +21,17 @@ from typing import Any
 import common
 import numpy as np
 
-from jaxdistill.engine.memory import keep_freed_memory
+from jaxdistill.runtime.malloc import keep_freed_memory
 
 keep_freed_memory()  # Only before jax is imported.
 
-from jaxdistill import build, pipeline  # noqa: E402
-from jaxdistill.config import Config  # noqa: E402
-from jaxdistill.config_file import load_config  # noqa: E402
-from jaxdistill.engine.mesh import mesh_of  # noqa: E402
-from jaxdistill.evaluator import make_evaluator  # noqa: E402
-from jaxdistill.inspect.uncertainty import accuracy_interval  # noqa: E402
+from jaxdistill.config.load import load_config  # noqa: E402
+from jaxdistill.config.schema import Config  # noqa: E402
+from jaxdistill.distill import models as build  # noqa: E402
+from jaxdistill.distill import stages as pipeline  # noqa: E402
+from jaxdistill.distill.evaluator import make_evaluator  # noqa: E402
+from jaxdistill.evaluation.uncertainty import accuracy_interval  # noqa: E402
+from jaxdistill.parallel.mesh import mesh_of  # noqa: E402
 
 SMOKE = [
     "seeds=[0]",

@@ -5,7 +5,7 @@ state says, about 4 nats of entropy, a few hidden channels fifty times the other
 logits are the teacher's with noise. For each codec:
 
 - bytes per token of whole shard files, and tokens per second of encoding, writing and reading;
-- reconstruction KL in nats, as `jaxdistill.teacher.quality` defines it for the codec;
+- reconstruction KL in nats, as `jaxdistill.teachers.cache.quality` defines it for the codec;
 - the bias of the gradient to the student's logits (length of its mean error) and the noise (its
   standard deviation over draws), relative to the length of the full gradient, beside those of
   top-k renormalized and of draws with replacement in as many bytes;
@@ -35,20 +35,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill import losses, pipeline
-from jaxdistill.config_file import load_config
-from jaxdistill.engine.fused_term import TokenLoss, fused_term
+from jaxdistill import losses
+from jaxdistill.config.load import load_config
+from jaxdistill.distill import stages
 from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_train_step
-from jaxdistill.engine.stored_term import StoredLoss, stored_tokens_term
+from jaxdistill.engine.terms_cached import StoredLoss, stored_tokens_term
+from jaxdistill.engine.terms_fused import TokenLoss, fused_term
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import build_model
-from jaxdistill.teacher import codecs
-from jaxdistill.teacher.cache_reader import inspect, open_cache
-from jaxdistill.teacher.cache_writer import CacheWriter
-from jaxdistill.teacher.codecs import Full, Hidden, Sampled, TopK
-from jaxdistill.teacher.precomputed import PREFIX, make_apply
+from jaxdistill.teachers.cache import codecs
+from jaxdistill.teachers.cache.codecs import Full, Hidden, Sampled, TopK
+from jaxdistill.teachers.cache.reader import inspect, open_cache
+from jaxdistill.teachers.cache.writer import CacheWriter
+from jaxdistill.teachers.targets import PREFIX, make_apply
 
 VOCABULARY, WIDTH, SEQUENCE = 50_257, 256, 128
 PARTS = ("codecs", "gradients", "steps", "training")
@@ -258,7 +259,7 @@ def training(folder: Path, steps: int, seeds: int) -> Iterator[dict[str, Any]]:
             for stage in ("data", "finetune", "baseline"):
                 shutil.copytree(folder / "live" / stage, folder / arm / stage)
         config = load_config("stdlib_lm", [*overrides, *own])
-        result = pipeline.run(config, folder / arm, until="distill")
+        result = stages.run(config, folder / arm, until="distill")
         found = {"distilled, " + arm: result}
         if arm == "live":
             text = (folder / arm / "baseline" / "result.json").read_text(encoding="utf-8")

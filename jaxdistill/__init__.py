@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxdistill import losses
-    from jaxdistill.engine.mesh import make_mesh
+    from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
         Term,
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
         logits_term,
         task_term,
     )
-    from jaxdistill.engine.on_policy import make_on_policy_step
-    from jaxdistill.engine.parallel import (
+    from jaxdistill.engine.on_policy_step import make_on_policy_step
+    from jaxdistill.engine.state import TrainState
+    from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.generation.decode import generate
+    from jaxdistill.generation.rollout import make_continue
+    from jaxdistill.models.outputs import Outputs
+    from jaxdistill.models.registry import Model, build_model, load_model, save_model
+    from jaxdistill.parallel.compilation import (
         compile_step,
         place_batch,
         pmap_step,
         replicate,
         unreplicate,
     )
-    from jaxdistill.engine.reduce import Mean
-    from jaxdistill.engine.sharding import parameter_shardings, state_shardings
-    from jaxdistill.engine.state import TrainState
-    from jaxdistill.engine.step import make_eval_step, make_train_step
-    from jaxdistill.inspect.plan.plan import plan
-    from jaxdistill.models.continuation import make_continue
-    from jaxdistill.models.generate import generate
-    from jaxdistill.models.outputs import Outputs
-    from jaxdistill.models.registry import Model, build_model, load_model, save_model
-    from jaxdistill.teacher.cache_reader import open_cache
-    from jaxdistill.teacher.cache_writer import CacheWriter
+    from jaxdistill.parallel.mesh import make_mesh
+    from jaxdistill.parallel.sharding import parameter_shardings, state_shardings
+    from jaxdistill.planning.plan import plan
+    from jaxdistill.teachers.cache.reader import open_cache
+    from jaxdistill.teachers.cache.writer import CacheWriter
 
 __all__ = [
     "CacheWriter",
@@ -70,26 +70,26 @@ __all__ = [
 
 _HOMES = {
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
-    "engine.mesh": ("make_mesh",),
-    "engine.on_policy": ("make_on_policy_step",),
-    "engine.parallel": (
+    "parallel.mesh": ("make_mesh",),
+    "engine.on_policy_step": ("make_on_policy_step",),
+    "parallel.compilation": (
         "compile_step",
         "place_batch",
         "pmap_step",
         "replicate",
         "unreplicate",
     ),
-    "engine.reduce": ("Mean",),
-    "engine.sharding": ("parameter_shardings", "state_shardings"),
+    "engine.mean": ("Mean",),
+    "parallel.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),
     "engine.step": ("make_eval_step", "make_train_step"),
-    "inspect.plan.plan": ("plan",),
-    "models.continuation": ("make_continue",),
-    "models.generate": ("generate",),
+    "planning.plan": ("plan",),
+    "generation.rollout": ("make_continue",),
+    "generation.decode": ("generate",),
     "models.outputs": ("Outputs",),
     "models.registry": ("Model", "build_model", "load_model", "save_model"),
-    "teacher.cache_reader": ("open_cache",),
-    "teacher.cache_writer": ("CacheWriter",),
+    "teachers.cache.reader": ("open_cache",),
+    "teachers.cache.writer": ("CacheWriter",),
 }
 
 

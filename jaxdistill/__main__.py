@@ -1,5 +1,5 @@
 """`python -m jaxdistill` is the command `jaxdistill`."""
 
-from jaxdistill.cli import main
+from jaxdistill.cli.app import main
 
 main()

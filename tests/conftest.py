@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxdistill.engine.threads import spare_threads_for_virtual_devices  # noqa: E402
+from jaxdistill.runtime.xla_threads import spare_threads_for_virtual_devices  # noqa: E402
 
 spare_threads_for_virtual_devices()  # Only before jax is imported.
 

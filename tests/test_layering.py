@@ -19,11 +19,11 @@ IO = (
 )  # fmt: skip
 _COMMANDS = ("cli", "cli_bench", "cli_options", "cli_plan", "cli_pod")
 COMMANDS = tuple(f"jaxdistill.{name}" for name in _COMMANDS)
-TOP = ("jaxdistill.inspect", "jaxdistill.pipeline", *COMMANDS)
+TOP = ("jaxdistill.inspect", "jaxdistill.distill.stages", *COMMANDS)
 CORE = tuple(f"engine/{name}.py" for name in ("reduce", "objective", "state", "step"))
 ABOVE_CORE = (
-    "jaxdistill.models", "jaxdistill.teacher", "jaxdistill.data", "jaxdistill.config",
-    "jaxdistill.config_terms",
+    "jaxdistill.models", "jaxdistill.teacher", "jaxdistill.data", "jaxdistill.config.schema",
+    "jaxdistill.config.objective",
     "jaxdistill.engine", *TOP,
 )  # fmt: skip
 CORE_MODULES = tuple(f"jaxdistill.{name[:-3].replace('/', '.')}" for name in CORE)
@@ -118,7 +118,7 @@ def test_imports_point_one_way():
         ("models/bert.py", "from jaxdistill.engine.loop import run"),
         ("teacher/live.py", "import jaxdistill.pipeline"),
         ("data/loader.py", "from ..inspect.report import write"),
-        ("data/loader.py", "import importlib\nimportlib.import_module('jaxdistill.cli')"),
+        ("data/loader.py", "import importlib\nimportlib.import_module('jaxdistill.cli.app')"),
         ("engine/loop.py", "from jaxdistill.inspect import evaluate"),
         ("inspect/report.py", "from jaxdistill.cli import app"),
         ("errors.py", "import jax"),

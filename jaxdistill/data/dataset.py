@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config import DataConfig
-from jaxdistill.config_terms import Task
-from jaxdistill.data.bpe import ENCODER, choose_tokenizer
-from jaxdistill.data.columns import Modality, Roles, find_roles, remarks_on
+from jaxdistill.config.objective import Task
+from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.holdout import hold_out, subset
-from jaxdistill.data.images import read_images
 from jaxdistill.data.label_names import model_and_data_names, positive_label
 from jaxdistill.data.label_space import LabelSpace, UnknownLabelError
 from jaxdistill.data.labels import encode_labels, label_space
-from jaxdistill.data.preprocessing import Preprocessing, processor_config, with_options
-from jaxdistill.data.sources import read_sources
+from jaxdistill.data.reading.columns import Modality, Roles, find_roles, remarks_on
+from jaxdistill.data.reading.images import read_images
+from jaxdistill.data.reading.preprocessing import Preprocessing, processor_config, with_options
+from jaxdistill.data.reading.sources import read_sources
+from jaxdistill.data.reading.table import Remark, Table, select
 from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split
-from jaxdistill.data.table import Remark, Table, select
-from jaxdistill.data.tokens import check_row_limits, load_tokenizer
+from jaxdistill.data.text.bpe import ENCODER, choose_tokenizer
+from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")

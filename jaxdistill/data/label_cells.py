@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.data.table import Table
+from jaxdistill.config.spelling import fold
+from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
-from jaxdistill.spelling import fold
 
 SEPARATORS = ("|", ";", "\n", ",")
 """What may stand between labels; the first that occurs does, and the others are parts of names."""

@@ -6,10 +6,10 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
-from jaxdistill.config_terms import Task
-from jaxdistill.data.table import Table
+from jaxdistill.config.objective import Task
+from jaxdistill.config.spelling import fold
+from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean
-from jaxdistill.spelling import fold
 
 _log = logging.getLogger("jaxdistill")
 

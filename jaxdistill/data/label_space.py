@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxdistill.config_terms import Task
+from jaxdistill.config.objective import Task
+from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_cells import CellForm
 from jaxdistill.data.label_names import as_number, is_integer
-from jaxdistill.data.table import Table
+from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean
-from jaxdistill.spelling import fold
 
 
 @dataclasses.dataclass(frozen=True)

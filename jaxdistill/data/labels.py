@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config_terms import Task
+from jaxdistill.config.objective import Task
 from jaxdistill.data.label_cells import CellForm, find_form, read_rows
 from jaxdistill.data.label_names import (
     MISSING,
@@ -22,7 +22,7 @@ from jaxdistill.data.label_names import (
     refuse_scores,
 )
 from jaxdistill.data.label_space import LabelSpace, Lookup, UnknownLabelError
-from jaxdistill.data.table import Table
+from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
 
 _log = logging.getLogger("jaxdistill")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdistill.data.columns import Roles
-from jaxdistill.data.images import normalization
-from jaxdistill.data.preprocessing import Preprocessing
-from jaxdistill.data.table import Table
-from jaxdistill.data.tokens import tokenize
+from jaxdistill.data.reading.columns import Roles
+from jaxdistill.data.reading.images import normalization
+from jaxdistill.data.reading.preprocessing import Preprocessing
+from jaxdistill.data.reading.table import Table
+from jaxdistill.data.text.tokenize import tokenize
 from jaxdistill.errors import DataError
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from jaxdistill.config import CheckpointConfig
+from jaxdistill.config.schema import CheckpointConfig
 from jaxdistill.engine.state import TrainState
 from jaxdistill.errors import CheckpointError
 

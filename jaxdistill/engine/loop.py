@@ -9,15 +9,15 @@ from typing import Any
 
 import jax
 
-from jaxdistill.data.batches import BatchSource
-from jaxdistill.data.loader import check_position, device_batches, position
-from jaxdistill.engine import preemption
+from jaxdistill.data.batching.batch_source import BatchSource
+from jaxdistill.data.batching.loader import check_position, device_batches, position
 from jaxdistill.engine.checkpoint import Checkpointer
-from jaxdistill.engine.processes import SAVE
-from jaxdistill.engine.reduce import Mean
+from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.telemetry import Telemetry
 from jaxdistill.errors import Preempted
+from jaxdistill.runtime import preemption
+from jaxdistill.runtime.group import SAVE
 
 
 @dataclasses.dataclass(frozen=True)

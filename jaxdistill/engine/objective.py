@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdistill import losses
-from jaxdistill.engine.reduce import Mean
+from jaxdistill.engine.mean import Mean
 
 Batch = Mapping[str, jax.Array]
 Schedule = Callable[[Any], ArrayLike]

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, ModelOutputs, Objective
-from jaxdistill.engine.reduce import Mean
 from jaxdistill.engine.state import TrainState
 
 Metrics = dict[str, Mean]

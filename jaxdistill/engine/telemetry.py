@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jaxdistill.config import TelemetryConfig
+from jaxdistill.config.schema import TelemetryConfig
 from jaxdistill.errors import ConfigError
 
 _console = Console(stderr=True)

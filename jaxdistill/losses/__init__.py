@@ -1,5 +1,14 @@
 """Pure, unreduced losses on arrays: `from jaxdistill import losses; losses.forward_kl(...)`."""
 
+from jaxdistill.losses.cached import (
+    sampled_forward_kl,
+    sampled_forward_kl_from_parts,
+    topk_classes_from_parts,
+    topk_forward_kl,
+    topk_jsd,
+    topk_reverse_kl,
+    topk_total_variation,
+)
 from jaxdistill.losses.divergence import (
     bernoulli_kl,
     forward_kl,
@@ -15,17 +24,8 @@ from jaxdistill.losses.feature import (
     hidden_mse,
     minilm_relation,
 )
-from jaxdistill.losses.fused import FusedLoss, FusedTerm, Projection, fused_loss
-from jaxdistill.losses.fused_sharded import fused_loss_on_mesh
-from jaxdistill.losses.sparse import (
-    sampled_forward_kl,
-    sampled_forward_kl_from_parts,
-    topk_classes_from_parts,
-    topk_forward_kl,
-    topk_jsd,
-    topk_reverse_kl,
-    topk_total_variation,
-)
+from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused.mesh import fused_loss_on_mesh
 from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
 
 __all__ = [

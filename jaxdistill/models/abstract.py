@@ -11,9 +11,9 @@ import jax
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
-from jaxdistill.models.folder import read_json
+from jaxdistill.models.hub.folder import read_json
+from jaxdistill.models.hub.sentence import encoder_folder
 from jaxdistill.models.registry import config_of, family_named
-from jaxdistill.models.sentence import encoder_folder
 
 
 def abstract_model(

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.models.hub.rules import Rule, flatten, unflatten
 from jaxdistill.models.outputs import Outputs
-from jaxdistill.models.rules import Rule, flatten, unflatten
 
 FEW = 8
 _DTYPES = ("float32", "bfloat16")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxdistill.engine.sharding import to_device
 from jaxdistill.models.registry import Model
+from jaxdistill.parallel.sharding import to_device
 
 Storage = Literal["dtype", "int8"]
 _ROUNDED = ("kernel", "table")  # What layers round to their compute type in any case.

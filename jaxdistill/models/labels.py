@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.errors import ModelError
-from jaxdistill.spelling import fold
 
 log = logging.getLogger("jaxdistill")
 

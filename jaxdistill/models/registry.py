@@ -25,7 +25,15 @@ from jaxdistill.models.family import (
     initial,
     pools,
 )
-from jaxdistill.models.folder import (
+from jaxdistill.models.hub.convert import (
+    PROCESSORS,
+    canonical_names,
+    companions,
+    export_config,
+    export_tensors,
+    import_tensors,
+)
+from jaxdistill.models.hub.folder import (
     GENERATION,
     SHARD_BYTES,
     Stored,
@@ -34,24 +42,16 @@ from jaxdistill.models.folder import (
     refuse_adapter,
     write_folder,
 )
-from jaxdistill.models.found import (
+from jaxdistill.models.hub.found import (
     refuse_lost_head,
     settle_tie,
     unwrapped,
     without_quantization,
 )
-from jaxdistill.models.hub import (
-    PROCESSORS,
-    canonical_names,
-    companions,
-    export_config,
-    export_tensors,
-    import_tensors,
-)
+from jaxdistill.models.hub.rules import Rule, flatten
+from jaxdistill.models.hub.sentence import ENCODER, lay_out, sentence_folder, stored_head
+from jaxdistill.models.hub.tokenizer_files import row_limit_of, tokenizer_texts
 from jaxdistill.models.labels import agree, count_labels
-from jaxdistill.models.rules import Rule, flatten
-from jaxdistill.models.sentence import ENCODER, lay_out, sentence_folder, stored_head
-from jaxdistill.models.tokenizer_files import row_limit_of, tokenizer_texts
 
 log = logging.getLogger("jaxdistill")
 
@@ -102,7 +102,7 @@ def family_named(name: str) -> Family:
             f"model family: got {name!r}, expected one of {sorted(_MODULES)}."
             f"{did_you_mean(str(name), _MODULES)}"
         )
-    module = importlib.import_module(f"jaxdistill.models.{_MODULES[name]}")
+    module = importlib.import_module(f"jaxdistill.models.families.{_MODULES[name]}")
     found = [f for f in module.FAMILIES if name == f.name or name in f.model_types]
     return found[0]
 

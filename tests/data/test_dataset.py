@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdistill.config import DataConfig
-from jaxdistill.data.batches import train_batches
+from jaxdistill.config.schema import DataConfig
+from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import NamedHead, prepare
-from jaxdistill.data.vocabulary import used_ids
+from jaxdistill.data.text.used_vocabulary import used_ids
 from jaxdistill.errors import DataError
 
 LINES = [

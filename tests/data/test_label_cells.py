@@ -9,7 +9,7 @@ import pytest
 
 from jaxdistill.data.label_cells import made_of, read_list
 from jaxdistill.data.labels import encode_labels, label_space
-from jaxdistill.data.table import Table
+from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
 
 ROWS = [["law", "sport"], [], ["money"], ["law"], ["money", "law"], ["sport"]]

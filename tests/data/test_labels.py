@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from jaxdistill.config import DataConfig
-from jaxdistill.data.columns import find_roles
+from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.label_names import model_and_data_names, positive_label
 from jaxdistill.data.labels import encode_labels, label_space
-from jaxdistill.data.table import Table, select
+from jaxdistill.data.reading.columns import find_roles
+from jaxdistill.data.reading.table import Table, select
 from jaxdistill.errors import DataError
 
 

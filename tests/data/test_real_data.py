@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdistill.config import DataConfig
-from jaxdistill.data.batches import eval_batches, train_batches
-from jaxdistill.data.bucketing import bucket_of, choose_buckets
+from jaxdistill.config.schema import DataConfig
+from jaxdistill.data.batching.batch_source import eval_batches, train_batches
+from jaxdistill.data.batching.buckets import bucket_of, choose_buckets
 from jaxdistill.data.dataset import Dataset, prepare
-from jaxdistill.data.formats import format_of, read_file
-from jaxdistill.data.language import prepare_language
+from jaxdistill.data.reading.formats import format_of, read_file
+from jaxdistill.data.text.packed_dataset import prepare_language
 
 
 @pytest.fixture(scope="session")

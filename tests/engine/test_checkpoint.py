@@ -6,7 +6,7 @@ import optax
 import pytest
 from support import tiny
 
-from jaxdistill.config import CheckpointConfig
+from jaxdistill.config.schema import CheckpointConfig
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_train_step

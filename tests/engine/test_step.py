@@ -10,12 +10,12 @@ import pytest
 from support import tiny
 
 from jaxdistill import losses
-from jaxdistill.engine import parallel
-from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.objective import Objective, logits_term, task_term
-from jaxdistill.engine.sharding import replicated
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_eval_step, make_train_step
+from jaxdistill.parallel import compilation
+from jaxdistill.parallel.mesh import make_mesh
+from jaxdistill.parallel.sharding import replicated
 
 TEACHER = tiny.init(1)
 BATCH = tiny.make_batch(16, seed=0)
@@ -35,18 +35,18 @@ def one_update(*, accumulate=1, run=None, batch=BATCH, objective=None):
 
 def under_mesh(devices, step, state, teacher, batch):
     mesh = make_mesh(devices)
-    compiled = parallel.compile_step(step, mesh)
+    compiled = compilation.compile_step(step, mesh)
     state = jax.device_put(state, replicated(mesh))
-    return compiled(state, teacher, parallel.place_batch(batch, mesh))
+    return compiled(state, teacher, compilation.place_batch(batch, mesh))
 
 
 def under_pmap(devices, step, state, teacher, batch):
     chosen = jax.devices()[:devices]
-    compiled = parallel.pmap_step(step, chosen)
+    compiled = compilation.pmap_step(step, chosen)
     state, metrics = compiled(
-        parallel.replicate(state, chosen), parallel.replicate(teacher, chosen), batch
+        compilation.replicate(state, chosen), compilation.replicate(teacher, chosen), batch
     )
-    return parallel.unreplicate(state), metrics
+    return compilation.unreplicate(state), metrics
 
 
 def reference_loss(params):
@@ -177,7 +177,7 @@ def test_one_trace_for_one_shape():
         return tiny.apply(*args, **options)
 
     step = make_train_step(counted, optax.adam(1e-2), tiny.objective(), teacher=tiny.apply)
-    compiled = parallel.compile_step(step)
+    compiled = compilation.compile_step(step)
     state = TrainState.create(tiny.init(0), optax.adam(1e-2))
     for seed in range(4):
         state, _ = compiled(state, TEACHER, tiny.make_batch(16, seed))

@@ -8,12 +8,12 @@ import pytest
 from support import tiny
 
 from jaxdistill import losses
-from jaxdistill.engine import parallel
-from jaxdistill.engine.mesh import make_mesh
 from jaxdistill.engine.objective import Objective, logits_term, task_term
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import make_eval_step, make_train_step
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.parallel import compilation
+from jaxdistill.parallel.mesh import make_mesh
 
 ROWS, WIDTH = 16, 32
 BATCH = {
@@ -43,11 +43,11 @@ def masks(steps: int = 1, *, accumulate: int = 1, devices: int | None = None, se
         run = jax.jit(step)
     else:
         chosen = jax.devices()[:devices]
-        run = parallel.pmap_step(step, chosen)
-        state = parallel.replicate(state, chosen)
+        run = compilation.pmap_step(step, chosen)
+        state = compilation.replicate(state, chosen)
     found, before = [], np.zeros((ROWS, WIDTH))
     for _ in range(steps):
-        teacher = {} if devices is None else parallel.replicate({}, chosen)
+        teacher = {} if devices is None else compilation.replicate({}, chosen)
         state, _ = run(state, teacher, BATCH)
         own = state.params["student"]["own"]
         after = np.array(own if devices is None else own[0])
@@ -183,11 +183,13 @@ def counting(params, batch, *, rng=None, train=False, taps=(), model_state=None)
 def test_statistics_of_the_batch_are_averaged_over_devices():
     devices = jax.devices()[:4]
     objective = Objective({"hard": task_term()})
-    step = parallel.pmap_step(make_train_step(counting, optax.sgd(1.0), objective), devices)
+    step = compilation.pmap_step(make_train_step(counting, optax.sgd(1.0), objective), devices)
     start = {"mean": jnp.float32(0), "seen": jnp.float32(0)}
     state = TrainState.create(tiny.init(0), optax.sgd(1.0), model_state=start)
     batch = tiny.make_batch(16, 0)
-    after, _ = step(parallel.replicate(state, devices), parallel.replicate({}, devices), batch)
+    after, _ = step(
+        compilation.replicate(state, devices), compilation.replicate({}, devices), batch
+    )
     assert len(set(batch["labels"].reshape(4, 4).mean(1))) > 1
     expected = batch["labels"].mean()
     np.testing.assert_allclose(after.model_state["mean"], [expected] * 4, rtol=1e-6)
@@ -214,6 +216,6 @@ def test_devices_of_a_mesh_share_one_mask_per_microbatch():
     step = make_train_step(masked, optimizer, objective, accumulate=2)
     mesh = make_mesh(4)
     state = TrainState.create({"own": jnp.zeros((ROWS, WIDTH))}, optimizer)
-    compiled = parallel.compile_step(step, mesh)
-    after, _ = compiled(state, {}, parallel.place_batch(BATCH, mesh))
+    compiled = compilation.compile_step(step, mesh)
+    after, _ = compiled(state, {}, compilation.place_batch(BATCH, mesh))
     np.testing.assert_array_equal(np.asarray(after.params["student"]["own"]) != 0, alone)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from jaxdistill.models.rules import flatten
+from jaxdistill.models.hub.rules import flatten
 
 
 def change_tensors(folder, change):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from jaxdistill.models.family import Apply, Model
-from jaxdistill.models.folder import Stored
-from jaxdistill.models.hub import import_tensors
+from jaxdistill.models.hub.convert import import_tensors
+from jaxdistill.models.hub.folder import Stored
+from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named, load_model, save_model
-from jaxdistill.models.rules import flatten
 
 DEPTH = 3
 BERT = {

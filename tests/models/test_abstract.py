@@ -6,14 +6,14 @@ import math
 import jax
 import pytest
 
-from jaxdistill.config_file import load_config
+from jaxdistill.config.load import load_config
 from jaxdistill.errors import ModelError
-from jaxdistill.inspect.plan import shapes
 from jaxdistill.models.abstract import abstract_model, without_weights
-from jaxdistill.models.importance import measure_importance
 from jaxdistill.models.registry import build_model, save_model
-from jaxdistill.models.slicing import narrow_student, narrowed_config
-from jaxdistill.models.student import student_from_teacher
+from jaxdistill.models.shrink.importance import measure_importance
+from jaxdistill.models.shrink.layers import student_from_teacher
+from jaxdistill.models.shrink.width import narrow_student, narrowed_config
+from jaxdistill.planning import shapes
 
 QWEN = {
     "family": "qwen3", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,

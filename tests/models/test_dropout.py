@@ -12,8 +12,9 @@ from models import parity
 from models.test_t5 import SPEC as T5
 from models.test_t5 import pair
 
-from jaxdistill.models import layers, layout
 from jaxdistill.models.family import Model
+from jaxdistill.models.layers import basic as layers
+from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import build_model
 
 IMAGE = {"image_size": 8, "patch_size": 4, "num_channels": 3}
@@ -153,6 +154,6 @@ def test_masks_are_drawn_where_transformers_draws_them(name, monkeypatch):
 def test_no_mask_is_drawn_twice_however_layers_lie(name, apart, monkeypatch):
     """A last layer of its own, which computes only what is classified, has masks of its own."""
     model, batch = built(name)
-    params = layout.unstack(model.params, model.axes) if apart else model.params
+    params = stacking.unstack(model.params, model.axes) if apart else model.params
     places, keys = Masks(monkeypatch).of(model, params, batch)
     assert len(set(keys)) == len(keys) == places.total() > 6

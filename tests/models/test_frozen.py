@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.models.frozen import Int8, called_from_host, keep_frozen
-from jaxdistill.models.layout import unstack
+from jaxdistill.models.layers.stacking import unstack
 from jaxdistill.models.registry import build_model
 
 SIZES = {

@@ -10,8 +10,8 @@ from models import parity
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Options, abstract, config_from
+from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import build_model, families, family_named
-from jaxdistill.models.rules import flatten
 
 TEXT = sorted(parity.FIELDS)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from jaxdistill.teacher.cache_reader import open_cache
-from jaxdistill.teacher.cache_writer import CacheWriter
-from jaxdistill.teacher.codecs import Full
+from jaxdistill.teachers.cache.codecs import Full
+from jaxdistill.teachers.cache.reader import open_cache
+from jaxdistill.teachers.cache.writer import CacheWriter
 
 WIDTH = 5
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import losses
-from jaxdistill.losses.fused import Projection
-from jaxdistill.teacher import codecs
+from jaxdistill.losses.fused.api import Projection
+from jaxdistill.teachers.cache import codecs
 
 ROWS, LENGTH, WIDTH, CLASSES = 2, 7, 8, 40
 

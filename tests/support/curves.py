@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config import Config
+from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
 from jaxdistill.models.registry import Model
-from jaxdistill.training import Trainer, make_trainer, run_seed
 from support.torch_terms import rate_at, value_at
 
 SEED = 3

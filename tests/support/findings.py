@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.inspect.findings import Finding
+from jaxdistill.doctor.findings import Finding
 
 
 def only(findings: Iterable[Finding], level: str) -> str:

@@ -1,6 +1,6 @@
 """A config of two small decoders to plan for."""
 
-from jaxdistill.config_file import check
+from jaxdistill.config.load import check
 
 TEACHER = {
     "family": "qwen3", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,

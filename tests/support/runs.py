@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdistill.cli import call
+from jaxdistill.cli.app import call
 from jaxdistill.models.registry import build_model, save_model
 from support.setups import LABELS, WORDS, save_tokenizer
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
 from jaxdistill.models.family import Model, Options, abstract, assemble, config_from
+from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named
-from jaxdistill.models.rules import flatten
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "good", "bad", "film", "one", "two", "three"]
 LABELS = ("negative", "positive")

@@ -1,0 +1,1 @@
+"""How fast a run goes: whole steps, their parts, the loader; measured and set against floors."""

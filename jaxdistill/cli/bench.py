@@ -1,0 +1,46 @@
+"""The command `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxdistill.cli.shared import Overrides, Source, Workdir
+
+
+def bench(
+    config: Source,
+    overrides: Overrides = None,
+    workdir: Workdir = None,
+    steps: Annotated[int, typer.Option("--steps", help="That are timed in each repeat.")] = 10,
+    repeats: Annotated[int, typer.Option("--repeats", help="Whose spread tells noise.")] = 3,
+    loader: Annotated[
+        bool,
+        typer.Option(help="Time the real loader, too; without, data and weights need not exist."),
+    ] = True,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="DIR", help="Write a profiler trace here.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="PATH", help="Write everything here.")
+    ] = None,
+) -> None:
+    """Time the step on the devices that are present, and say how far it is from its floor."""
+    from jaxdistill.cli import app as cli
+
+    resolved, folder = cli._prepare(config, overrides, workdir)
+    cli._settle_host()
+    import jax
+
+    from jaxdistill.bench.bench import bench as measure
+    from jaxdistill.bench.table import describe
+    from jaxdistill.files.json_files import write_json
+
+    found = measure(resolved, folder, steps=steps, repeats=repeats, loader=loader, trace=trace)
+    if jax.process_index():
+        return
+    if json is not None:
+        write_json(json, found.as_json())
+    print(describe(found))

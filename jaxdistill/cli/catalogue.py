@@ -1,0 +1,130 @@
+"""What jaxdistill can do, read from the code that does it: one line and a paper each."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, NamedTuple, get_args
+
+_PAPER = re.compile(r"arxiv(?:\.org/(?:abs|pdf)/|[\s:]+)(\d{4}\.\d{4,5})", re.IGNORECASE)
+
+
+class Method(NamedTuple):
+    """One thing a configuration can name.
+
+    Attributes:
+      kind: what it is.
+      name: how a configuration names it.
+      summary: one line.
+      paper: arXiv number, or author, year and title; empty where the code names none.
+    """
+
+    kind: str
+    name: str
+    summary: str
+    paper: str
+
+
+def methods() -> list[Method]:
+    """Return every model family, loss, schedule, optimizer and data source."""
+    return [*_families(), *_losses(), *_schedules(), *_optimizers(), *_sources()]
+
+
+def describe_methods() -> str:
+    """Lay the methods out as text, one line each, under a heading per kind."""
+    found = methods()
+    width = max(len(method.name) for method in found)
+    lines: list[str] = []
+    for method in found:
+        heading = f"{method.kind}:"
+        if heading not in lines:
+            lines += [*([""] if lines else []), heading]
+        paper = f"  [{method.paper}]" if method.paper else ""
+        lines.append(f"  {method.name:<{width}}  {method.summary}{paper}")
+    return "\n".join(lines)
+
+
+def first_sentence(documented: Any) -> str:
+    """Return the first sentence of a docstring on one line."""
+    text = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.:;]) (?=[A-Z`(])", text)[0].rstrip(".:").replace("``", "`")
+
+
+def papers(documented: Any) -> str:
+    """Return the arXiv numbers that a docstring names, the first two."""
+    found = dict.fromkeys(_PAPER.findall(inspect.getdoc(documented) or ""))
+    return ", ".join(f"arXiv {number}" for number in list(found)[:2])
+
+
+def _families() -> list[Method]:
+    from jaxdistill.models.registry import families
+
+    found = []
+    for name, family in families().items():
+        own = (name, f"jaxdistill-{name}")
+        names = [name, *(other for other in family.model_types if other not in own)]
+        heads = ", ".join(str(head) for head in family.architectures if head is not None)
+        modality = {"features": "vectors", "image": "images"}.get(family.modality, family.modality)
+        summary = f"{modality}; {heads}" if heads else modality
+        found.append(Method("model family", ", ".join(names), summary, family.paper))
+    return found
+
+
+def _losses() -> list[Method]:
+    from jaxdistill import losses
+    from jaxdistill.config.objective import LossName
+
+    functions = {name: getattr(losses, name) for name in get_args(LossName)}
+    return [Method("loss", name, first_sentence(f), papers(f)) for name, f in functions.items()]
+
+
+def _schedules() -> list[Method]:
+    import optax
+
+    from jaxdistill.config.objective import ScheduleConfig
+    from jaxdistill.config.schema import TrainConfig
+
+    functions = {
+        "constant": optax.constant_schedule,
+        "linear": optax.linear_schedule,
+        "cosine": optax.cosine_decay_schedule,
+    }
+    uses = {
+        "weight, temperature": ScheduleConfig.model_fields["shape"].annotation,
+        "learning rate": TrainConfig.model_fields["schedule"].annotation,
+    }
+    found = []
+    for name, function in functions.items():
+        where = [use for use, names in uses.items() if name in get_args(names)]
+        summary = f"{first_sentence(function)} (for {' and '.join(where)})"
+        found.append(Method("schedule", name, summary, papers(function)))
+    return found
+
+
+def _optimizers() -> list[Method]:
+    from jaxdistill.engine.optimizer import OPTIMIZERS
+
+    return [
+        Method("optimizer", name, first_sentence(function), papers(function))
+        for name, function in sorted(OPTIMIZERS.items())
+    ]
+
+
+def _sources() -> list[Method]:
+    from jaxdistill.data.reading import documents, formats, image_folder, sources
+
+    found = [
+        Method("data source", "digits", first_sentence(sources._digits), ""),
+        Method("data source", "stdlib", first_sentence(documents.standard_library), ""),
+        Method("data source", "NAME", first_sentence(sources._hub), ""),
+        Method("data source", "files: images", first_sentence(image_folder.read_image_folder), ""),
+        Method("data source", "files: saved", first_sentence(sources.read_saved), ""),
+    ]
+    endings: dict[str, list[str]] = {}
+    for ending, kind in formats.SUFFIXES.items():
+        endings.setdefault(kind, []).append(ending)
+    found += [
+        Method("data source", f"files: {kind}", f"A file ending in {', '.join(names)}", "")
+        for kind, names in endings.items()
+    ]
+    return found

@@ -1,0 +1,161 @@
+"""Options that the rest of a configuration leaves without effect, and what they would need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from jaxdistill.config.objective import DECAYING
+from jaxdistill.config.training import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxdistill.config.schema import Config
+
+Path = tuple[str, ...]
+_EMBEDDED = ("digits", "stdlib")
+_IMAGE_OPTIONS = ("image", "image_size", "image_mean", "image_std", "shift")
+_LABEL_OPTIONS = ("label", "labels")
+
+
+def idle_options(config: Config) -> Iterator[tuple[Path, str]]:
+    """Yield every option without effect in this configuration, and why it has none."""
+    yield from _of_terms(config)
+    yield from _of_data(config)
+    yield from _of_cache(config)
+    yield from _of_models(config)
+    for stage in ("finetune", "train"):
+        train = getattr(config, stage)
+        if train is not None:
+            yield from _of_training(stage, train, config)
+    if config.task != "language_model":
+        for name in ("losses", "generate"):
+            yield (name,), f"of language models; the task is {config.task!r}"
+
+
+def check_effects(config: Config) -> None:
+    """Refuse options that were given and have no effect.
+
+    Raises:
+      ValueError: one line that names all of them.
+    """
+    faults = [
+        f"{'.'.join(path)}: got a value that has no effect: it is {why}"
+        for path, why in idle_options(config)
+        if _given(config, path)
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Return a configuration as JSON values that read back equal, without idle options."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    for path, _ in idle_options(config):
+        node: Any = values
+        for name in path[:-1]:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(path[-1], None)
+    return values
+
+
+def _given(config: Any, path: Path) -> bool:
+    """Return whether an option was written down; null stands for leaving it out."""
+    node = config
+    for name in path:
+        if isinstance(node, dict):
+            if name not in node:
+                return False
+            node = node[name]
+        elif node is None or name not in node.model_fields_set:
+            return False
+        else:
+            node = getattr(node, name)
+    return node is not None
+
+
+def _of_terms(config: Config) -> Iterator[tuple[Path, str]]:
+    # Each term refuses them itself; what is written down is without them, too.
+    for name, term in config.objective.items():
+        for option in term.idle:
+            yield ("objective", name, option), f"none of the loss {term.loss!r}"
+
+
+def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
+    data, speaks = config.data, config.task == "language_model"
+    if data.source in _EMBEDDED:
+        for name in ("train", "validation", "test"):
+            yield (
+                ("data", name),
+                f"of files and Hugging Face datasets, and data.source is {data.source!r}; "
+                "set data.source=files to read it",
+            )
+    if data.source != "files":
+        yield ("data", "format"), f"of files, and data.source is {data.source!r}"
+    if data.source in (*_EMBEDDED, "files"):
+        for name in ("subset", "streaming"):
+            if getattr(data, name):
+                yield (
+                    ("data", name),
+                    f"of Hugging Face datasets, and data.source is {data.source!r}",
+                )
+    if speaks:
+        for name in (*_IMAGE_OPTIONS, *_LABEL_OPTIONS):
+            yield ("data", name), "not of language models, which learn from text alone"
+        for name in ("layout", "buckets"):
+            yield (
+                ("data", name),
+                "not of language models, whose rows of data.max_length tokens are packed full",
+            )
+    else:
+        for name in ("messages", "streaming"):
+            if getattr(data, name):
+                yield ("data", name), f"of language models; the task is {config.task!r}"
+        if config.task == "regression":
+            yield ("data", "labels"), "of classes; the task is 'regression'"
+
+
+def _of_cache(config: Config) -> Iterator[tuple[Path, str]]:
+    if config.cache is None:
+        return
+    codec = config.cache.codec or ("sampled" if config.task == "language_model" else "full")
+    codecs = {
+        "k": ("topk",),
+        "samples": ("sampled",),
+        "seed": ("sampled",),
+        "dtype": ("full", "hidden"),
+    }
+    for name, known in codecs.items():
+        if codec not in known:
+            yield ("cache", name), f"of the codec {' or '.join(known)}, and the codec is {codec!r}"
+
+
+def _of_models(config: Config) -> Iterator[tuple[Path, str]]:
+    student = config.student
+    if not student.sizes:
+        yield (
+            ("student", "calibration_batches"),
+            "for a student narrower than its teacher (hidden_size, heads, mlp_size)",
+        )
+    if not student.from_teacher:
+        yield (
+            ("student", "initialize_from"),
+            "for a student made of its teacher (student.layers), and student.model is given",
+        )
+    if config.task == "language_model":
+        for side in ("teacher", "student"):
+            yield (side, "pooling"), "of models that classify; the task is 'language_model'"
+
+
+def _of_training(stage: str, train: TrainConfig, config: Config) -> Iterator[tuple[Path, str]]:
+    if train.optimizer not in DECAYING:
+        why = f"none of the optimizer {train.optimizer!r}; of {', '.join(DECAYING)}"
+        # Asking for none of it is what happens.
+        if train.weight_decay:
+            yield (stage, "weight_decay"), why
+        yield (stage, "no_decay"), why
+    if config.task == "language_model" and train.used_vocabulary:
+        yield (
+            (stage, "used_vocabulary"),
+            "not of language models: every token may be the next one",
+        )

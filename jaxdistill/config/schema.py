@@ -1,0 +1,450 @@
+"""The whole configuration schema, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from jaxdistill.config.effects import check_effects
+from jaxdistill.config.objective import (
+    ATTENTION_LOSSES,
+    FUSED_LOSSES,
+    HIDDEN_LOSSES,
+    LOWER_IS_BETTER,
+    OF_SEVERAL_CLASSES,
+    SUPERVISED_LOSSES,
+    TASK_LOSSES,
+    Dtype,
+    GenerateConfig,
+    Judgement,
+    LabelName,
+    OnPolicyConfig,
+    PositiveInt,
+    Section,
+    Task,
+    TermConfig,
+)
+from jaxdistill.config.training import (
+    CheckpointConfig,
+    ParallelConfig,
+    TelemetryConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CacheConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "ParallelConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TelemetryConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+]
+
+
+class TokenizerConfig(Section):
+    """A byte-level BPE that is trained on the training texts on first use."""
+
+    vocabulary: Annotated[int, Field(ge=257)] = 4096
+    """Tokens, the 256 bytes and the special ones among them: the end of a document, or for a
+    classifier the five that BERT has."""
+
+
+class DataConfig(Section):
+    """Where examples come from and how they become batches."""
+
+    source: str = "files"
+    """`files`, `digits` or `stdlib` (embedded), or the name of a Hugging Face dataset."""
+    subset: str | None = None
+    """Configuration name of a Hugging Face dataset."""
+    train: str | tuple[str, ...] | None = None
+    """A file, a pattern such as `shards/*.parquet`, a list of them, a folder, or a split of the
+    Hugging Face dataset."""
+    validation: str | tuple[str, ...] | None = None
+    """The same for what is held out, or the name of a split in the folder `train`."""
+    test: str | tuple[str, ...] | None = None
+    """The same for what is measured in the end only."""
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of `train` held out where `validation` is not given."""
+    format: Literal[
+        "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images", "text"
+    ] = "auto"
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the columns, for CSV and TSV files without a header."""
+    encoding: str | None = None
+    """How files of text are encoded, such as `gbk`; by default found out, or UTF-8."""
+    text: str | None = None
+    text_pair: str | None = None
+    prompt: str | None = None
+    """Column that a language model reads before `completion`, and does not learn to write."""
+    completion: str | None = None
+    """Column that is learned behind `prompt`, to which it is joined as it is."""
+    messages: str | None = None
+    """Column of chats, for a language model; only the assistant's turns are learned."""
+    image: str | None = None
+    label: str | None = None
+    """Columns; inferred from the usual names where not given."""
+    labels: tuple[LabelName, ...] | None = None
+    """Names of the data's labels in the order of its ids, matched with the teacher's own names;
+    inferred from the teacher or the data when not given."""
+    positive: LabelName | None = None
+    """Label whose F1 is measured; of two labels the one that is positive by its name (`yes`, or
+    the other of `normal`), else the second, and the mean over labels where there are more."""
+    max_length: PositiveInt = 128
+    """Longest row in tokens; longer ones are cut and counted, documents of a language model go on
+    in further rows."""
+    tokenizer: str | TokenizerConfig | None = None
+    """A folder, or `{vocabulary: N}` to train one on the training texts; by default that of the
+    teacher's folder, else of the student's."""
+    streaming: bool = False
+    """Read a Hugging Face dataset document by document, up to `train_examples`."""
+    layout: Literal["bucket", "pack"] = "bucket"
+    buckets: Annotated[int, Field(ge=1, le=8)] = 8
+    tokens_per_batch: PositiveInt | None = None
+    """Token budget: rows per batch of a bucket = budget // bucket length."""
+    train_examples: PositiveInt | None = None
+    """Use only this many training examples or documents (drawn once, by `split_seed`)."""
+    split_seed: int = 0
+    eval_batch_size: PositiveInt = 128
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Pixels to resize images to: the side of a square, or height and width; by default as the
+    image processor of the teacher's (else the student's) folder says."""
+    image_mean: tuple[float, ...] | None = None
+    """Subtracted from pixels of 0 to 1, one number or one per channel; by default as the image
+    processor says."""
+    image_std: tuple[float, ...] | None = None
+    """Pixels are divided by this at last, one number or one per channel; by default as the image
+    processor says."""
+    image_max: Annotated[float, Field(gt=0.0)] | None = None
+    """Value of a white pixel, where the files do not say: in arrays of fractions beyond 1, or of
+    whole numbers that are neither 8 nor 16 bits wide."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Random translation of training images, in pixels."""
+    cache: bool = True
+    """Keep tokenized data in the work directory."""
+    prefetch: PositiveInt = 2
+    """Batches moved to the device ahead of the step."""
+
+    @model_validator(mode="after")
+    def _source_has_data(self) -> DataConfig:
+        if self.source == "files" and self.train is None:
+            raise ValueError(
+                "train: got nothing, expected a file or folder; "
+                "give it in the config or as data.train=PATH"
+            )
+        self._has_effect()
+        if self.columns is not None and len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"columns: got {list(self.columns)}, expected each name once")
+        if self.encoding is not None and not _is_encoding(self.encoding):
+            raise ValueError(
+                f"encoding: got {self.encoding!r}, expected one that Python knows, such as utf-8, "
+                "cp1252, gbk or shift_jis"
+            )
+        if (self.prompt is None) != (self.completion is None):
+            given = "prompt" if self.completion is None else "completion"
+            raise ValueError(
+                f"{given}: got only data.{given}, expected data.prompt and data.completion together"
+            )
+        if self.tokens_per_batch is not None and self.tokens_per_batch < self.max_length:
+            raise ValueError(
+                f"tokens_per_batch: got {self.tokens_per_batch}, expected at least max_length "
+                f"{self.max_length}, so that one row fits"
+            )
+        return self
+
+    def _has_effect(self) -> None:
+        """Refuse what the source has no use for."""
+        idle = ("subset", "streaming") if self.source == "files" else ("columns", "encoding")
+        for name in idle:
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}: has no effect with source={self.source}; drop it, or set data.source"
+                )
+        for name in ("train", "validation", "test"):
+            if self.source != "files" and isinstance(getattr(self, name), tuple):
+                raise ValueError(
+                    f"{name}: got a list with source={self.source}, expected the name of one split"
+                )
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name) is not None
+    except LookupError:
+        return False
+
+
+class TeacherConfig(Section):
+    """The large model."""
+
+    model: str | dict[str, Any] | None = None
+    """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
+    fresh_head: bool = False
+    """Draw a new head for the task's labels, to be fine-tuned, whatever head the folder holds."""
+    pooling: Literal["default", "first", "mean"] = "default"
+    """What the head of an encoder reads: what its folder or else its family has it read, the first
+    token, or the mean over all tokens."""
+    dtype: Dtype = "float32"
+    """Compute type of the frozen teacher while distilling."""
+    storage: Literal["dtype", "int8"] = "dtype"
+    """How its kernels are kept meanwhile: in that type, or as int8 at half of bfloat16's memory."""
+    precompute: bool | None = None
+    """Run the teacher once over the training data instead of at every step; by default where the
+    objective reads its logits only and examples are not augmented."""
+    cache: str | None = None
+    """Folder of a cache that `jaxdistill cache` wrote: its outputs replace the teacher's."""
+
+
+class CacheConfig(Section):
+    """What a cache keeps of the teacher; in a config, a run writes it and trains from it."""
+
+    codec: Literal["full", "topk", "sampled", "hidden"] | None = None
+    """All logits, the largest with the mass of the rest, an unbiased sample, or hidden states;
+    `sampled` for language models and `full` for others when not given."""
+    k: PositiveInt = 64
+    """Classes that `topk` keeps."""
+    samples: Annotated[int, Field(ge=2)] = 18
+    """Classes that `sampled` keeps."""
+    dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn", "int8"] | None = None
+    """Of `full` (float32 by default) and `hidden` (int8)."""
+    seed: int = 0
+    """Of the draws of `sampled`."""
+
+
+class StudentConfig(Section):
+    """The small model: a folder, a mapping, or a part of the teacher: layers, width or both."""
+
+    model: str | dict[str, Any] | None = None
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | PositiveInt | None = None
+    """Teacher layers to start from: their indices, or how many (evenly spaced)."""
+    hidden_size: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    mlp_size: PositiveInt | None = None
+    """Of a decoder: the width, heads and feed-forward channels that carry most of the teacher."""
+    calibration_batches: PositiveInt = 16
+    """Training batches on which that is measured."""
+    initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
+    """Which teacher the layers come from: before or after its fine-tune."""
+    fresh_head: bool = False
+    """Draw a new head for the task's labels, whatever head the folder or the teacher holds."""
+    pooling: Literal["default", "first", "mean"] = "default"
+    """What the head of an encoder reads; where transformers has no such classifier, the export is a
+    sentence-transformers folder whose `encode` gives the logits."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a student narrower than its teacher; empty for one that is not."""
+        named = {name: getattr(self, name) for name in ("hidden_size", "heads", "mlp_size")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def from_teacher(self) -> bool:
+        """Whether the student starts as a part of the teacher."""
+        return self.layers is not None or bool(self.sizes)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentConfig:
+        if self.model is not None and self.from_teacher:
+            name = "layers" if self.layers is not None else next(iter(self.sizes))
+            raise ValueError(
+                f"{name}: got both student.model and student.{name}, expected one of them; "
+                "drop student.model to start from the teacher"
+            )
+        if self.model is None and not self.from_teacher:
+            raise ValueError(
+                "got neither student.model nor student.layers, expected one of them; "
+                "e.g. student.layers=[0,2,4]"
+            )
+        return self
+
+
+class Config(Section):
+    """A whole distillation run."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "run"
+    """Names the work directory."""
+    description: str = ""
+    task: Task = "classification"
+    metric: (
+        Literal[
+            "accuracy",
+            "f1",
+            "matthews",
+            "pearson",
+            "spearman",
+            "mse",
+            "exact_match",
+            "perplexity",
+            "bits_per_byte",
+        ]
+        | None
+    ) = None
+    """Metric that ranks models; accuracy, exact_match, spearman or perplexity by task when not
+    given."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """Each seed trains one student alone and one distilled."""
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    finetune: TrainConfig | None = TrainConfig()
+    """The teacher's training; null takes the teacher as it is."""
+    train: TrainConfig = TrainConfig()
+    """The student's training, with and without the teacher."""
+    objective: dict[str, TermConfig] = Field(default_factory=dict)
+    losses: Literal["fused", "dense"] = "fused"
+    """How a language model's losses come from hidden states: in chunks of tokens, so that logits
+    `[tokens, vocabulary]` never exist, or from whole logits."""
+    cache: CacheConfig | None = None
+    """Keep the teacher's outputs over the training data on disk, and train from them."""
+    on_policy: OnPolicyConfig | None = None
+    """Let the student write a share of the batches that it is distilled on."""
+    accept: tuple[Judgement, ...] = ()
+    """Fatal findings of the doctor to go on with all the same, e.g. `[teacher_skill]`."""
+    generate: GenerateConfig = GenerateConfig()
+    """For `jaxdistill generate`; has no part in a run."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @property
+    def ranking_metric(self) -> str:
+        """The metric that ranks models."""
+        defaults = {
+            "classification": "accuracy",
+            "multilabel": "exact_match",
+            "regression": "spearman",
+            "language_model": "perplexity",
+        }
+        return self.metric or defaults[self.task]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of the ranking metric is better."""
+        return self.ranking_metric not in LOWER_IS_BETTER
+
+    @property
+    def terms(self) -> dict[str, TermConfig]:
+        """The objective's terms: those given, or the task's usual pair."""
+        if self.objective:
+            return self.objective
+        soft = {
+            "classification": TermConfig(loss="forward_kl", weight=0.5, temperature=2.0),
+            "multilabel": TermConfig(loss="bernoulli_kl", weight=0.5, temperature=2.0),
+            "regression": TermConfig(loss="mse_logits", weight=0.5),
+            "language_model": TermConfig(loss="forward_kl", weight=0.5),
+        }[self.task]
+        hard = TermConfig.model_validate({"loss": TASK_LOSSES[self.task], "weight": 0.5})
+        return {"soft": soft, "hard": hard}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.teacher.model is None:
+            raise ValueError(
+                "teacher.model: got nothing, expected a Hugging Face folder or a mapping with "
+                "'family'; give it in the config or as teacher.model=PATH"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: got {list(self.seeds)}, expected each seed once")
+        for name, term in self.objective.items():
+            wanted = TASK_LOSSES[self.task]
+            if term.loss in SUPERVISED_LOSSES and term.loss != wanted:
+                raise ValueError(
+                    f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
+                    f"expected {wanted!r}"
+                )
+            _check_language_term(self, name, term)
+        _check_objective(self)
+        _check_on_policy(self)
+        _check_fresh_heads(self)
+        metrics = {
+            "classification": {"accuracy", "f1", "matthews"},
+            "multilabel": {"exact_match", "f1"},
+            "regression": {"pearson", "spearman", "mse"},
+            "language_model": {"perplexity", "bits_per_byte", "accuracy"},
+        }[self.task]
+        if self.ranking_metric not in metrics:
+            raise ValueError(
+                f"metric: got {self.metric!r} for task {self.task!r}, "
+                f"expected one of {sorted(metrics)}"
+            )
+        if self.data.positive is not None and self.ranking_metric != "f1":
+            raise ValueError(
+                f"data.positive: got {self.data.positive!r} for metric {self.ranking_metric!r}, "
+                "which is not measured label by label; set metric=f1, or drop data.positive"
+            )
+        check_effects(self)
+        return self
+
+
+def _check_objective(config: Config) -> None:
+    """Refuse an objective that is 0 whatever the student does."""
+    if not any(term.acts for term in config.terms.values()):
+        raise ValueError(
+            f"objective: got the weight 0 for every term ({', '.join(config.terms)}), which trains "
+            "nothing; give one of them a weight above 0"
+        )
+    for name, term in config.terms.items():
+        if config.task == "regression" and term.loss in (*OF_SEVERAL_CLASSES, "bernoulli_kl"):
+            raise ValueError(
+                f"objective.{name}.loss: got {term.loss!r} for task 'regression', whose one output "
+                "is no distribution over classes; expected 'mse_logits'"
+            )
+
+
+def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
+    """Refuse what a language model's losses cannot do without logits."""
+    if config.task != "language_model" or config.losses == "dense":
+        return
+    if term.loss not in (*FUSED_LOSSES, *HIDDEN_LOSSES, *ATTENTION_LOSSES):
+        raise ValueError(
+            f"objective.{name}.loss: got {term.loss!r}, expected one of {list(FUSED_LOSSES)}, "
+            "which need no logits; or set losses=dense"
+        )
+    if term.label_smoothing:
+        raise ValueError(
+            f"objective.{name}.label_smoothing: got {term.label_smoothing}, expected 0 without "
+            "logits; or set losses=dense"
+        )
+
+
+def _check_fresh_heads(config: Config) -> None:
+    """Refuse new heads where there is none to draw, or where nothing would train it."""
+    for side, section in (("teacher", config.teacher), ("student", config.student)):
+        if not section.fresh_head:
+            continue
+        reason = None
+        if config.task == "language_model":
+            reason = "a language model's head belongs to its vocabulary, not to labels"
+        elif isinstance(section.model, dict):
+            reason = f"{side}.model is a mapping, whose head is always new"
+        elif side == "teacher" and config.finetune is None:
+            reason = "finetune is null, so that nothing would train it"
+        if reason is not None:
+            raise ValueError(f"{side}.fresh_head: got true, but {reason}; drop one of the two")
+
+
+def _check_on_policy(config: Config) -> None:
+    """Refuse students that cannot write, and teachers that cannot be asked about what they did."""
+    if config.on_policy is None:
+        return
+    if config.task != "language_model":
+        raise ValueError(
+            f"on_policy: got task {config.task!r}, expected 'language_model', whose student can "
+            "write text; or drop on_policy"
+        )
+    name = "cache" if config.cache is not None else "teacher.cache"
+    if config.cache is not None or config.teacher.cache is not None:
+        raise ValueError(
+            f"on_policy: got {name}, too, but what a cache holds of the teacher says nothing on "
+            f"texts that the student writes; drop {name} or on_policy"
+        )
+    if config.on_policy.prompt_tokens >= config.data.max_length:
+        raise ValueError(
+            f"on_policy.prompt_tokens: got {config.on_policy.prompt_tokens}, expected fewer than "
+            f"data.max_length, {config.data.max_length}, so that there is room to write"
+        )

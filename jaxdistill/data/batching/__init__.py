@@ -1,0 +1,1 @@
+"""From examples to batches: order, buckets, packing, and the checkpointable loader."""

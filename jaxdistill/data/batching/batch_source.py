@@ -1,0 +1,299 @@
+"""Batches as a pure function of a seed and a step number."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.config.schema import DataConfig
+from jaxdistill.data.batching.buckets import bucket_of, choose_buckets
+from jaxdistill.data.batching.draws import WHOLE, Draw, Part, bucket_counts, bucket_draws
+from jaxdistill.data.batching.pack_documents import row_batch
+from jaxdistill.data.batching.pack_examples import pack_batch, pack_plan
+from jaxdistill.data.order import Purpose, integers, permutation, stream
+from jaxdistill.data.reading.images import shift_images
+from jaxdistill.data.split import Split
+from jaxdistill.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchInfo:
+    """What a batch holds.
+
+    Attributes:
+      examples: real examples.
+      tokens: real tokens; examples for images.
+      slots: tokens the device computes, padding included.
+      index: the example of each label, int64 [rows]; -1 where it only fills.
+    """
+
+    examples: int
+    tokens: int
+    slots: int
+    index: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Batches by step number, for any step from 0 on; the same step is always the same batch.
+
+    Attributes:
+      steps_per_epoch: batches that hold every example once.
+      shapes: the distinct shapes of the input, each compiled once.
+      identity: what the order depends on: data, seed, batch size, buckets and layout.
+      lengths: tokens per example, int64 [N].
+      draws: the batches of an epoch.
+      assemble: one batch of arrays from its epoch, its position there, its examples and the part
+        of its rows that is wanted.
+      part: the rows that are made; all by default. What a batch holds as a whole does not change.
+    """
+
+    steps_per_epoch: int
+    shapes: tuple[tuple[int, ...], ...]
+    identity: Mapping[str, Any]
+    lengths: np.ndarray
+    draws: Callable[[int], Sequence[Draw]]
+    assemble: Callable[[int, int, Draw, Part], Batch]
+    part: Part = WHOLE
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of `identity`."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self.assemble(epoch, position, self.draws(epoch)[position], self.part)
+
+    def only(self, part: Part) -> BatchSource:
+        """Return the same batches, of which only the rows of `part` are read and made."""
+        return dataclasses.replace(self, part=part)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go through the first epoch."""
+        return (self[step] for step in range(self.steps_per_epoch))
+
+    def info(self, step: int) -> BatchInfo:
+        """Count what the batch of a step holds, without making it."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        draw = self.draws(epoch)[position]
+        real = draw.weight > 0
+        return BatchInfo(
+            examples=int(real.sum()),
+            tokens=int(self.lengths[draw.index[real]].sum()),
+            slots=draw.shape[0] * draw.shape[1],
+            index=np.where(real, draw.index, -1),
+        )
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    config: DataConfig,
+    accumulate: int = 1,
+    shards: int = 1,
+    multiple: int = 1,
+) -> BatchSource:
+    """Return shuffled batches for training; every example occurs once per epoch.
+
+    In the bucket layout a batch has one of a few fixed lengths (`data.buckets`) and `batch_size`
+    rows, or as many as fit into `data.tokens_per_batch`. In the pack layout `batch_size` examples
+    share fewer rows, and all batches have one shape. At most one batch of an epoch is short: rows
+    of weight 0 fill it.
+
+    Args:
+      split: the examples.
+      batch_size: examples per update, over all devices and microbatches.
+      seed: with the step, everything the order and the augmentation depend on.
+      config: layout, buckets and augmentation.
+      accumulate: microbatches per update.
+      shards: devices along the batch.
+      multiple: of which every length is one, where devices share a row.
+
+    Raises:
+      ConfigError: the rows of a batch cannot be dealt to the microbatches and devices.
+    """
+    parts = accumulate * shards
+    check_parts(batch_size, accumulate, shards)
+    if config.layout == "pack" and split.segments is None:
+        return _packed(split, batch_size, seed, config, accumulate, shards)
+    lengths = split.lengths
+    buckets = _buckets(split, config.buckets, multiple)
+    rows = [_rows(bucket, batch_size, parts, config, split) for bucket in buckets]
+    bucket = bucket_of(lengths, buckets)
+    counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
+
+    @functools.lru_cache(maxsize=2)
+    def draws(epoch: int) -> Sequence[Draw]:
+        order = permutation(stream(seed, epoch, Purpose.ORDER), len(split))
+        ascending = bucket_draws(order, bucket, buckets, rows)
+        mixed = permutation(stream(seed, epoch, Purpose.BATCHES), len(ascending))
+        return [ascending[index] for index in mixed]
+
+    def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
+        batch = make_batch(split, part.draw(draw))
+        if config.shift and "images" in batch:
+            assert split.fill is not None  # set beside images
+            bits = stream(seed, epoch, Purpose.AUGMENT, position)
+            moves = integers(bits, 2 * len(draw.index), 2 * config.shift + 1) - config.shift
+            down, right = (part.take(move) for move in moves.reshape(2, -1))
+            batch["images"] = shift_images(batch["images"], down, right, config.shift, split.fill)
+        return batch
+
+    return _source(
+        split,
+        counts,
+        list(zip(rows, buckets, strict=True)),
+        {"seed": seed, "batch_size": batch_size, "layout": "bucket", "shift": config.shift},
+        draws,
+        assemble,
+    )
+
+
+def check_parts(batch_size: int, accumulate: int, shards: int) -> None:
+    """Check that the rows of a batch can be dealt to microbatches and devices.
+
+    Raises:
+      ConfigError: they cannot.
+    """
+    parts = accumulate * shards
+    if batch_size % parts:
+        near = max(parts, round(batch_size / parts) * parts)
+        raise ConfigError(
+            f"train.batch_size: got {batch_size}, expected a multiple of accumulate x devices = "
+            f"{accumulate} x {shards}; the nearest is {near}"
+        )
+
+
+def eval_batches(
+    split: Split, *, batch_size: int, config: DataConfig, shards: int = 1, multiple: int = 1
+) -> BatchSource:
+    """Return batches that hold every example once, in the same order in every epoch.
+
+    `BatchInfo.index` says which example each row is. `batch_size` is rounded up to a multiple of
+    `shards`; it has no part in the result of an evaluation. Few batches get few lengths, since each
+    is compiled.
+    """
+    rows_per_batch = -(-batch_size // shards) * shards
+    few = max(1, min(config.buckets, len(split) // rows_per_batch // 2))
+    buckets = _buckets(split, few, multiple)
+    rows = [rows_per_batch] * len(buckets)
+    bucket = bucket_of(split.lengths, buckets)
+    counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
+    draws = bucket_draws(np.arange(len(split)), bucket, buckets, rows)
+    return _source(
+        split,
+        counts,
+        list(zip(rows, buckets, strict=True)),
+        {"seed": None, "batch_size": rows_per_batch, "layout": "bucket", "shift": 0},
+        lambda epoch: draws,
+        lambda epoch, position, draw, part: make_batch(split, part.draw(draw)),
+    )
+
+
+def make_batch(split: Split, draw: Draw) -> Batch:
+    """Gather the arrays of a batch of one example per row, padded to its length."""
+    if split.segments is not None:
+        return row_batch(split, draw)
+    index = draw.index
+    batch: Batch = {"labels": split.labels[index], "weight": draw.weight.copy()}
+    if split.images is not None:
+        return {"images": split.images[index], **batch}
+    if split.features is not None:
+        return {"features": split.features[index], **batch}
+    assert split.tokens is not None  # a split has tokens, images or features
+    assert split.token_types is not None
+    assert split.offsets is not None
+    columns = np.arange(draw.shape[1])  # [T]
+    mask = columns < split.lengths[index][:, None]  # [B, T]
+    # Padding may point past the last token of the split; what it reads there is masked.
+    where = np.minimum(split.offsets[index][:, None] + columns, len(split.tokens) - 1)  # [B, T]
+    return {
+        "input_ids": np.where(mask, split.tokens[where], np.int32(split.pad_id)),
+        "attention_mask": mask.astype(np.int32),
+        "token_type_ids": np.where(mask, split.token_types[where], np.uint8(0)).astype(np.int32),
+        **batch,
+    }
+
+
+def _packed(
+    split: Split, batch_size: int, seed: int, config: DataConfig, accumulate: int, shards: int
+) -> BatchSource:
+    arrangement, draws = pack_plan(
+        split,
+        batch_size=batch_size,
+        seed=seed,
+        tokens_per_batch=config.tokens_per_batch,
+        accumulate=accumulate,
+        shards=shards,
+    )
+    layout = f"packed {accumulate} x {shards}"
+    return _source(
+        split,
+        [arrangement.steps],
+        [arrangement.shape],
+        {"seed": seed, "batch_size": batch_size, "layout": layout, "shift": 0},
+        draws,
+        lambda epoch, position, draw, part: pack_batch(split, draw, arrangement, part),
+    )
+
+
+def _buckets(split: Split, count: int, multiple: int) -> tuple[int, ...]:
+    """Choose the lengths of batches; packed rows are full, so that one fits them all."""
+    if split.segments is not None:
+        return (split.labels.shape[1],)
+    return choose_buckets(split.lengths, count, multiple=multiple)
+
+
+def _rows(length: int, batch_size: int, parts: int, config: DataConfig, split: Split) -> int:
+    budget = config.tokens_per_batch
+    if budget is None:
+        return batch_size
+    if split.tokens is None:
+        raise ConfigError(
+            f"data.tokens_per_batch: got {budget} for data without tokens; drop it: "
+            "train.batch_size says how many examples a batch has"
+        )
+    rows = budget // length // parts * parts
+    if rows < parts:
+        raise ConfigError(
+            f"data.tokens_per_batch: got {budget}, expected at least {length * parts}: rows of "
+            f"{length} tokens for {parts} parts (accumulate x devices)"
+        )
+    return rows
+
+
+def _source(
+    split: Split,
+    counts: Sequence[int],
+    shapes: Sequence[tuple[int, int]],
+    identity: Mapping[str, Any],
+    draws: Callable[[int], Sequence[Draw]],
+    assemble: Callable[[int, int, Draw, Part], Batch],
+) -> BatchSource:
+    used = [shape for shape, count in zip(shapes, counts, strict=True) if count]
+    arrays = split.images if split.images is not None else split.features
+    inputs = used if arrays is None else [(rows, *arrays.shape[1:]) for rows, _ in used]
+    buckets = [list(shape) for shape in shapes]
+    return BatchSource(
+        steps_per_epoch=sum(counts),
+        shapes=tuple(inputs),
+        identity={"data": split.fingerprint, **identity, "buckets": buckets},
+        lengths=split.lengths,
+        draws=draws,
+        assemble=assemble,
+    )

@@ -1,0 +1,1 @@
+"""From files to rows: sources, formats, tables, columns, documents, chats, images."""

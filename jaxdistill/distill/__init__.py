@@ -1,0 +1,1 @@
+"""A run: its stages, what they are assembled from, and the work directory."""

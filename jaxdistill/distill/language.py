@@ -1,0 +1,129 @@
+"""What a run with a language model has of its own: its data, its sizes and its objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxdistill.config.objective import FUSED_LOSSES, TermConfig
+from jaxdistill.config.schema import Config, TokenizerConfig
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.text.ends import end_ids, generation_config
+from jaxdistill.data.text.packed_dataset import prepare_language
+from jaxdistill.data.text.tokenize import load_tokenizer
+from jaxdistill.engine.objective import Term
+from jaxdistill.engine.optimizer import value_schedule
+from jaxdistill.engine.terms_fused import TokenLoss, fused_term
+from jaxdistill.models.positions import FIELDS as POSITIONS
+from jaxdistill.models.registry import Model, family_named
+
+TASK = "language_model"
+FUSED = "fused"
+
+
+def fuses(config: Config) -> bool:
+    """Return whether losses work from hidden states, so that no logits are made."""
+    return config.task == TASK and config.losses == "fused"
+
+
+def load_data(
+    config: Config, tokenizer_folder: Path | None, positions: Mapping[str, int], folder: Path
+) -> Dataset:
+    """Read, tokenize and pack the documents of a run."""
+    return prepare_language(
+        config.data,
+        tokenizer_folder=tokenizer_folder,
+        positions=positions,
+        folder=folder,
+    )
+
+
+def sized(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Fill in a model's vocabulary and positions from the data where a mapping leaves them out."""
+    family = family_named(spec["family"])
+    fields = {field.name for field in dataclasses.fields(family.config)}
+    sizes: dict[str, Any] = {"vocab_size": dataset.vocabulary}
+    sizes |= {name: dataset.train.labels.shape[1] for name in POSITIONS if name in fields}
+    given = {family.field_aliases.get(name, name) for name in spec}
+    return {**{name: size for name, size in sizes.items() if name not in given}, **spec}
+
+
+def with_tokenizer(model: Model, dataset: Dataset) -> Model:
+    """Note the tokens that begin, end and pad a text in a new model's config."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    tokenizer = load_tokenizer(dataset.tokenizer)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    extra = {name: getattr(tokenizer, name) for name in names}
+    config = dataclasses.replace(model.config, extra={**model.config.extra, **extra})
+    return dataclasses.replace(model, config=config)
+
+
+def ends(config: Config, dataset: Dataset) -> tuple[int, ...]:
+    """Return the tokens at which a text of this run ends, whoever of its models writes it."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    # The ids of a folder mean nothing to a tokenizer that was trained on the documents.
+    own = isinstance(config.data.tokenizer, TokenizerConfig)
+    folders = [dataset.tokenizer, *([] if own else _origins(config))]
+    return end_ids(load_tokenizer(dataset.tokenizer), folders)
+
+
+def generation_settings(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Return the `generation_config.json` of a model that this run trains."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    return generation_config(
+        load_tokenizer(dataset.tokenizer), ends(config, dataset), _origins(config)
+    )
+
+
+def _origins(config: Config) -> list[Path]:
+    """Return the folders that models are made from, the student's own first."""
+    models = (config.student.model, config.teacher.model)
+    return [Path(model) for model in models if isinstance(model, str)]
+
+
+def real_vocabulary(dataset: Dataset, cached: int | None, *models: Model | None) -> int | None:
+    """Return the number of real classes where models pad their heads differently, else None.
+
+    Args:
+      cached: classes that a cached teacher speaks of.
+    """
+    columns = {model.config.vocab_size for model in models if model is not None}
+    columns |= set() if cached is None else {cached}
+    if len(columns) < 2 or dataset.vocabulary is None:
+        return None
+    return min(dataset.vocabulary, *columns)
+
+
+def among(loss: Callable[..., jax.Array], vocabulary: int) -> Callable[..., jax.Array]:
+    """Return a loss of logits that looks at the first `vocabulary` classes of both sides only."""
+
+    def function(student: jax.Array, teacher: jax.Array, **options: Any) -> jax.Array:
+        return loss(student[..., :vocabulary], teacher[..., :vocabulary], **options)
+
+    return function
+
+
+def fused_terms(
+    terms: Mapping[str, TermConfig],
+    total_steps: int,
+    *,
+    vocabulary: int | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Term]:
+    """Return one term that computes all token losses among `terms` without logits, if any."""
+    parts = {
+        name: TokenLoss(
+            term.loss,
+            value_schedule(term.weight, total_steps),
+            value_schedule(term.temperature, total_steps),
+            term.beta,
+        )
+        for name, term in terms.items()
+        if term.loss in FUSED_LOSSES
+    }
+    return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}

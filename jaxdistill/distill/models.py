@@ -1,0 +1,295 @@
+"""From a configuration to its data and its models."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.config.objective import PROBLEM_TYPES
+from jaxdistill.config.schema import Config, TrainConfig
+from jaxdistill.data.batching.batch_source import train_batches
+from jaxdistill.data.dataset import Dataset, prepare
+from jaxdistill.data.text.tokenize import has_tokenizer
+from jaxdistill.distill import language
+from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
+from jaxdistill.doctor import checks_models
+from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.models.family import assemble
+from jaxdistill.models.hub.rules import flatten
+from jaxdistill.models.hub.sentence import encoder_folder
+from jaxdistill.models.positions import row_limit, table_size
+from jaxdistill.models.registry import Model, build_model, family_named, load_model
+from jaxdistill.models.shrink.importance import measure_importance
+from jaxdistill.models.shrink.layers import student_from_teacher
+from jaxdistill.models.shrink.width import narrow_student
+from jaxdistill.parallel.host_memory import in_host_memory
+from jaxdistill.parallel.mesh import mesh_of
+
+log = logging.getLogger("jaxdistill")
+
+
+def tokenizer_folder(config: Config) -> Path | None:
+    """Return the folder whose tokenizer reads the text: the teacher's, else the student's."""
+    folders = [_folder(config.teacher.model), _folder(config.student.model)]
+    found = [folder for folder in folders if folder is not None]
+    return next((folder for folder in found if has_tokenizer(folder)), next(iter(found), None))
+
+
+def load_data(config: Config, cache: Path) -> Dataset:
+    """Read, tokenize and split the data of a run; label ids follow the teacher's names.
+
+    Raises:
+      ConfigError: the models do not go together, or not with the task or the data.
+      DataError: see `prepare`.
+      ModelError: a folder that holds no whole model.
+    """
+    checks_models.refuse_unfit(config)
+    limits = row_limits(config)
+    if config.task == language.TASK:
+        return language.load_data(config, tokenizer_folder(config), limits, cache)
+    preprocessing, remarks = preprocessing_of(config)
+    teacher = checks_models.described(config, "teacher")
+    dataset = prepare(
+        config.data,
+        task=config.task,
+        tokenizer_folder=tokenizer_folder(config),
+        labels=checks_models.named_head(config),
+        num_labels=None,
+        outputs=None if teacher is None else teacher.outputs,
+        readers=checks_models.readers(config),
+        row_limits=limits,
+        cache_dir=cache,
+        preprocessing=preprocessing,
+        channels=channels_of(config),
+    )
+    if dataset.modality == "image":
+        dataset = dataclasses.replace(dataset, remarks=(*remarks, *dataset.remarks))
+    checks_models.refuse_unfit_heads(config, dataset)
+    measured = measured_label(config, dataset)
+    if measured:
+        log.info("%s is %s (data.positive)", config.ranking_metric, measured["metric_of"])
+    return dataset
+
+
+def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Say what an F1 is of, for a run's result: `positive`, an id or None, and `metric_of`."""
+    if config.ranking_metric != "f1":
+        return {}
+    if dataset.positive is not None:
+        name = str(dataset.positive) if dataset.labels is None else dataset.labels[dataset.positive]
+        return {"positive": dataset.positive, "metric_of": f"that of the label {name!r}"}
+    kind = "classes that occur" if config.task == "classification" else "labels"
+    return {"positive": None, "metric_of": f"the mean over the {kind}"}
+
+
+def row_limits(config: Config) -> dict[str, int]:
+    """Return how many tokens a row of each model may have, as can be told before it is made."""
+    found = {}
+    for who in ("teacher", "student"):
+        origin = getattr(config, who).model
+        fields: Any = origin
+        if isinstance(origin, str):
+            try:
+                path = encoder_folder(Path(origin)) / "config.json"
+                fields = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue  # Loading the model says what is wrong with its config.
+        if isinstance(fields, dict):
+            limit = row_limit(fields.get("family", fields.get("model_type")), fields)
+            found |= {} if limit is None else {who: limit}
+    return found
+
+
+def load_teacher(config: Config, dataset: Dataset, *, training: bool, seed: int) -> Model:
+    """Load or create the teacher as it is before its fine-tune."""
+    train = (config.finetune if training else None) or TrainConfig(dtype=config.teacher.dtype)
+    fresh, pooling = config.teacher.fresh_head, config.teacher.pooling
+    return _model(config, pooling, config.teacher.model, train, dataset, seed, fresh=fresh)
+
+
+def load_finetuned(folder: Path, config: Config, dataset: Dataset) -> Model:
+    """Load a model that an earlier stage left, pooled as it was.
+
+    Raises:
+      ModelError: a part of it is not there.
+    """
+    train = TrainConfig(dtype=config.teacher.dtype)
+    model = _model(config, "default", str(folder), train, dataset, 0)
+    if model.initialized:
+        raise ModelError(
+            f"{folder}: holds no {', '.join(model.initialized)}, expected the whole model that "
+            "was trained; remove that stage's folder and run again"
+        )
+    return model
+
+
+def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed: int) -> Model:
+    """Create the student that both arms of the comparison start from, for one seed."""
+    student = config.student
+    fresh = student.fresh_head
+    if not student.from_teacher:
+        origin = student.model
+        return _model(config, student.pooling, origin, config.train, dataset, seed, fresh=fresh)
+    origin: Any = config.teacher.model
+    if student.initialize_from == "finetuned" and finetuned is not None:
+        origin = str(finetuned)
+    elif not isinstance(origin, str):
+        raise ConfigError(
+            "student.initialize_from: got 'pretrained', but teacher.model is trained from scratch; "
+            "use student.initialize_from=finetuned, or give student.model instead of student.layers"
+        )
+    if origin == config.teacher.model:
+        fresh = fresh or config.teacher.fresh_head
+    teacher = _model(config, student.pooling, origin, config.train, dataset, seed, fresh=fresh)
+    if student.sizes:
+        # The same for every seed, as the layers are.
+        source = train_batches(
+            dataset.train,
+            batch_size=config.train.batch_size,
+            seed=config.data.split_seed,
+            config=config.data,
+        )
+        batches = itertools.islice(source, student.calibration_batches)
+        mesh = mesh_of(config.parallel.sizes)
+        importance = measure_importance(teacher, batches, mesh=mesh)
+        with in_host_memory():
+            teacher = narrow_student(teacher, importance, **student.sizes)
+    if student.layers is None:
+        return teacher
+    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
+    with in_host_memory():
+        return student_from_teacher(teacher, layers, seed=seed)
+
+
+def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
+    """Return an apply function and parameters that carry a frozen model's own state along."""
+    if model.model_state is None:
+        return model.apply, model.params
+
+    def apply(params: Any, batch: Any, **options: Any) -> Any:
+        return model.apply(params["params"], batch, model_state=params["model_state"], **options)
+
+    return apply, {"params": model.params, "model_state": model.model_state}
+
+
+def count_parameters(params: Any) -> int:
+    """Return the number of elements of a pytree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def count_bytes(params: Any) -> int:
+    """Return the bytes of a pytree."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
+
+
+def _folder(model: str | dict[str, Any] | None) -> Path | None:
+    return Path(model) if isinstance(model, str) else None
+
+
+@in_host_memory()
+def _model(
+    config: Config,
+    pooling: str,
+    origin: str | dict[str, Any] | None,
+    train: TrainConfig,
+    dataset: Dataset,
+    seed: int,
+    *,
+    fresh: bool = False,
+) -> Model:
+    options: dict[str, Any] = {
+        "seed": seed,
+        "dtype": train.dtype,
+        "remat": train.remat,
+        "attention": config.parallel.attention,
+    }
+    if config.task == language.TASK:
+        options |= {"head": "lm", "logits": config.losses == "dense"}
+    else:
+        options |= {"head": "classification", "problem_type": PROBLEM_TYPES[config.task]}
+        named = dataset.labels is not None
+        options |= {"labels": dataset.labels} if named else {"num_labels": dataset.num_labels}
+    if isinstance(origin, str):
+        own = None if pooling == "default" else pooling
+        model = load_model(origin, pooling=own, fresh_head=fresh, **options)
+        return with_dropout(model, train.dropout)
+    if origin is None or "family" not in origin:
+        raise ModelError(
+            f"model: got {origin!r}, expected a folder or a mapping with 'family', "
+            "e.g. {family: cnn, hidden_sizes: [32, 64]}"
+        )
+    if config.task == language.TASK:
+        model = build_model(language.sized(origin, dataset), pooling=pooling, **options)
+        model = language.with_tokenizer(model, dataset)
+    else:
+        spec = _with_input_shape(origin, dataset)
+        model = build_model(
+            with_text_sizes(spec, dataset, config.data.max_length), pooling=pooling, **options
+        )
+    return with_dropout(model, train.dropout)
+
+
+def with_dropout(model: Model, rate: float | None) -> Model:
+    """Set every dropout rate of a model's config."""
+    if rate is None or model.family is None or model.options is None:
+        return model
+    names = [
+        field.name
+        for field in dataclasses.fields(model.config)
+        if ("dropout" in field.name or "pdrop" in field.name)
+        and isinstance(getattr(model.config, field.name), float)
+    ]
+    config = dataclasses.replace(model.config, **dict.fromkeys(names, rate))
+    leaves = flatten({"params": model.params, "model_state": model.model_state})
+    return assemble(
+        family_named(model.family),
+        config,
+        model.options,
+        leaves,
+        labels=model.labels,
+        source=model.source,
+        initialized=model.initialized,
+    )
+
+
+def with_text_sizes(spec: dict[str, Any], dataset: Dataset, rows: int) -> dict[str, Any]:
+    """Fill in what an encoder needs to read a tokenizer's rows, where the mapping leaves it out."""
+    if dataset.tokenizer is None:
+        return spec
+    family = family_named(spec["family"])
+    known = {field.name for field in dataclasses.fields(family.config)}
+    given = {family.field_aliases.get(name, name) for name in spec}
+    sizes: dict[str, Any] = {
+        "vocab_size": dataset.vocabulary,
+        "pad_token_id": spec.get("pad_token_id", dataset.train.pad_id),
+    }
+    sizes["max_position_embeddings"] = table_size(spec["family"], rows, sizes)
+    types = dataset.train.token_types
+    if types is not None and types.max(initial=0) > 0:
+        sizes["type_vocab_size"] = max(2, int(types.max()) + 1)
+    filled = {name: size for name, size in sizes.items() if name in known - given}
+    return {**filled, **spec}
+
+
+def _with_input_shape(spec: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Fill in a model's input size from the data where the mapping leaves it out."""
+    split, shape = dataset.train, {}
+    if split.images is not None:
+        height, width, channels = split.images.shape[1:]
+        shape = {
+            "image_size": int(height),
+            "num_channels": int(channels),
+            "num_features": int(height * width * channels),
+        }
+    elif split.features is not None:
+        shape = {"num_features": int(split.features.shape[1])}
+    known = {field.name for field in dataclasses.fields(family_named(spec["family"]).config)}
+    return {**{name: size for name, size in shape.items() if name in known}, **spec}

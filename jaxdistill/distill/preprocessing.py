@@ -1,0 +1,137 @@
+"""Which preprocessing the images of a run get: that of the folders, where they and `data` agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxdistill.config.schema import Config
+from jaxdistill.data.reading.preprocessing import (
+    FILE,
+    Preprocessing,
+    differences,
+    overridden,
+    read_preprocessing,
+    with_options,
+)
+from jaxdistill.data.reading.table import Remark
+from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.models.family import Family
+from jaxdistill.models.registry import family_named
+
+_PIXELS = ("scale", "mean", "std")
+
+
+def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark, ...]]:
+    """Return the preprocessing of the teacher's folder, else of the student's, and what to tell.
+
+    Raises:
+      ConfigError: two folders normalize pixels differently and `data` does not say which to take,
+        or `data` contradicts how a teacher that is taken as it is normalizes them.
+      DataError: a folder's image processor asks for what is not supported.
+    """
+    found, remarks = _found(config), []
+    silent = config.data.image_mean is None and config.data.image_std is None
+    for side in ("teacher", "student"):
+        if silent and side not in found and _is_pretrained(getattr(config, side).model):
+            told = (
+                f"the folder of {side}.model has no image processor ({FILE}), so pixels of 0 to 1 "
+                "are not normalized for it; if it was trained on normalized ones, put the file "
+                "there or set data.image_mean and data.image_std"
+            )
+            remarks.append(Remark("preprocessing", told))
+    for side, own in found.items():
+        contradicted = overridden(own, config.data)
+        if not contradicted:
+            continue
+        told = f"{', '.join(contradicted)} of the image processor of {side}.model"
+        normalizes = any("image_size" not in option for option in contradicted)
+        if side == "teacher" and config.finetune is None and normalizes:
+            raise ConfigError(
+                f"data: got {told}, but the teacher is taken as it is (finetune: null) and sees "
+                "other images than it was trained on; drop them, or let finetune train it"
+            )
+        remarks.append(Remark("preprocessing", f"{told}: the {side} was trained on other images"))
+    if len(found) == 2:
+        pair = [with_options(own, config.data) for own in found.values()]
+        apart = differences(*pair)
+        if any(told.split(" ")[0] in _PIXELS for told in apart):
+            mean, std = (list(values) for values in (pair[0].mean, pair[0].std))
+            way = f"choose, for the teacher's, data.image_mean={mean} data.image_std={std}"
+            if pair[0].scale != pair[1].scale:
+                way = f"give both the same rescale_factor in {FILE}"
+            raise ConfigError(
+                "data: the image processors of teacher.model and student.model differ "
+                f"({', '.join(apart)}), but images are read once for both; {way}"
+            )
+        if apart:
+            told = (
+                "the image processors of teacher.model and student.model differ "
+                f"({', '.join(apart)}); both see images as the teacher's makes them"
+            )
+            remarks.append(Remark("preprocessing", told))
+    chosen = next(iter(found.values()), None)
+    return chosen, tuple(remarks)
+
+
+def channels_of(config: Config) -> int | None:
+    """Return the channels that the models read, or None where none of them says.
+
+    Raises:
+      ConfigError: teacher and student read different ones.
+    """
+    stated = {}
+    for side in ("teacher", "student"):
+        origin = getattr(config, side).model
+        raw = _config_of(Path(origin)) if isinstance(origin, str) else origin
+        family = None if raw is None else _image_family(raw.get("model_type", raw.get("family")))
+        if raw is None or family is None or not hasattr(family.config, "num_channels"):
+            continue
+        # What a folder leaves out is the default; what a mapping leaves out, the data say.
+        default = family.config.num_channels if isinstance(origin, str) else None
+        channels = raw.get("num_channels", default)
+        if isinstance(channels, int):
+            stated[side] = channels
+    if len(set(stated.values())) > 1:
+        raise ConfigError(
+            f"student.model: got num_channels {stated['student']}, expected {stated['teacher']} as "
+            "of the teacher, since images are read once for both"
+        )
+    return next(iter(stated.values()), None)
+
+
+def _found(config: Config) -> dict[str, Preprocessing]:
+    found = {}
+    for side in ("teacher", "student"):
+        origin = getattr(config, side).model
+        raw = _config_of(Path(origin)) if isinstance(origin, str) else None
+        if raw is not None and _image_family(raw.get("model_type")) is not None:
+            own = read_preprocessing(Path(origin), raw["model_type"])
+            if own is not None:
+                found[side] = own
+    return found
+
+
+def _is_pretrained(origin: Any) -> bool:
+    raw = _config_of(Path(origin)) if isinstance(origin, str) else None
+    family = None if raw is None else _image_family(raw.get("model_type"))
+    return family is not None and family.modality == "image"
+
+
+def _config_of(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's config; what is wrong with one, reading the model says."""
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return raw if isinstance(raw, dict) else None
+
+
+def _image_family(name: Any) -> Family | None:
+    try:
+        family = family_named(name) if isinstance(name, str) else None
+    except ModelError:
+        return None
+    # A perceptron takes the pixels of an image as features.
+    return family if family is not None and family.modality != "text" else None

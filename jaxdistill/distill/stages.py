@@ -1,0 +1,350 @@
+"""The stages of a run: finetune -> cache -> baseline -> distill -> evaluate -> export -> report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill.config.schema import CacheConfig, Config
+from jaxdistill.data.dataset import image_processor
+from jaxdistill.distill import cache_stage, language, workdir_lock
+from jaxdistill.distill import models as build
+from jaxdistill.distill.evaluator import make_evaluator
+from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
+from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage, write_json
+from jaxdistill.doctor import doctor
+from jaxdistill.engine.loop import LoopResult
+from jaxdistill.engine.telemetry import say
+from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.evaluation.environment import environment
+from jaxdistill.evaluation.lm_scores import PER_TOKEN_AND_BYTE
+from jaxdistill.evaluation.metrics import agreement
+from jaxdistill.evaluation.report import write_report
+from jaxdistill.evaluation.speed import measure_speed
+from jaxdistill.evaluation.uncertainty import difference_error
+from jaxdistill.evaluation.verdict import verdict
+from jaxdistill.models.registry import Model, save_model
+from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.runtime import group, preemption
+from jaxdistill.teachers.cache import manifest
+
+log = logging.getLogger("jaxdistill")
+
+STAGES = ("finetune", "cache", "baseline", "distill", "evaluate", "export", "report")
+
+
+def run(
+    config: Config, workdir: Path, *, until: str | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Run the stages in order up to `until`; finished ones are kept, an interrupted one resumes.
+
+    Args:
+      config: a checked configuration.
+      workdir: every stage owns a folder of it and leaves `result.json` there.
+      until: the last stage to run; the report by default.
+      force: redo stages whose configuration changed, instead of refusing.
+
+    Returns:
+      `result.json` of the work directory where the evaluation has run, else of the last stage.
+
+    Raises:
+      ConfigError: a finished or interrupted stage has another configuration, the doctor found
+        something fatal, or another run is at work in the folder.
+      Preempted: the process was asked to stop; running again resumes.
+    """
+    last = STAGES[-1] if until is None else until
+    if last not in STAGES:
+        raise ConfigError(f"stage: got {last!r}, expected one of {list(STAGES)}")
+    if last == "cache" and config.cache is None:
+        config = config.model_copy(update={"cache": CacheConfig()})
+    workdir.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(config, workdir, force)
+    if until == "report" and group.decide("finished", workspace.is_evaluated):
+        return _report(workspace)
+    if config.parallel.compilation_cache:
+        _keep_compiled_programs(workdir.parent / ".compilation_cache")
+    with workdir_lock.held(workdir), preemption.watch():
+        result: dict[str, Any] = {}
+        for name in STAGES[: STAGES.index(last) + 1]:
+            result = _STAGES[name](workspace) or result
+        group.barrier("end")
+        return result
+
+
+def examine(config: Config, workdir: Path) -> list[doctor.Finding]:
+    """Return what the doctor finds in a run's data and models as they are now."""
+    return Workspace(config, workdir, force=False).examine()
+
+
+def _finetune(workspace: Workspace) -> dict[str, Any]:
+    config, dataset = workspace.config, workspace.dataset
+    if config.finetune is None:
+        return {}
+    train_config, seed = config.finetune, config.seeds[0]
+
+    def work(folder: Path) -> dict[str, Any]:
+        model = build.load_teacher(config, dataset, training=True, seed=seed)
+        trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
+        trained, result = run_seed(trainer, model, folder, seed)
+        _save(folder / "model", trained, workspace)
+        return _account(config, result, seed)
+
+    settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
+    for name in ("dtype", "precompute", "storage"):
+        settings["teacher"].pop(name)
+    workspace.check_before("finetune")
+    return run_stage(workspace, "finetune", settings, work)
+
+
+def _cache(workspace: Workspace) -> dict[str, Any]:
+    """Write the teacher's outputs where the configuration asks for it, and check those it reads."""
+    config, path = workspace.config, workspace.cache_path
+    if path is None:
+        return {}
+    result = {}
+    if config.cache is not None:
+
+        def work(folder: Path) -> dict[str, Any]:
+            found = cache_stage.write(
+                config, workspace.dataset, workspace.teacher, path, workspace.identity()
+            )
+            say(f"cache  {path}\n{cache_stage.describe(found)}")
+            return found
+
+        if not group.decide("cache", (path / manifest.MANIFEST).is_file):
+            left = workspace.workdir / "cache" / "result.json"
+            group.once("cache", lambda: left.unlink(missing_ok=True))
+        settings = workspace.settings("teacher", "finetune", "cache")
+        workspace.check_before("cache")
+        result = run_stage(workspace, "cache", settings, work)
+    # Now, and not after the baseline.
+    assert workspace.cache is not None
+    return result
+
+
+def _students(workspace: Workspace, name: str) -> dict[str, Any]:
+    config = workspace.config
+    distils = name == "distill"
+
+    def work(folder: Path) -> dict[str, Any]:
+        trainer: Trainer | None = None
+        accounts = []
+        for seed in config.seeds:
+            own = folder / f"seed-{seed}"
+            done = own / "result.json"
+            if group.decide(f"seed {seed}", done.is_file):
+                accounts.append(json.loads(done.read_text(encoding="utf-8")))
+                continue
+            student = workspace.student(seed)
+            if trainer is None:
+                trainer = make_trainer(
+                    config,
+                    config.train,
+                    workspace.dataset,
+                    student,
+                    stage=name,
+                    teacher=(workspace.cache or workspace.teacher) if distils else None,
+                )
+            trained, result = run_seed(trainer, student, own, seed)
+            _save(own / "model", trained, workspace)
+            accounts.append(_account(config, result, seed))
+            group.once("account", functools.partial(write_json, done, accounts[-1]))
+        return {"metric": config.ranking_metric, "seeds": accounts}
+
+    parts = ["student", "train", "seeds", "teacher"]
+    if distils or config.student.initialize_from == "finetuned":
+        parts.append("finetune")
+    if distils:
+        parts += ["objective", "cache", "on_policy"]
+    workspace.check_before(name)
+    return run_stage(workspace, name, workspace.settings(*parts), work)
+
+
+def _baseline(workspace: Workspace) -> dict[str, Any]:
+    return _students(workspace, "baseline")
+
+
+def _distill(workspace: Workspace) -> dict[str, Any]:
+    return _students(workspace, "distill")
+
+
+def _evaluate(workspace: Workspace) -> dict[str, Any]:
+    config, dataset = workspace.config, workspace.dataset
+    split = dataset.validation if dataset.test is None else dataset.test
+
+    def work(folder: Path) -> dict[str, Any]:
+        mesh = mesh_of(config.parallel.sizes)
+
+        def predict(model: Model) -> tuple[np.ndarray, dict[str, float]]:
+            evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
+            return evaluate(model.params, model.model_state, split)
+
+        arms = {"teacher": [workspace.teacher]}
+        for arm, stage in (("student_alone", "baseline"), ("student_distilled", "distill")):
+            arms[arm] = [_trained(workspace, stage, seed) for seed in config.seeds]
+        predicted = {arm: [predict(model) for model in models] for arm, models in arms.items()}
+        examples = {arm: models[0] for arm, models in arms.items()}
+        return group.first("compare", lambda: _compare(workspace, folder, examples, predicted))
+
+    settings = workspace.settings(*EVALUATED)
+    settings["test"] = None if dataset.test is None else dataset.test.fingerprint
+    result = run_stage(workspace, "evaluate", settings, work)
+    group.once("result", lambda: write_json(workspace.workdir / "result.json", result))
+    return result
+
+
+def _compare(
+    workspace: Workspace,
+    folder: Path,
+    examples: dict[str, Model],
+    predicted: dict[str, list[tuple[np.ndarray, dict[str, float]]]],
+) -> dict[str, Any]:
+    """Measure one model of each arm, keep all predictions, and say which arm did better."""
+    config, dataset = workspace.config, workspace.dataset
+    split = dataset.validation if dataset.test is None else dataset.test
+    ((teacher_logits, _),) = predicted["teacher"]
+    predictions: dict[str, Any] = {"labels": split.truth, "teacher_logits": teacher_logits}
+    rows = {}
+    for arm, found in predicted.items():
+        agreements = [1.0]
+        if arm != "teacher":
+            agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in found]
+            short = arm.removeprefix("student_")
+            predictions[f"{short}_logits"] = np.stack([logits for logits, _ in found])
+        values = [values for _, values in found]
+        rows[arm] = _measured(workspace, examples[arm], values, agreements)
+    error = difference_error(
+        config.task,
+        predictions["alone_logits"],
+        predictions["distilled_logits"],
+        split.truth,
+        config.ranking_metric,
+        positive=dataset.positive,
+    )
+    np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
+    result = {
+        "metric": config.ranking_metric,
+        **build.measured_label(config, dataset),
+        "higher_is_better": config.higher_is_better,
+        "split": "validation" if dataset.test is None else "test",
+        "examples": len(split),
+        **rows,
+        "seeds": list(config.seeds),
+        "evaluation_error": error.examples,
+        "interaction_error": error.interaction,
+        "environment": environment(),
+    }
+    return {**result, "verdict": verdict(result)}
+
+
+def _export(workspace: Workspace) -> dict[str, Any]:
+    """Put the distilled student that did best on the validation split under `export/student`."""
+    group.once("export", lambda: _export_best(workspace))
+    return {}
+
+
+def _export_best(workspace: Workspace) -> None:
+    seeds = json.loads((workspace.workdir / "distill" / "result.json").read_text(encoding="utf-8"))[
+        "seeds"
+    ]
+    pick = max if workspace.config.higher_is_better else min
+    best = pick(seeds, key=lambda account: account["value"])
+    target = workspace.workdir / "export" / "student"
+    _write(target, _trained(workspace, "distill", best["seed"]), workspace)
+    say(f"export  {target} (seed {best['seed']})")
+
+
+def _report(workspace: Workspace) -> dict[str, Any]:
+    def write() -> dict[str, Any]:
+        path = write_report(workspace.workdir)
+        say(f"report  {path}")
+        return json.loads((workspace.workdir / "result.json").read_text(encoding="utf-8"))
+
+    return group.first("report", write)
+
+
+_STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
+    "finetune": _finetune,
+    "cache": _cache,
+    "baseline": _baseline,
+    "distill": _distill,
+    "evaluate": _evaluate,
+    "export": _export,
+    "report": _report,
+}
+
+
+def _save(folder: Path, model: Model, workspace: Workspace) -> None:
+    group.once("save", lambda: _write(folder, model, workspace))
+
+
+def _write(folder: Path, model: Model, workspace: Workspace) -> None:
+    """Write a model with what read its inputs: the tokenizer, cutting rows where that was done, or
+    the preprocessing of images; one that writes, with what ends its texts."""
+    config, dataset = workspace.config, workspace.dataset
+    packs = config.task == language.TASK  # rows hold documents, of any length
+    cuts = dataset.tokenizer is not None and not packs
+    save_model(
+        folder,
+        model,
+        tokenizer_from=dataset.tokenizer,
+        max_length=config.data.max_length if cuts else None,
+        processor=image_processor(dataset),
+        generation=language.generation_settings(config, dataset) if packs else None,
+    )
+
+
+def _trained(workspace: Workspace, stage: str, seed: int) -> Model:
+    folder = workspace.workdir / stage / f"seed-{seed}" / "model"
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: missing; run the stage {stage!r} first")
+    return build.load_finetuned(folder, workspace.config, workspace.dataset)
+
+
+def _measured(
+    workspace: Workspace, model: Model, values: list[dict[str, float]], agreements: list[float]
+) -> dict[str, Any]:
+    config = workspace.config
+    speed = measure_speed(model, workspace.dataset, config)
+    # What a language model's perplexity means depends on its tokenizer; bits per byte do not.
+    others = PER_TOKEN_AND_BYTE if config.task == "language_model" else ()
+    also = {
+        name: [value[name] for value in values] for name in others if name != config.ranking_metric
+    }
+    return {
+        "values": [value[config.ranking_metric] for value in values],
+        **({"also": also} if also else {}),
+        "parameters": build.count_parameters(model.params),
+        "bytes": build.count_bytes(model.params),
+        "latency_ms": None if speed is None else speed.latency_ms,
+        "examples_per_second": None if speed is None else speed.examples_per_second,
+        "agreement": agreements,
+    }
+
+
+def _account(config: Config, result: LoopResult, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "metric": config.ranking_metric,
+        "value": result.progress.best_value,
+        "best_step": result.progress.best_step,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "seconds_to_first_step": result.seconds_to_first_step,
+        "examples_per_second": round(result.examples_per_second, 2),
+        "tokens_per_second": round(result.tokens_per_second, 2),
+        "padding": round(result.padding, 5),
+    }
+
+
+def _keep_compiled_programs(folder: Path) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

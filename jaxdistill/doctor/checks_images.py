@@ -1,0 +1,49 @@
+"""Checks of images: whether the models read what the data holds."""
+
+from __future__ import annotations
+
+from jaxdistill.doctor.findings import Check, Finding, Setup, field
+
+_OF_TRANSFORMERS = ("vit", "resnet")
+
+
+def shapes(setup: Setup) -> Check:
+    """Check that models read images of the size and the channels that the data has."""
+    images = setup.dataset.train.images
+    if images is None:
+        return
+    height, width, channels = images.shape[1:]
+    healthy = True
+    for name, model in setup.models.items():
+        wanted = field(model, "num_channels")
+        if wanted is not None and wanted != channels:
+            healthy = False
+            yield Finding(
+                "fatal",
+                "image shape",
+                f"the {name} reads {wanted} channels, the images have {channels}; leave "
+                f"num_channels out of its mapping, or convert the images",
+            )
+        size = field(model, "image_size")
+        sides = (size, size) if isinstance(size, int) else size
+        if sides is not None and tuple(sides) != (height, width):
+            healthy = False
+            shown = size if isinstance(size, int) else list(size)
+            yield Finding(
+                "fatal",
+                "image shape",
+                f"the {name} reads {sides[0]} x {sides[1]} pixels (height x width), the images "
+                f"have {height} x {width}; set data.image_size={shown}",
+            )
+        if channels == 1 and model.family in _OF_TRANSFORMERS:
+            healthy = False
+            yield Finding(
+                "warning",
+                "image shape",
+                f"the {name} reads grey images of one channel, but transformers' pipelines make "
+                "every image RGB and stop at one; give num_channels: 3 in its mapping for grey to "
+                "be repeated, or open the export with AutoImageProcessor and grey images",
+            )
+    if healthy:
+        told = f"models read {height} x {width} pixels of {channels} channels"
+        yield Finding("ok", "image shape", told)

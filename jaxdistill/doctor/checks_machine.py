@@ -1,0 +1,146 @@
+"""Checks of the machine: devices to deal batches to, memory to train in."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.config.schema import TrainConfig
+from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.errors import ConfigError
+from jaxdistill.evaluation.lm_scores import last_logits
+from jaxdistill.models.registry import Model
+from jaxdistill.parallel.mesh import check_heads, check_length, mesh_sizes, shown
+
+_SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 1}
+"""Copies of the parameters that an optimizer keeps; two for the others."""
+
+
+def devices(setup: Setup) -> Check:
+    """Check that batches can be dealt to microbatches and devices."""
+    config = setup.config
+    try:
+        sizes = mesh_sizes(config.parallel.sizes, jax.device_count())
+        for who, model in (("teacher", setup.teacher), ("student", setup.student)):
+            check_heads(who, None if model is None else model.config, sizes["tensor"])
+        if setup.dataset.train.segments is not None:
+            check_length(setup.dataset.train.labels.shape[1], sizes["sequence"])
+    except ConfigError as error:
+        yield Finding("fatal", "devices", str(error))
+        return
+    count, over = math.prod(sizes.values()), sizes["data"] * sizes["fsdp"]
+    healthy = True
+    for name, train in (("finetune", config.finetune), ("train", config.train)):
+        parts = over * (1 if train is None else train.accumulate)
+        if train is not None and train.batch_size % parts:
+            healthy = False
+            near = max(parts, round(train.batch_size / parts) * parts)
+            yield Finding(
+                "fatal",
+                "devices",
+                f"{name}.batch_size is {train.batch_size}, which {over} devices x "
+                f"{train.accumulate} microbatches do not divide; set {name}.batch_size={near}",
+            )
+    if healthy:
+        kind = jax.devices()[0].device_kind
+        laid_out = f" ({shown(sizes)})" if over < count or sizes["fsdp"] > 1 else ""
+        yield Finding(
+            "ok", "devices", f"{count} x {kind}{laid_out}; batches of {config.train.batch_size}"
+        )
+
+
+def memory(setup: Setup) -> Check:
+    """Estimate what the student's training needs against what a device has.
+
+    Parameters, gradients and optimizer state are counted; activations are those that the backward
+    pass keeps before compilation, which removes some of them.
+    """
+    if setup.student is None:
+        return
+    available, what = available_memory()
+    train = setup.config.train
+    copies = 2 + _SLOTS.get(train.optimizer, 2) + (train.ema is not None)
+    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
+    fixed = copies * _bytes(setup.student.params)
+    fixed += 0 if setup.teacher is None else _bytes(setup.teacher.params)
+    fixed //= sizes["fsdp"] * sizes["tensor"]
+    activations = activation_bytes(setup, setup.student, train)
+    # Virtual devices of a host share its memory, so every one of them counts.
+    sharing = math.prod(sizes.values()) if jax.default_backend() == "cpu" else 1
+    fixed, activations = sharing * fixed, sharing * activations
+    told = (
+        f"about {_gigabytes(fixed + activations)} for the student's training ({_gigabytes(fixed)} "
+        f"parameters, gradients and optimizer, {_gigabytes(activations)} activations); "
+        f"{_gigabytes(available)} {what}"
+    )
+    if fixed > available:
+        fix = "take a smaller model, more parallel.fsdp, or train.optimizer=sgd or lion"
+        yield Finding("fatal", "memory", f"{told}; {fix}")
+    elif fixed + activations > available:
+        fix = (
+            f"if it runs out, set train.accumulate={2 * train.accumulate}, train.remat=true or "
+            "train.dtype=bfloat16"
+        )
+        yield Finding("warning", "memory", f"{told}; {fix}")
+    else:
+        yield Finding("ok", "memory", told)
+
+
+def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
+    """Return the bytes that the backward pass of one microbatch on one device keeps."""
+    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
+    rows = max(1, train.batch_size // train.accumulate // (sizes["data"] * sizes["fsdp"]))
+    split = setup.dataset.train
+    if split.tokens is not None:
+        ids = jax.ShapeDtypeStruct((rows, int(split.lengths.max(initial=1))), jnp.int32)
+        batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids}
+    else:
+        name = "images" if split.images is not None else "features"
+        array = split.images if split.images is not None else split.features
+        assert array is not None  # a split has tokens, images or features
+        batch = {name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), jnp.float32)}
+
+    def residuals(params: Any, batch: Any) -> Any:
+        def forward(params: Any) -> Any:
+            rng, state = jax.random.key(0), model.model_state
+            return last_logits(model.apply(params, batch, rng=rng, train=True, model_state=state))
+
+        return jax.vjp(forward, params)[1]
+
+    kept = jax.eval_shape(residuals, model.params, batch)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+    # What the backward pass keeps includes the parameters themselves, which are counted elsewhere.
+    return max(0, total - _bytes(model.params))
+
+
+def available_memory() -> tuple[int, str]:
+    """Return the bytes of a device, or the free ones of the host on CPU, and what they are."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], f"on a {device.device_kind}"
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1]), "free on this host"
+    except OSError:
+        pass  # Not Linux: all memory instead of the free part.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "on this host"
+
+
+def fits_one_device(size: int) -> bool:
+    """Return whether a device has room for parameters of so many bytes and a fifth beside them."""
+    return jax.default_backend() == "cpu" or 1.2 * size <= available_memory()[0]
+
+
+def _bytes(params: Any) -> int:
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,111 @@
+"""Checks of what shapes can say before anything is trained: layers, heads, widths, optimizers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.config.schema import TrainConfig
+from jaxdistill.data.batching.batch_source import check_parts
+from jaxdistill.distill import objective
+from jaxdistill.distill.trainer import unrolls
+from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.engine.optimizer import make_optimizer
+from jaxdistill.errors import ConfigError, JaxDistillError
+from jaxdistill.models.abstract import without_weights
+from jaxdistill.models.family import shapes_only
+from jaxdistill.models.layers import stacking
+from jaxdistill.models.registry import Model, family_named
+from jaxdistill.models.shrink.layers import student_from_teacher
+from jaxdistill.models.shrink.width import narrowed_config
+from jaxdistill.parallel.mesh import batch_parts, check_heads, mesh_of
+
+
+def shapes(setup: Setup) -> Check:
+    """Check that student, objective and optimizers can be built on these models."""
+    faults = list(_faults(setup))
+    for fault in faults:
+        yield Finding("fatal", "shapes", fault)
+    if not faults:
+        yield Finding("ok", "shapes", "student, objective and optimizers fit these models")
+
+
+def _faults(setup: Setup) -> Iterator[str]:
+    """Yield what cannot be built, all of it at once."""
+    config, models = setup.config, dict(setup.models)
+    try:
+        student = _student(setup)
+    except JaxDistillError as error:
+        yield str(error)
+        student = None
+    if student is not None:
+        models["student"] = student
+    stages = (("finetune", "teacher", config.finetune), ("train", "student", config.train))
+    for stage, side, train in stages:
+        if train is None:
+            continue
+        for check in (_batches, _optimizer):
+            try:
+                check(setup, train, models.get(side))
+            except JaxDistillError as error:
+                yield re.sub(r"^train\.", f"{stage}.", str(error))
+    try:
+        for side, model in models.items():
+            check_heads(side, model.config, max(config.parallel.tensor, 1))
+        if len(models) == 2:
+            batch = _example(setup)
+            objective.check_layers(config, models["student"], models["teacher"], batch)
+    except JaxDistillError as error:
+        yield str(error)
+
+
+def _student(setup: Setup) -> Model | None:
+    """Return the student, or the shapes of one that is made of a teacher still to be trained."""
+    student, teacher = setup.config.student, setup.teacher
+    if setup.student is not None or teacher is None or not student.from_teacher:
+        return setup.student
+    if student.sizes:
+        assert teacher.family is not None  # of a spec or a folder
+        assert teacher.options is not None
+        narrow = narrowed_config(teacher, **student.sizes)
+        teacher = shapes_only(family_named(teacher.family), narrow, teacher.options)
+    if student.layers is None:
+        return teacher
+    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
+    return without_weights(lambda whole: student_from_teacher(whole, layers), teacher)
+
+
+def _batches(setup: Setup, train: TrainConfig, model: Model | None) -> None:
+    mesh = mesh_of(setup.config.parallel.sizes)
+    check_parts(train.batch_size, train.accumulate, batch_parts(mesh))
+
+
+def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
+    """Build a stage's optimizer for a model laid out as it will be."""
+    if model is None:
+        return
+    params, axes = model.params, model.axes
+    if unrolls(train) and axes is not None:
+        params = jax.eval_shape(lambda params: stacking.unstack(params, axes), params)
+    example = {"student": params, "projections": {}}
+    optimizer = make_optimizer(train, example, 2)
+    try:
+        jax.eval_shape(lambda both: optimizer.update(both, optimizer.init(both), both), example)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train.optimizer_options: got {train.optimizer_options}: {error}"
+        ) from None
+
+
+def _example(setup: Setup) -> dict[str, Any]:
+    """Return a batch of one example of the data, of zeros."""
+    split = setup.dataset.train
+    for name, values in (("images", split.images), ("features", split.features)):
+        if values is not None:
+            return {name: jnp.zeros((1, *values.shape[1:]), jnp.float32)}
+    ids = jnp.zeros((1, 4), jnp.int32)
+    return {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "token_type_ids": ids}

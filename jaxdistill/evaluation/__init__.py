@@ -1,0 +1,1 @@
+"""What a run has reached: metrics, uncertainty, verdict, speed, report."""

@@ -1,0 +1,193 @@
+"""The figures of a report, each as an SVG that can stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxdistill.evaluation.metrics import decide, f1_per_class
+from jaxdistill.evaluation.uncertainty import Calibration, calibration
+from jaxdistill.evaluation.verdict import SHARES
+
+COLORS = {"teacher": "#6b6b6b", "student alone": "#d1740f", "student distilled": "#1f6fb2"}
+Curves = Mapping[str, Sequence[Sequence[tuple[int, float]]]]
+"""Model -> seeds -> (step, value)."""
+
+_FEW = 12
+_STYLE: Any = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "svg.hashsalt": "jaxdistill",
+}
+_PLAIN: Any = {**_STYLE, "axes.grid": False}
+
+
+def learning_curves(curves: Mapping[str, Curves], teacher: float | None, metric: str) -> str:
+    """Draw what each evaluation of both students gave: seeds faint, their mean strong.
+
+    Args:
+      curves: by panel title: the metric's name, `loss`.
+      teacher: the teacher's metric, a dashed line.
+      metric: the panel to draw it in; shares are drawn in percent.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(curves)))
+        for axes, (title, models) in zip(panels, curves.items(), strict=True):
+            scale = 100 if title in SHARES else 1
+            for name, seeds in models.items():
+                for seed in seeds:
+                    steps, values = zip(*seed, strict=True)
+                    axes.plot(steps, scale * np.array(values), color=COLORS[name], alpha=0.25, lw=1)
+                steps, values = mean_curve(seeds)
+                axes.plot(steps, scale * values, color=COLORS[name], lw=2, label=name)
+            if title == metric and teacher is not None:
+                level, color = scale * teacher, COLORS["teacher"]
+                axes.axhline(level, color=color, ls="--", lw=1.2, label="teacher")
+            axes.set(title=f"{title}{' (%)' if scale == 100 else ''}", xlabel="step")
+        panels[0].legend(loc="best")
+        return _svg(figure)
+
+
+def mean_curve(seeds: Sequence[Sequence[tuple[int, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Average over seeds at the steps that every seed has."""
+    tables = [dict(seed) for seed in seeds]
+    steps = sorted(set.intersection(*(set(table) for table in tables)))
+    return np.array(steps), np.array([np.mean([table[step] for table in tables]) for step in steps])
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str:
+    """Draw how labels (rows) were answered (columns), averaged over seeds.
+
+    Args:
+      logits: `[S, N, C]`.
+      labels: `[N]` ids.
+      names: of the classes.
+    """
+    classes = logits.shape[-1]
+    counts = confusion_counts(logits, labels)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.45 * classes, 3.2, 7.0))
+    with mpl.rc_context(_PLAIN):
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if classes <= 40:
+            long = max(map(len, names)) > 3
+            axes.set_xticks(
+                range(classes), names, rotation=45 if long else 0, ha="right" if long else "center"
+            )
+            axes.set_yticks(range(classes), names)
+        if classes <= _FEW:
+            for row, column in np.argwhere(counts > 0):
+                count = float(counts[row, column])
+                axes.text(
+                    column,
+                    row,
+                    f"{count:.0f}" if count >= 10 or count.is_integer() else f"{count:.1f}",
+                    ha="center",
+                    va="center",
+                    color="white" if shares[row, column] > 0.5 else "black",
+                )
+        axes.set(xlabel="predicted", ylabel="label", title="student distilled")
+        return _svg(figure)
+
+
+def confusion_counts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Count how often a label (row) was answered by a class (column): `[C, C]`, mean over seeds."""
+    counts = np.zeros((logits.shape[-1],) * 2)
+    for seed in logits:
+        np.add.at(counts, (labels, decide("classification", seed)), 1 / len(logits))
+    return counts
+
+
+def calibration_plot(
+    task: str, logits: Mapping[str, np.ndarray], labels: np.ndarray
+) -> tuple[str, dict[str, float]]:
+    """Draw accuracy against confidence of every model, all seeds together.
+
+    Args:
+      logits: model -> `[S, N, C]`.
+      labels: `[N]` or `[N, C]`.
+
+    Returns:
+      the figure, and each model's expected calibration error.
+    """
+    errors = {}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
+        for name, seeds in logits.items():
+            found = _pooled(task, seeds, labels)
+            errors[name] = found.error
+            filled = found.counts > 0
+            axes.plot(
+                found.confidence[filled],
+                found.accuracy[filled],
+                marker="o",
+                ms=4,
+                color=COLORS[name],
+                label=f"{name} (error {100 * found.error:.1f} %)",
+            )
+        axes.set(xlabel="confidence", ylabel="accuracy", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(loc="best")
+        return _svg(figure), errors
+
+
+def label_scores(logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
+    """Draw the F1 of each label of a multi-label task, averaged over seeds."""
+    classes = labels.shape[-1]
+    place = np.arange(classes)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6, float(np.clip(0.45 * classes, 2.5, 12))), layout="constrained")
+        axes = figure.subplots()
+        for shift, (name, seeds) in enumerate(logits.items()):
+            decisions = [decide("multilabel", seed) for seed in seeds]
+            scores = np.mean([f1_per_class(said, labels, classes) for said in decisions], axis=0)
+            axes.barh(place + 0.27 * (shift - 1), scores, 0.25, color=COLORS[name], label=name)
+        axes.set_yticks(place, names)
+        axes.invert_yaxis()
+        axes.set(xlabel="F1", xlim=(0, 1))
+        axes.legend(loc="lower right")
+        return _svg(figure)
+
+
+def scatter(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> str:
+    """Draw predictions of a regression against labels, the first seed of every model."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.2 * len(logits), 3.2), layout="constrained")
+        panels: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(logits), sharey=True)))
+        ends = [float(labels.min()), float(labels.max())]
+        for axes, (name, seeds) in zip(panels, logits.items(), strict=True):
+            values = decide("regression", seeds[0])
+            axes.plot(ends, ends, color="black", lw=0.8, ls=":")
+            axes.scatter(labels, values, s=6, alpha=0.4, color=COLORS[name], rasterized=True)
+            axes.set(title=name, xlabel="label")
+        panels[0].set_ylabel("prediction")
+        return _svg(figure)
+
+
+def _pooled(task: str, seeds: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Judge the predictions of all seeds as one set."""
+    together = seeds.reshape(-1, seeds.shape[-1])
+    return calibration(task, together, np.concatenate([labels] * len(seeds)))
+
+
+def _svg(figure: Figure) -> str:
+    """Return a `data:` address, which keeps the names inside one figure from meeting another's."""
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

@@ -1,0 +1,203 @@
+"""Text written by an encoder-decoder: the source read once, then token by token from caches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxdistill.errors import ModelError
+from jaxdistill.generation.decode import Generated, end_tokens
+from jaxdistill.generation.prompts import check_sampling, check_writing, checked_ids, round_up
+from jaxdistill.generation.token_sampling import next_token
+from jaxdistill.models.bodies.seq2seq import EncoderDecoderModel
+from jaxdistill.models.family import Model, Options
+from jaxdistill.models.layers.attention import attend_causally
+from jaxdistill.models.layers.basic import run_layers
+from jaxdistill.models.layers.heads import logits_of
+from jaxdistill.models.layers.seq2seq_layer import Memory, StackLayer, TwoStacks
+
+
+class _Writing(NamedTuple):
+    step: jax.Array  # tokens written so far
+    token: jax.Array  # [B, 1] the last of them
+    done: jax.Array  # [B]
+    cache: Memory  # of the decoder's own text, each [layers, B, room, H, d]
+    written: Generated
+
+
+def generate_from_source(
+    model: Model,
+    source_ids: ArrayLike,
+    source_mask: ArrayLike | None = None,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: jax.Array | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    pad_id: int = 0,
+    multiple: int = 64,
+) -> Generated:
+    """Let an encoder-decoder write a target for each source, as `generate` lets a decoder continue.
+
+    One program serves all calls with the same number of rows, the same architecture, and the
+    lengths of the sources and `max_new_tokens` rounded up to the same multiples. The token that
+    targets start with is not among those returned.
+
+    Args:
+      model: an encoder-decoder with its `lm` head, such as t5.
+      source_ids: `[B, S]` token ids, padded on either side.
+      source_mask: `[B, S]`, above 0 at real tokens; None: all are real.
+      max_new_tokens, temperature, top_k, top_p, rng, eos_id, pad_id, multiple: see `generate`.
+
+    Raises:
+      ConfigError: a bad number, or no key to draw with.
+      DataError: sources that are misshapen, empty, or hold ids the model does not have.
+      ModelError: a model that is no encoder-decoder with a head.
+    """
+    shape, options = getattr(model.config, "stacks", None), model.options
+    if not isinstance(shape, TwoStacks) or options is None or options.head != "lm":
+        head = None if options is None else options.head
+        raise ModelError(
+            f"model: got family {model.family!r} with head {head!r}, expected an encoder-decoder "
+            "with its 'lm' head, such as t5; for a decoder use generate"
+        )
+    check_sampling(shape, temperature, top_k, top_p, None)
+    check_writing(max_new_tokens, multiple, temperature, rng)
+    greedy = temperature == 0
+    ids, mask = checked_ids("sources", source_ids, source_mask, shape.vocabulary)
+    behind = ((0, 0), (0, -ids.shape[1] % multiple))
+    written = _write(
+        model.params,
+        np.pad(np.where(mask, ids, 0), behind).astype(np.int32),
+        np.pad(mask, behind).astype(np.int32),
+        np.int32(max_new_tokens),
+        None if greedy else rng,
+        temperature=None if greedy else np.float32(temperature),
+        top_p=None if greedy or top_p is None else np.float32(top_p),
+        ends=end_tokens(eos_id),
+        pad=np.int32(pad_id),
+        shape=shape,
+        options=options,
+        room=round_up(max_new_tokens, multiple),
+        top_k=None if greedy else top_k,
+    )
+    return written.up_to(max_new_tokens)
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(shape: TwoStacks, options: Options) -> Any:
+    """Return the structure of that model, which parameters are put in."""
+    module = nnx.eval_shape(lambda: EncoderDecoderModel(shape, options, nnx.Rngs(0)))
+    return nnx.split(module)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k"))
+def _write(
+    params: Any,
+    ids: jax.Array,
+    mask: jax.Array,
+    limit: jax.Array,
+    rng: jax.Array | None,
+    *,
+    temperature: jax.Array | None,
+    top_p: jax.Array | None,
+    ends: jax.Array,
+    pad: jax.Array,
+    shape: TwoStacks,
+    options: Options,
+    room: int,
+    top_k: int | None,
+) -> Generated:
+    """Write at most `limit` tokens, in arrays with space for `room`, from sources `[B, S]`."""
+    module: EncoderDecoderModel = nnx.merge(_graph(shape, options), params)
+    encoded, _, _ = module.encode({"input_ids": ids, "attention_mask": mask})
+    memory = _memory(module, encoded)
+    rows = ids.shape[0]
+
+    def advance(state: _Writing) -> _Writing:
+        step, old = state.step, state.written
+        logits, cache = _read_token(module, state.token, step, state.cache, memory, mask > 0)
+        key = None if rng is None else jax.random.fold_in(rng, step)
+        token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
+        written, done = old.add(step, token, logits, state.done, ends=ends, pad=pad)
+        return _Writing(step + 1, token[:, None], done, cache, written)
+
+    nothing = Generated.nothing(rows, room, pad)
+    space = (shape.decoder_depth, rows, room, shape.heads, shape.head_width)
+    cache = (jnp.zeros(space, encoded.dtype), jnp.zeros(space, encoded.dtype))
+    first = jnp.full((rows, 1), shape.start_id, jnp.int32)
+    start = _Writing(jnp.int32(0), first, jnp.zeros((rows,), bool), cache, nothing)
+    return lax.while_loop(
+        lambda state: (state.step < limit) & ~state.done.all(), advance, start
+    ).written
+
+
+def _memory(module: EncoderDecoderModel, encoded: jax.Array) -> Memory:
+    """Return every decoder layer's keys and values of the source, each `[layers, B, S, H, d]`."""
+
+    def step(
+        layer: StackLayer, encoded: jax.Array, _: jax.Array | None
+    ) -> tuple[jax.Array, Memory]:
+        assert layer.cross_attention is not None
+        return encoded, layer.cross_attention.memory(encoded)
+
+    stack = module.decoder
+    _, memory, _ = run_layers(stack.layers, step, encoded, depth=stack.depth)
+    return memory
+
+
+def _read_token(
+    module: EncoderDecoderModel,
+    token: jax.Array,
+    position: jax.Array,
+    cache: Memory,
+    memory: Memory,
+    source: jax.Array,
+) -> tuple[jax.Array, Memory]:
+    """Read one token `[B, 1]` per row: the next one's logits `[B, V]`, and the cache with it."""
+    room = cache[0].shape[2]
+    bias = module.decoder.position.at(position, room)
+    seen = (jnp.arange(room, dtype=jnp.int32) <= position)[None, None, None]
+
+    def step(
+        layer: StackLayer, hidden: jax.Array, _: jax.Array | None, own: Any
+    ) -> tuple[jax.Array, Any]:
+        def mix(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
+            keys, values = (
+                lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
+                for old, new in zip(own["cache"], (key, value), strict=True)
+            )
+            mixed, _ = attend_causally(query, keys, values, seen, scale=1.0, bias=bias)
+            return mixed, (key, value)
+
+        def cross(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
+            return attend_causally(query, key, value, source[:, None, None], scale=1.0)
+
+        hidden, new, _ = layer(hidden, mix, cross, memory=own["memory"])
+        return hidden, new
+
+    stack = module.decoder
+    hidden, news, _ = run_layers(
+        stack.layers,
+        step,
+        module.embeddings.word(token),
+        depth=stack.depth,
+        unroll=module.options.unroll,
+        each={"cache": cache, "memory": memory},
+    )
+    keys, values = (
+        lax.dynamic_update_slice_in_dim(old, new, position, axis=2)
+        for old, new in zip(cache, news, strict=True)
+    )
+    logits = logits_of(stack.norm(hidden), module.last_projection())
+    return logits[:, 0], (keys, values)

@@ -1,1 +1,0 @@
-"""What looks at a run and changes nothing: doctor, evaluation, report."""

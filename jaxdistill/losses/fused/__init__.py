@@ -1,0 +1,1 @@
+"""Losses straight from hidden states and the last projection, without logits."""

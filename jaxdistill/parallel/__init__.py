@@ -1,0 +1,1 @@
+"""Meshes, rules of sharding, and steps compiled for them."""

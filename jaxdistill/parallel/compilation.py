@@ -1,0 +1,137 @@
+"""Where a pure step runs: jit on a mesh of devices, or pmap over replicas."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdistill.errors import ConfigError
+from jaxdistill.parallel.mesh import DATA, check_rows, make_mesh, rows_fault
+from jaxdistill.parallel.sharding import batch_shardings, on_mesh, place, replicated
+
+
+def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Move a host batch to the mesh: rows over `data` and `fsdp`, tokens of a row over `sequence`.
+
+    Raises:
+      ConfigError: the rows do not divide by the devices.
+    """
+    for name, leaf in batch.items():
+        check_rows(name, leaf.shape[0], mesh)
+    return place(dict(batch), batch_shardings(batch, mesh))
+
+
+def compile_step(
+    step: Callable[..., Any],
+    mesh: Mesh | None = None,
+    *,
+    state_sharding: Any = None,
+    teacher_sharding: Any = None,
+) -> Callable[..., Any]:
+    """Jit a training step: state donated, batch split over the mesh.
+
+    Without a mesh it runs where its arguments lie.
+
+    Args:
+      step: `(state, teacher_params, batch) -> (state, metrics)`.
+      mesh: of `make_mesh`.
+      state_sharding: of every array of the state, as `state_shardings` gives them; whole copies by
+        default.
+      teacher_sharding: of the teacher's parameters; whole copies by default.
+    """
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    whole = replicated(mesh)
+    state_sharding = whole if state_sharding is None else state_sharding
+    teacher_sharding = whole if teacher_sharding is None else teacher_sharding
+
+    @functools.wraps(step)
+    def laid_out(state: Any, teacher_params: Any, batch: Any) -> Any:
+        with on_mesh(mesh):
+            return step(state, teacher_params, batch)
+
+    return jax.jit(
+        laid_out,
+        in_shardings=(state_sharding, teacher_sharding, None),
+        out_shardings=(state_sharding, whole),
+        donate_argnums=0,
+    )
+
+
+def compile_evaluation(
+    step: Callable[..., Any], mesh: Mesh, *, whole: bool = True
+) -> Callable[..., Any]:
+    """Jit `(params, batch, …) -> results`, which come back whole on every device.
+
+    Without `whole` they stay where they are computed.
+    """
+
+    @functools.wraps(step)
+    def laid_out(*arguments: Any) -> Any:
+        with on_mesh(mesh):
+            return step(*arguments)
+
+    return jax.jit(laid_out, out_shardings=replicated(mesh) if whole else None)
+
+
+def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:
+    """Return the same step under `jax.pmap`, for replicated data parallelism.
+
+    The returned function takes a replicated state, replicated teacher parameters (`replicate`) and
+    a batch `[B, ...]`, which it splits over the devices. Metrics come back as one copy; the state
+    stays replicated (`unreplicate` takes one copy).
+
+    Raises:
+      ConfigError: the rows do not divide by the devices.
+    """
+    devices = jax.local_devices() if devices is None else devices
+    count = len(devices)
+    one = make_mesh(1, devices=devices[:1])
+
+    @functools.wraps(step)
+    def on_one(state: Any, teacher_params: Any, batch: Any) -> Any:
+        with on_mesh(one):
+            return step(state, teacher_params, batch, axis_name=DATA)
+
+    mapped = jax.pmap(
+        on_one,
+        axis_name=DATA,
+        devices=devices,
+        donate_argnums=0,
+    )
+
+    def run(state: Any, teacher_params: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        split = {}
+        for name, leaf in batch.items():
+            if leaf.shape[0] % count:
+                raise ConfigError(rows_fault(name, leaf.shape[0], count))
+            split[name] = leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+        state, metrics = mapped(state, teacher_params, split)
+        return state, unreplicate(metrics)
+
+    return run
+
+
+def replicate(tree: Any, devices: list[Any] | None = None) -> Any:
+    """Copy a pytree to every device with a leading device axis, as `pmap` wants it."""
+    devices = jax.local_devices() if devices is None else devices
+    mesh = Mesh(np.array(devices), (DATA,))
+    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+
+    def copy(leaf):
+        leaf = jnp.asarray(leaf)
+        stacked = jnp.broadcast_to(leaf[None], (len(devices), *leaf.shape))
+        return jax.device_put(stacked, sharding)
+
+    return jax.tree.map(copy, tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """Take the first device's copy of a replicated pytree."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)

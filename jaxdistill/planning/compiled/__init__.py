@@ -1,0 +1,1 @@
+"""Reading what the compiler made of a program: operations, bytes, messages, loops."""

@@ -1,0 +1,320 @@
+"""The programs of a run, lowered for a mesh from shapes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jaxdistill.config.schema import Config, TrainConfig
+from jaxdistill.distill import cache_stage
+from jaxdistill.distill.assembly import Teaching, live_teaching, make_joint
+from jaxdistill.distill.student_texts import writing_step
+from jaxdistill.engine.step import TrainStep
+from jaxdistill.errors import ConfigError
+from jaxdistill.generation import decode
+from jaxdistill.models.frozen import keep_frozen
+from jaxdistill.models.registry import Model
+from jaxdistill.parallel import sharding
+from jaxdistill.parallel.mesh import (
+    SEQUENCE,
+    TENSOR,
+    batch_parts,
+    check_heads,
+    check_length,
+    check_rows,
+)
+from jaxdistill.planning import loss, shapes
+from jaxdistill.planning.flops import step_operations
+from jaxdistill.teachers import targets
+from jaxdistill.teachers.cache import codecs
+
+PROGRAMS = ("joint", "cached", "finetune", "generate", "loss")
+_STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program and what it is given.
+
+    Attributes:
+      name: one of `PROGRAMS`.
+      config: of the run.
+      lower: makes the lowered program; nothing is compiled before.
+      held: bytes per device of `parameters`, `optimizer`, `teacher` and `batch`.
+      tokens: of a step over all devices; examples where there are no tokens.
+      unit: `tokens` or `examples`.
+      useful_flops: of a step over all devices, without what is computed twice; None where the
+        models' shapes do not tell.
+      run_flops: the same with what is computed twice.
+      turns: of a loop that ends by its data.
+      useful: `useful_flops` of `teacher` and `student`; empty where they are not known.
+      arguments: of a training step: the shapes and layouts of its state, teacher and batch.
+    """
+
+    name: str
+    config: Config
+    lower: Callable[[], Any]
+    held: dict[str, int]
+    tokens: int
+    unit: str
+    useful_flops: float | None
+    run_flops: float | None
+    turns: int | None = None
+    arguments: tuple[Any, ...] = ()
+    useful: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) -> Program:
+    """Return a program of a run.
+
+    Args:
+      config: the run's.
+      mesh: the devices.
+      name: one of `PROGRAMS`.
+      apart: whether layers run one by one where the config leaves it open, as on CPU.
+
+    Raises:
+      ConfigError: the batch, a row or heads do not divide over the mesh, or the config has no such
+        program; before anything is compiled.
+    """
+    if name not in PROGRAMS:
+        raise ConfigError(f"plan: got program {name!r}, expected one of {list(PROGRAMS)}")
+    if name == "generate":
+        return _generation(config, mesh)
+    if name == "loss":
+        return _loss(config, mesh)
+    if name == "finetune":
+        if config.finetune is None:
+            raise ConfigError("finetune: got null, so that there is no fine-tune to plan")
+        return _step(config, mesh, name, config.finetune, apart)
+    return _step(config, mesh, name, config.train, apart)
+
+
+def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool) -> Program:
+    apart = apart if train.unroll is None else train.unroll
+    lay_out = shapes.laid_apart if apart else lambda model: model
+    plain = shapes.teacher_of(config, train) if name == "finetune" else shapes.student_of(config)
+    batch = shapes.batch_of(config, train, plain)
+    _check(mesh, plain, batch, "teacher" if name == "finetune" else "student", train.accumulate)
+    student = lay_out(plain)
+    live = None if name == "finetune" else shapes.teacher_of(config)
+    teaching = None
+    if live is not None and name == "joint":
+        vocabulary = shapes.check_vocabulary(config, plain, live)
+        teaching = live_teaching(config, student, lay_out(live), mesh, vocabulary=vocabulary)
+    elif live is not None:
+        codec = cache_stage.choose_codec(config)
+        batch |= shapes.cached_fields(codec, batch, live)
+        teaching = _stored(config, codec, plain, live)
+    joint = make_joint(
+        config,
+        train,
+        student,
+        teaching,
+        mesh,
+        total_steps=train.steps or _STEPS,
+        wrap=functools.partial(_writing, config, plain) if name == "joint" else lambda step: step,
+    )
+    maps = {} if teaching is None else _shapes(teaching.projections)
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+    state = jax.eval_shape(joint.make_state, student.params, student.model_state, maps, key)
+    state = with_shardings(state, joint.state_sharding)
+    taught = {} if teaching is None else teaching.params
+    taught = with_shardings(_shapes(taught), joint.teacher_sharding)
+    given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
+    params = bytes_held(state.params) + bytes_held(state.model_state)
+    useful, run = step_operations(
+        config, train, plain, live if name == "joint" else None, batch, mesh
+    )
+    ids = batch.get("input_ids")
+    compiled: Any = joint.compiled()  # as jit returns it
+    return Program(
+        name,
+        config,
+        lambda: compiled.lower(state, taught, given),
+        {
+            "parameters": params,
+            "optimizer": bytes_held(state) - params,
+            "teacher": bytes_held(taught),
+            "batch": bytes_held(given),
+        },
+        train.batch_size if ids is None else math.prod(ids.shape),
+        "examples" if ids is None else "tokens",
+        sum(useful.values()) or None,
+        run,
+        _room(config.on_policy, shapes.row_length(config, plain)) if config.on_policy else None,
+        (state, taught, given),
+        useful,
+    )
+
+
+def _check(mesh: Mesh, model: Model, batch: shapes.Batch, who: str, accumulate: int) -> None:
+    """Refuse what cannot be laid over the mesh, with the values that can."""
+    check_heads(who, model.config, mesh.shape[TENSOR])
+    rows = batch["labels"].shape[0]
+    check_rows("labels", rows, mesh)
+    parts = batch_parts(mesh) * accumulate
+    if rows % parts:
+        lower = rows // parts * parts
+        near = " or ".join(str(number) for number in (lower, lower + parts) if number)
+        raise ConfigError(
+            f"train.accumulate: got {accumulate} microbatches of {rows} rows over "
+            f"{batch_parts(mesh)} devices, expected train.batch_size a multiple of {parts}, e.g. "
+            f"{near}"
+        )
+    if "input_ids" in batch:
+        check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
+
+
+def _stored(config: Config, codec: codecs.Codec, student: Model, teacher: Model) -> Teaching:
+    head = None
+    if isinstance(codec, codecs.Hidden):
+        outputs = jax.eval_shape(
+            lambda params: teacher.apply(params, {"input_ids": jnp.zeros((1, 4), jnp.int32)}),
+            teacher.params,
+        )
+        head = outputs.head()
+    return Teaching(
+        targets.make_apply(codec),
+        head,
+        targets.head_axes(head),
+        codec=codec,
+        vocabulary=shapes.check_vocabulary(config, student, teacher),
+    )
+
+
+def _writing(config: Config, student: Model, step: TrainStep) -> TrainStep:
+    """Add the student's own texts where the config has them."""
+    if config.on_policy is None:
+        return step
+    return writing_step(step, config.on_policy, student, _STEPS)
+
+
+def _room(wanted: Any, length: int) -> int:
+    room = length - wanted.prompt_tokens
+    return min(room, wanted.max_new_tokens or room)
+
+
+def _generation(config: Config, mesh: Mesh) -> Program:
+    """The teacher's writing of a batch of texts, parameters and rows split as in a step."""
+    if config.task != "language_model":
+        raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
+    model, wanted = keep_frozen(shapes.teacher_of(config)), config.generate
+    decoder, options = decode.decoder_of(model)
+    check_heads("teacher", model.config, mesh.shape[TENSOR])
+    rows = wanted.batch_size
+    check_rows("prompts", rows, mesh, setting="generate.batch_size")
+    room = _room(wanted, shapes.row_length(config, model))
+    params = with_shardings(
+        model.params, sharding.parameter_shardings(model.params, model.axes, mesh)
+    )
+    over = sharding.batch_sharding(mesh)
+    ids = jax.ShapeDtypeStruct((rows, wanted.prompt_tokens), jnp.int32, sharding=over)
+    lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=over)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    factor = jax.ShapeDtypeStruct((), jnp.float32)
+    greedy = wanted.temperature == 0
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+
+    write = functools.partial(
+        decode.write,
+        shape=decoder,
+        options=options,
+        room=room,
+        top_k=None if greedy else wanted.top_k,
+        vocabulary=None,
+        mesh=mesh,
+    )
+
+    def lower() -> Any:
+        return jax.jit(write).lower(
+            params,
+            ids,
+            lengths,
+            number,
+            None if greedy else key,
+            temperature=None if greedy else factor,
+            top_p=None if greedy or wanted.top_p is None else factor,
+            ends=jax.ShapeDtypeStruct((1,), jnp.int32),
+            pad=number,
+        )
+
+    held = {
+        "parameters": 0,
+        "optimizer": 0,
+        "teacher": bytes_held(params),
+        "batch": bytes_held((ids, lengths)),
+    }
+    return Program("generate", config, lower, held, rows * room, "tokens", None, None, room)
+
+
+def _loss(config: Config, mesh: Mesh) -> Program:
+    """The loss alone, on one device's tokens."""
+    if config.task != "language_model":
+        raise ConfigError(f"loss: got task {config.task!r}, expected 'language_model'")
+    student, teacher = shapes.student_of(config), shapes.teacher_of(config)
+    batch = shapes.batch_of(config, config.train, student)
+    _check(mesh, student, batch, "student", 1)
+    vocabulary = shapes.check_vocabulary(config, student, teacher)
+    if vocabulary is not None:
+        raise ConfigError("loss: got heads of two sizes, expected one to plan the loss alone")
+    sizes = loss.Sizes(
+        student.config.shape.width,
+        teacher.config.shape.width,
+        student.config.vocab_size,
+        jnp.dtype(config.train.dtype),
+    )
+    tokens = math.prod(batch["input_ids"].shape) // batch_parts(mesh)
+    given = loss.shapes(tokens, sizes, SingleDeviceSharding(mesh.devices.flat[0]))
+    function = functools.partial(
+        loss.fused if config.losses == "fused" else loss.dense, terms=loss.terms_of(config.terms)
+    )
+    held = {
+        "parameters": bytes_held(given[1]),
+        "optimizer": 0,
+        "teacher": bytes_held(given[3]),
+        "batch": bytes_held((given[0], given[2], given[4])),
+    }
+    useful = loss.useful_flops(tokens, sizes) * mesh.size
+    return Program(
+        "loss",
+        config,
+        lambda: loss.lowered(function, given),
+        held,
+        tokens * mesh.size,
+        "tokens",
+        useful,
+        useful,
+    )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Return shapes that know how they are laid out."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        tree,
+        shardings,
+    )
+
+
+def bytes_held(tree: Any) -> int:
+    """Return the bytes of one device's part of shapes that know how they are laid out.
+
+    What lies in the host's memory takes none.
+    """
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != "pinned_host"
+    )

@@ -1,0 +1,1 @@
+"""Processes: starting them, their agreement, and the settings of each."""

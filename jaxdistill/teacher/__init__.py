@@ -1,1 +1,0 @@
-"""Where teacher targets come from: a live model, or its logits over the training data."""

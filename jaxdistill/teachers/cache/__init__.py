@@ -1,0 +1,1 @@
+"""What a teacher says of the training data, stored once."""

@@ -1,0 +1,132 @@
+"""What a frozen teacher has said of the training examples, dealt out with every batch.
+
+It says the same of an example in every epoch and for every seed. Where the objective reads its last
+outputs only, and examples are not altered on the way, one pass replaces all others; what it gave is
+kept in memory, or in a cache on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.config.objective import ATTENTION_LOSSES, HIDDEN_LOSSES
+from jaxdistill.config.schema import Config
+from jaxdistill.data.batching.batch_source import Batch, BatchSource
+from jaxdistill.data.batching.draws import Draw, Part
+from jaxdistill.data.split import Split
+from jaxdistill.errors import CacheError
+from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.teachers.cache import codecs
+from jaxdistill.teachers.cache.reader import Cache
+from jaxdistill.teachers.identity import example_keys
+
+PREFIX = "teacher_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What the teacher said, by example.
+
+    Attributes:
+      codec: how it is stored.
+      read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
+        rows `[N, T, ...]`.
+      width: number of classes (for the codec `hidden`: D).
+      head: the teacher's last projection, for the codec `hidden`.
+    """
+
+    codec: codecs.Codec
+    read: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    width: int
+    head: Head | None = None
+
+    @property
+    def classes(self) -> int:
+        """Classes that the teacher speaks of."""
+        return self.width if self.head is None else self.head.weights.shape[1]
+
+
+def obstacle(config: Config) -> str | None:
+    """Return why the teacher has to run live in this configuration, or None."""
+    for name, term in config.terms.items():
+        if term.loss in HIDDEN_LOSSES + ATTENTION_LOSSES:
+            return f"objective.{name} reads the teacher's layers"
+    if config.data.shift:
+        return "data.shift alters the examples"
+    return None
+
+
+def in_memory(logits: np.ndarray) -> Targets:
+    """Return targets from logits float32 `[N, C]`, in the order of the split."""
+    return Targets(codecs.Full(), lambda index: {"logits": logits[index]}, logits.shape[-1])
+
+
+def from_cache(cache: Cache, split: Split) -> Targets:
+    """Return targets that are read from disk as they are needed.
+
+    Raises:
+      CacheError: the cache lacks examples of the split.
+    """
+    keys = example_keys(split)
+    missing = int((~np.isin(keys, cache.examples)).sum())
+    if missing:
+        raise CacheError(
+            f"{cache.path}: data: got outputs for {cache.examples.size:,} examples of the data "
+            f"{cache.manifest['identity'].get('data')}, expected all of {split.fingerprint}: "
+            f"{missing:,} of its {len(split):,} examples are not there; write the cache over the "
+            "data that is trained on"
+        )
+
+    def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        if split.segments is not None:
+            return cache.rows(keys[index], split.labels.shape[1])
+        return {name: field[:, 0] for name, field in cache.rows(keys[index], 1).items()}
+
+    head = cache.head() if isinstance(cache.codec, codecs.Hidden) else None
+    return Targets(cache.codec, read, cache.width, head)
+
+
+def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
+    """Add what the teacher said to every batch, a row for each label."""
+
+    def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
+        fields = targets.read(part.take(draw.index))
+        batch = source.assemble(epoch, position, draw, part)
+        return {**batch, **{PREFIX + name: field for name, field in fields.items()}}
+
+    return dataclasses.replace(source, assemble=assemble)
+
+
+def head_axes(head: Head | None) -> Any:
+    """Return the logical axes of a head's arrays, in a head's place."""
+    if head is None:
+        return None
+    bias = None if head.bias is None else ("vocab",)
+    return dataclasses.replace(head, weights=("embed", "vocab"), bias=bias)
+
+
+def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
+    """Return the teacher that has already spoken: it reads its outputs from the batch.
+
+    Its outputs are logits, hidden states with the head that it is given as parameters, or features
+    named as the targets of the codec.
+    """
+
+    def apply(params: Any, batch: Mapping[str, Any], **_: Any) -> Outputs:
+        stored = {
+            name.removeprefix(PREFIX): field
+            for name, field in batch.items()
+            if name.startswith(PREFIX)
+        }
+        decoded = codecs.decode(codec, stored)
+        if isinstance(codec, codecs.Full):
+            return Outputs(logits=decoded)
+        if isinstance(codec, codecs.Hidden):
+            return Outputs(hidden=decoded, head_parameters=params)
+        return Outputs(features=decoded._asdict())
+
+    return apply
