@@ -13,11 +13,19 @@ import typer
 from jaxdistill import __version__
 from jaxdistill.cli import bench, plan
 from jaxdistill.cli.launch import LAUNCH_CONTEXT, among_others, launch, of_several
-from jaxdistill.cli.shared import Overrides, Source, Workdir
+from jaxdistill.cli.shared import (
+    Overrides,
+    Source,
+    Workdir,
+    prepare,
+    settle_host,
+    show_config,
+    writable,
+)
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
 
 if TYPE_CHECKING:
-    from jaxdistill.config.schema import Config
+    pass
 
 _INTERRUPTED = 130
 
@@ -107,14 +115,14 @@ def generate(
     force: Force = False,
 ) -> None:
     """Let the teacher write texts for a student to learn from, to be read as data.train=FILE."""
-    resolved, folder = _prepare(config, overrides, workdir)
+    resolved, folder = prepare(config, overrides, workdir)
     if print_config:
-        return _show_config(resolved)
-    _settle_host()
+        return show_config(resolved)
+    settle_host()
     from jaxdistill.distill import texts_stage
 
     path = output or folder / "texts.jsonl"
-    texts_stage.write(_writable(folder, resolved), folder, path, force=force)
+    texts_stage.write(writable(folder, resolved), folder, path, force=force)
     return None
 
 
@@ -126,16 +134,16 @@ def doctor(
     print_config: PrintConfig = False,
 ) -> None:
     """Check data, teacher and student against each other before training."""
-    resolved, folder = _prepare(config, overrides, workdir)
+    resolved, folder = prepare(config, overrides, workdir)
     if print_config:
-        return _show_config(resolved)
-    _settle_host()
+        return show_config(resolved)
+    settle_host()
     from rich.console import Console
 
     from jaxdistill.distill import stages
     from jaxdistill.doctor.doctor import findings_table, stop_if_fatal
 
-    findings = stages.examine(_writable(folder, resolved), folder)
+    findings = stages.examine(writable(folder, resolved), folder)
     Console().print(findings_table(findings))
     return stop_if_fatal(findings)
 
@@ -242,32 +250,16 @@ def _run_until(
     print_config: bool,
     force: bool,
 ) -> None:
-    config, folder = _prepare(source, overrides, workdir)
+    config, folder = prepare(source, overrides, workdir)
     if print_config:
-        return _show_config(config)
-    _settle_host()
+        return show_config(config)
+    settle_host()
     from jaxdistill.distill import stages
 
-    result = stages.run(_writable(folder, config), folder, until=stage, force=force)
+    result = stages.run(writable(folder, config), folder, until=stage, force=force)
     if stage in (None, "evaluate", "export", "report"):
         _show_result(result)
     return None
-
-
-def _settle_host() -> None:
-    """Set what XLA reads of the process: only before jax is imported."""
-    from jaxdistill.runtime.malloc import keep_freed_memory
-    from jaxdistill.runtime.xla_threads import spare_threads_for_virtual_devices
-
-    spare_threads_for_virtual_devices()
-    obstacle = keep_freed_memory()
-    from jaxdistill.runtime import group
-
-    group.start()
-    if obstacle is not None:
-        from jaxdistill.engine.telemetry import say
-
-        say(f"run  every step on CPU maps its memory anew: {obstacle}")
 
 
 def _show_result(result: dict[str, Any]) -> None:
@@ -279,38 +271,6 @@ def _show_result(result: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         Console().print(result_table(result))
         print(result["verdict"])
-
-
-def _prepare(source: str, overrides: list[str] | None, workdir: Path | None) -> tuple[Config, Path]:
-    """Load the config; a work directory stands for the config it was run with."""
-    from jaxdistill.config.load import load_config
-
-    saved = Path(source) / "config.yaml"
-    if saved.is_file():
-        return load_config(str(saved), overrides or ()), workdir or Path(source)
-    config = load_config(source, overrides or ())
-    return config, workdir or Path("runs") / config.name
-
-
-def _show_config(config: Config) -> None:
-    from jaxdistill.config.load import dump
-
-    print(dump(config), end="")
-
-
-def _writable(folder: Path, config: Config) -> Config:
-    """Find out now, not after an hour of training, whether the work directory can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # Several processes may look at once.
-    except OSError as error:
-        raise ConfigError(
-            f"workdir: cannot write to {str(folder)!r} ({error.strerror}); "
-            "give another one with --workdir PATH"
-        ) from None
-    return config
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jaxdistill.cli.shared import Overrides, Source, Workdir
+from jaxdistill.cli.shared import Overrides, Source, Workdir, prepare, settle_host
 
 
 def bench(
@@ -28,10 +28,8 @@ def bench(
     ] = None,
 ) -> None:
     """Time the step on the devices that are present, and say how far it is from its floor."""
-    from jaxdistill.cli import app as cli
-
-    resolved, folder = cli._prepare(config, overrides, workdir)
-    cli._settle_host()
+    resolved, folder = prepare(config, overrides, workdir)
+    settle_host()
     import jax
 
     from jaxdistill.bench.bench import bench as measure

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.distill import models as build
 from jaxdistill.distill import objective as objectives
+from jaxdistill.distill.projections import make_projections
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
@@ -190,7 +191,7 @@ def live_teaching(
       ConfigError: its heads do not divide over the mesh.
     """
     check_heads("teacher", teacher.config, mesh.shape[TENSOR])
-    projections = objectives.make_projections(config, student, teacher, seed)
+    projections = make_projections(config, student, teacher, seed)
     with in_host_memory():
         teacher = keep_frozen(teacher, config.teacher.storage)
     apply, params = build.with_state(teacher)

@@ -11,9 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdistill.config.objective import FUSED_LOSSES, TermConfig
-from jaxdistill.config.schema import Config, TokenizerConfig
+from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.text.ends import end_ids, generation_config
 from jaxdistill.data.text.packed_dataset import prepare_language
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.engine.objective import Term
@@ -61,29 +60,6 @@ def with_tokenizer(model: Model, dataset: Dataset) -> Model:
     extra = {name: getattr(tokenizer, name) for name in names}
     config = dataclasses.replace(model.config, extra={**model.config.extra, **extra})
     return dataclasses.replace(model, config=config)
-
-
-def ends(config: Config, dataset: Dataset) -> tuple[int, ...]:
-    """Return the tokens at which a text of this run ends, whoever of its models writes it."""
-    assert dataset.tokenizer is not None  # a language model's data has one
-    # The ids of a folder mean nothing to a tokenizer that was trained on the documents.
-    own = isinstance(config.data.tokenizer, TokenizerConfig)
-    folders = [dataset.tokenizer, *([] if own else _origins(config))]
-    return end_ids(load_tokenizer(dataset.tokenizer), folders)
-
-
-def generation_settings(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Return the `generation_config.json` of a model that this run trains."""
-    assert dataset.tokenizer is not None  # a language model's data has one
-    return generation_config(
-        load_tokenizer(dataset.tokenizer), ends(config, dataset), _origins(config)
-    )
-
-
-def _origins(config: Config) -> list[Path]:
-    """Return the folders that models are made from, the student's own first."""
-    models = (config.student.model, config.teacher.model)
-    return [Path(model) for model in models if isinstance(model, str)]
 
 
 def real_vocabulary(dataset: Dataset, cached: int | None, *models: Model | None) -> int | None:

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from jaxdistill.config.objective import PROBLEM_TYPES
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.batch_source import train_batches
@@ -22,9 +19,9 @@ from jaxdistill.distill import language
 from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.family import assemble
 from jaxdistill.models.hub.rules import flatten
-from jaxdistill.models.hub.sentence import encoder_folder
 from jaxdistill.models.positions import row_limit, table_size
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.shrink.importance import measure_importance
@@ -178,16 +175,6 @@ def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
         return model.apply(params["params"], batch, model_state=params["model_state"], **options)
 
     return apply, {"params": model.params, "model_state": model.model_state}
-
-
-def count_parameters(params: Any) -> int:
-    """Return the number of elements of a pytree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def count_bytes(params: Any) -> int:
-    """Return the bytes of a pytree."""
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
 
 
 def _folder(model: str | dict[str, Any] | None) -> Path | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill.config.schema import CacheConfig, Config
 from jaxdistill.data.dataset import image_processor
+from jaxdistill.data.text.ends import generation_config_of
 from jaxdistill.distill import cache_stage, language, workdir_lock
 from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator
@@ -31,6 +32,7 @@ from jaxdistill.evaluation.speed import measure_speed
 from jaxdistill.evaluation.uncertainty import difference_error
 from jaxdistill.evaluation.verdict import verdict
 from jaxdistill.models.registry import Model, save_model
+from jaxdistill.models.sizes import count_bytes, count_parameters
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group, preemption
 from jaxdistill.teachers.cache import manifest
@@ -297,7 +299,7 @@ def _write(folder: Path, model: Model, workspace: Workspace) -> None:
         tokenizer_from=dataset.tokenizer,
         max_length=config.data.max_length if cuts else None,
         processor=image_processor(dataset),
-        generation=language.generation_settings(config, dataset) if packs else None,
+        generation=generation_config_of(config, dataset) if packs else None,
     )
 
 
@@ -321,8 +323,8 @@ def _measured(
     return {
         "values": [value[config.ranking_metric] for value in values],
         **({"also": also} if also else {}),
-        "parameters": build.count_parameters(model.params),
-        "bytes": build.count_bytes(model.params),
+        "parameters": count_parameters(model.params),
+        "bytes": count_bytes(model.params),
         "latency_ms": None if speed is None else speed.latency_ms,
         "examples_per_second": None if speed is None else speed.examples_per_second,
         "agreement": agreements,

@@ -7,7 +7,7 @@ from typing import Any
 from jaxdistill.config.objective import OnPolicyConfig
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.distill import language
+from jaxdistill.data.text.ends import ends_of
 from jaxdistill.engine.on_policy_step import make_on_policy_step
 from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.step import TrainStep
@@ -26,7 +26,7 @@ def with_own_texts(
         config.on_policy,
         student,
         total_steps,
-        eos_id=language.ends(config, dataset),
+        eos_id=ends_of(config, dataset),
         pad_id=dataset.train.pad_id,
         vocabulary=tokens_of(student, dataset),
     )

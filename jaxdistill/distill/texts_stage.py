@@ -15,9 +15,9 @@ from jaxdistill.data.reading.chat import Chat, check_template, prompt_before
 from jaxdistill.data.reading.documents import Documents, read_documents
 from jaxdistill.data.reading.messages import ASSISTANT
 from jaxdistill.data.text.corpus import Corpus, read_back, tokenize_documents
-from jaxdistill.data.text.ends import generation_settings
+from jaxdistill.data.text.ends import ends_of, generation_settings
 from jaxdistill.data.text.tokenize import load_tokenizer
-from jaxdistill.distill import language, stages, workdir_lock
+from jaxdistill.distill import stages, workdir_lock
 from jaxdistill.distill.student_texts import tokens_of
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_teacher, doctor
@@ -93,7 +93,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         with in_host_memory():
             teacher = keep_frozen(workspace.teacher)
         parts = sharding.parameter_shardings(teacher.params, teacher.axes, mesh)
-        ends, changed = language.ends(config, dataset), []
+        ends, changed = ends_of(config, dataset), []
 
         def heard(index: int, tokens: list[int]) -> dict[str, Any]:
             line = keep(index, tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.data.batching.batch_source import BatchSource, train_batches
+from jaxdistill.data.batching.batch_source import BatchSource
+from jaxdistill.data.batching.stage import fewer, stage_batches, steps_of
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.holdout import subset
-from jaxdistill.data.split import Split, take_examples
+from jaxdistill.data.split import Split
 from jaxdistill.data.text import used_vocabulary
-from jaxdistill.distill import language, objective, student_texts
+from jaxdistill.distill import language, student_texts
 from jaxdistill.distill.assembly import Teaching, live_teaching, make_joint
 from jaxdistill.distill.evaluator import make_evaluator
+from jaxdistill.distill.projections import make_projections
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
 from jaxdistill.engine.optimizer import learning_rate_schedule
@@ -35,7 +34,7 @@ from jaxdistill.models.layers import stacking as layout
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.host_memory import in_host_memory
-from jaxdistill.parallel.mesh import SEQUENCE, batch_parts, mesh_of
+from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.teachers import targets as precomputed
 from jaxdistill.teachers.cache.reader import Cache
 
@@ -96,13 +95,6 @@ class Layout:
         return used_vocabulary.put_back(whole, params, model.axes, self.used_ids)
 
 
-def unrolls(train_config: TrainConfig) -> bool:
-    """Return whether layers run one by one: as configured, by default on CPU."""
-    if train_config.unroll is None:
-        return jax.default_backend() == "cpu"
-    return train_config.unroll
-
-
 def make_trainer(
     config: Config,
     train_config: TrainConfig,
@@ -113,7 +105,7 @@ def make_trainer(
     teacher: Model | Cache | None = None,
 ) -> Trainer:
     """Build a stage's step, evaluation and state; with a teacher, live or cached, it distils."""
-    dataset = _fewer(dataset, train_config, config.data.split_seed)
+    dataset = fewer(dataset, train_config, config.data.split_seed)
     targets = None
     if isinstance(teacher, Cache):
         targets = precomputed.from_cache(teacher, dataset.train)
@@ -121,7 +113,7 @@ def make_trainer(
     used = (
         used_vocabulary.used_ids(dataset) if train_config.used_vocabulary and not speaks else None
     )
-    own = Layout(used, apart=unrolls(train_config))
+    own = Layout(used, apart=layout.unrolls(train_config.unroll))
     if used is not None:
         dataset = used_vocabulary.renumber(dataset, used)
     with in_host_memory():
@@ -135,8 +127,8 @@ def make_trainer(
         raise ConfigError(
             f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
         )
-    source = _source(config, train_config, dataset, seed=0, mesh=mesh)
-    total_steps = _steps(train_config, source)
+    source = stage_batches(config, train_config, dataset, 0, mesh)
+    total_steps = steps_of(train_config, source)
 
     def real_classes(cached: int | None) -> int | None:
         return language.real_vocabulary(dataset, cached, model, teacher) if speaks else None
@@ -165,11 +157,11 @@ def make_trainer(
     )
 
     def make_state(model: Model, seed: int) -> TrainState:
-        maps = {} if teacher is None else objective.make_projections(config, model, teacher, seed)
+        maps = {} if teacher is None else make_projections(config, model, teacher, seed)
         return joint.start(model, maps, seed)
 
     def make_source(seed: int) -> BatchSource:
-        batches = _source(config, train_config, dataset, seed, mesh=mesh).only(part)
+        batches = stage_batches(config, train_config, dataset, seed, mesh).only(part)
         return batches if targets is None else precomputed.with_targets(batches, targets)
 
     evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
@@ -260,27 +252,6 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     return trained, result
 
 
-def _fewer(dataset: Dataset, train_config: TrainConfig, seed: int) -> Dataset:
-    count = train_config.examples
-    if count is None or count >= len(dataset.train):
-        return dataset
-    rows = subset(len(dataset.train), count, seed=seed)
-    return dataclasses.replace(dataset, train=take_examples(dataset.train, rows))
-
-
-def count_steps(config: Config, train_config: TrainConfig, dataset: Dataset) -> int:
-    """Return the updates of a stage: as configured, else those of its epochs."""
-    if train_config.steps is not None:
-        return train_config.steps
-    dataset = _fewer(dataset, train_config, config.data.split_seed)
-    mesh = mesh_of(config.parallel.sizes)
-    return _steps(train_config, _source(config, train_config, dataset, seed=0, mesh=mesh))
-
-
-def _steps(train_config: TrainConfig, source: BatchSource) -> int:
-    return train_config.steps or max(1, math.ceil(train_config.epochs * source.steps_per_epoch))
-
-
 def _precomputed_logits(
     config: Config, teacher: Model, dataset: Dataset, mesh: Any
 ) -> precomputed.Targets | None:
@@ -304,17 +275,3 @@ def _precomputed_logits(
         f"({time.monotonic() - start:.1f} s); its logits are reused"
     )
     return precomputed.in_memory(logits)
-
-
-def _source(
-    config: Config, train_config: TrainConfig, dataset: Dataset, seed: int, mesh: Mesh
-) -> BatchSource:
-    return train_batches(
-        dataset.train,
-        batch_size=train_config.batch_size,
-        seed=seed,
-        config=config.data,
-        accumulate=train_config.accumulate,
-        shards=batch_parts(mesh),
-        multiple=mesh.shape[SEQUENCE],
-    )

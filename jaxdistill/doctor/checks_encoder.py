@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.files.sentence_folder import SentenceFolder, encoder_folder, sentence_folder
 from jaxdistill.models.family import pools
-from jaxdistill.models.hub.sentence import SentenceFolder, encoder_folder, sentence_folder
 from jaxdistill.models.registry import Model, family_named
 
 

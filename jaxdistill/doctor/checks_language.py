@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxdistill.data.text.ends import ends_of
 from jaxdistill.data.text.tokenize import load_tokenizer
-from jaxdistill.distill import language
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.evaluation.metrics import compute_metrics
 
@@ -80,7 +80,7 @@ def ends(setup: Setup) -> Check:
     """Check that the tokens that end a text or a turn are special, and that one is learned."""
     if setup.dataset.tokenizer is None:
         return
-    found = language.ends(setup.config, setup.dataset)
+    found = ends_of(setup.config, setup.dataset)
     tokenizer = load_tokenizer(setup.dataset.tokenizer)
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     plain = [token for token in found if token not in special]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.lm_scores import last_logits
 from jaxdistill.models.registry import Model
+from jaxdistill.parallel.host_memory import available_memory
 from jaxdistill.parallel.mesh import check_heads, check_length, mesh_sizes, shown
 
 _SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 1}
@@ -116,26 +115,6 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
     # What the backward pass keeps includes the parameters themselves, which are counted elsewhere.
     return max(0, total - _bytes(model.params))
-
-
-def available_memory() -> tuple[int, str]:
-    """Return the bytes of a device, or the free ones of the host on CPU, and what they are."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"], f"on a {device.device_kind}"
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1]), "free on this host"
-    except OSError:
-        pass  # Not Linux: all memory instead of the free part.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "on this host"
-
-
-def fits_one_device(size: int) -> bool:
-    """Return whether a device has room for parameters of so many bytes and a fifth beside them."""
-    return jax.default_backend() == "cpu" or 1.2 * size <= available_memory()[0]
 
 
 def _bytes(params: Any) -> int:

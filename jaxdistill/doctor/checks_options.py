@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxdistill.config.objective import OF_SEVERAL_CLASSES, SUPERVISED_LOSSES, ScheduleConfig
 from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.distill.trainer import count_steps
+from jaxdistill.data.batching.stage import count_steps
 from jaxdistill.doctor.findings import Check, Finding, Setup
 
 _OF_IMAGES = ("image", "image_size", "image_mean", "image_std", "shift")

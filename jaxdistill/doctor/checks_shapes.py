@@ -11,13 +11,12 @@ import jax.numpy as jnp
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
-from jaxdistill.distill import objective
-from jaxdistill.distill.trainer import unrolls
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
 from jaxdistill.models.abstract import without_weights
 from jaxdistill.models.family import shapes_only
+from jaxdistill.models.layer_maps import check_layers
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.models.shrink.layers import student_from_teacher
@@ -58,7 +57,7 @@ def _faults(setup: Setup) -> Iterator[str]:
             check_heads(side, model.config, max(config.parallel.tensor, 1))
         if len(models) == 2:
             batch = _example(setup)
-            objective.check_layers(config, models["student"], models["teacher"], batch)
+            check_layers(config, models["student"], models["teacher"], batch)
     except JaxDistillError as error:
         yield str(error)
 
@@ -89,7 +88,7 @@ def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
     if model is None:
         return
     params, axes = model.params, model.axes
-    if unrolls(train) and axes is not None:
+    if stacking.unrolls(train.unroll) and axes is not None:
         params = jax.eval_shape(lambda params: stacking.unstack(params, axes), params)
     example = {"student": params, "projections": {}}
     optimizer = make_optimizer(train, example, 2)

@@ -12,7 +12,7 @@ from jaxdistill.doctor.checks_labels import compare_labels
 from jaxdistill.doctor.checks_models import head_labels
 from jaxdistill.doctor.findings import Check, Finding, Setup, quoted
 from jaxdistill.evaluation.metrics import compute_metrics, decide
-from jaxdistill.models.hub.folder import some
+from jaxdistill.files.model_folder import some
 from jaxdistill.models.registry import Model, family_named
 
 _FEW_CLASSES = 16

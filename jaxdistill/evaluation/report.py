@@ -17,7 +17,7 @@ from jaxdistill.evaluation.environment import environment
 from jaxdistill.evaluation.speed import ROWS, measured, result_cells, result_header
 from jaxdistill.evaluation.uncertainty import metric_interval
 from jaxdistill.evaluation.verdict import format_difference, format_metric, mean_and_spread
-from jaxdistill.models.hub.sentence import encoder_folder
+from jaxdistill.files.sentence_folder import encoder_folder
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}
 """Which stage trained which student."""

@@ -13,14 +13,13 @@ import numpy as np
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.distill import models as build
-from jaxdistill.doctor.checks_machine import fits_one_device
 from jaxdistill.evaluation.lm_scores import last_logits
 from jaxdistill.evaluation.verdict import SHARES, decimals, mean_and_spread
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
+from jaxdistill.models.sizes import count_bytes
 from jaxdistill.parallel import sharding
-from jaxdistill.parallel.host_memory import in_host_memory
+from jaxdistill.parallel.host_memory import fits_one_device, in_host_memory
 from jaxdistill.parallel.mesh import make_mesh
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def measure_speed(
     single = {name: array[:1] for name, array in whole.items()}
     with in_host_memory():
         model = keep_frozen(model)
-    if not fits_one_device(build.count_bytes(model.params)):
+    if not fits_one_device(count_bytes(model.params)):
         return None
     devices = jax.local_devices()[:1]
     params, model_state = jax.device_put((model.params, model.model_state), devices[0])

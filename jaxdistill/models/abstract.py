@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.model_folder import read_json
+from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
-from jaxdistill.models.hub.folder import read_json
-from jaxdistill.models.hub.sentence import encoder_folder
 from jaxdistill.models.registry import config_of, family_named
 
 

@@ -13,6 +13,16 @@ from typing import Any
 import jax
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.files.model_folder import (
+    GENERATION,
+    SHARD_BYTES,
+    Stored,
+    open_tensors,
+    read_json,
+    refuse_adapter,
+    write_folder,
+)
+from jaxdistill.files.sentence_folder import sentence_folder
 from jaxdistill.models.family import (
     Apply,
     Family,
@@ -33,15 +43,6 @@ from jaxdistill.models.hub.convert import (
     export_tensors,
     import_tensors,
 )
-from jaxdistill.models.hub.folder import (
-    GENERATION,
-    SHARD_BYTES,
-    Stored,
-    open_tensors,
-    read_json,
-    refuse_adapter,
-    write_folder,
-)
 from jaxdistill.models.hub.found import (
     refuse_lost_head,
     settle_tie,
@@ -49,7 +50,7 @@ from jaxdistill.models.hub.found import (
     without_quantization,
 )
 from jaxdistill.models.hub.rules import Rule, flatten
-from jaxdistill.models.hub.sentence import ENCODER, lay_out, sentence_folder, stored_head
+from jaxdistill.models.hub.sentence import ENCODER, lay_out, stored_head
 from jaxdistill.models.hub.tokenizer_files import row_limit_of, tokenizer_texts
 from jaxdistill.models.labels import agree, count_labels
 

@@ -1,10 +1,12 @@
-"""The host's memory, where models wait until they are laid over devices."""
+"""Memory: the host's, where models wait until they are laid over devices, and that of a device."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,3 +34,23 @@ def device() -> Any:
             "name it, too, behind the others"
         )
         return None
+
+
+def available_memory() -> tuple[int, str]:
+    """Return the bytes of a device, or the free ones of the host on CPU, and what they are."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], f"on a {device.device_kind}"
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1]), "free on this host"
+    except OSError:
+        pass  # Not Linux: all memory instead of the free part.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "on this host"
+
+
+def fits_one_device(size: int) -> bool:
+    """Return whether a device has room for parameters of so many bytes and a fifth beside them."""
+    return jax.default_backend() == "cpu" or 1.2 * size <= available_memory()[0]

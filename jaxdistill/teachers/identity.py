@@ -13,9 +13,9 @@ import numpy as np
 from jaxdistill.data.split import Split
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.errors import CacheError
+from jaxdistill.files.model_folder import INDEX, WEIGHTS, read_json
+from jaxdistill.files.sentence_folder import sentence_folder
 from jaxdistill.files.tensor_files import map_tensors
-from jaxdistill.models.hub.folder import INDEX, WEIGHTS, read_json
-from jaxdistill.models.hub.sentence import sentence_folder
 from jaxdistill.teachers.cache.manifest import hash_tree
 
 

@@ -7,7 +7,7 @@ import pytest
 from support.findings import only
 from support.setups import encoder, text_dataset
 
-from jaxdistill.distill import objective
+from jaxdistill.distill.projections import make_projections
 from jaxdistill.doctor import checks_shapes
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
@@ -121,4 +121,4 @@ def test_every_fault_is_told_at_once(healthy):
 def test_a_step_is_refused_what_the_check_refuses(healthy):
     setup = healthy(hidden({0: 7}))
     with pytest.raises(ConfigError, match="got teacher layer 7"):
-        objective.make_projections(setup.config, setup.student, setup.teacher, 0)
+        make_projections(setup.config, setup.student, setup.teacher, 0)

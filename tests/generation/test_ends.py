@@ -10,7 +10,8 @@ import pytest
 from support.chats import chat_tokenizer
 
 from jaxdistill.config.load import check
-from jaxdistill.distill import language, student_texts
+from jaxdistill.data.text.ends import ends_of, generation_config_of
+from jaxdistill.distill import student_texts
 from jaxdistill.generation.decode import generate
 from jaxdistill.models.registry import build_model, load_model, save_model
 
@@ -68,14 +69,14 @@ def test_the_exported_student_stops_in_transformers_where_ours_stops(teacher, tm
 
     folder, turn, row = teacher
     config, dataset = run_of(folder), data_of(folder)
-    ends = language.ends(config, dataset)
+    ends = ends_of(config, dataset)
     assert ends == (4, turn)
     student = load_model(folder)
     save_model(
         tmp_path / "student",
         student,
         tokenizer_from=folder,
-        generation=language.generation_settings(config, dataset),
+        generation=generation_config_of(config, dataset),
     )
     written = generate(student, PROMPT, max_new_tokens=12, temperature=0, eos_id=list(ends))
     ours = np.asarray(written.tokens)[0, : int(written.lengths[0])].tolist()
@@ -115,7 +116,7 @@ def test_students_that_write_for_themselves_know_all_ends(teacher, monkeypatch):
 def test_ids_of_a_folder_say_nothing_of_a_tokenizer_trained_on_the_documents(teacher):
     folder, _, _ = teacher
     config = run_of(folder, tokenizer={"vocabulary": 300})
-    assert language.ends(config, data_of(folder.parent / "tokens")) == (4,)
+    assert ends_of(config, data_of(folder.parent / "tokens")) == (4,)
 
 
 def test_templates_in_a_folder_of_their_own_travel_along(teacher, tmp_path):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.files.model_folder import Stored
 from jaxdistill.models.family import Apply, Model
 from jaxdistill.models.hub.convert import import_tensors
-from jaxdistill.models.hub.folder import Stored
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named, load_model, save_model
 

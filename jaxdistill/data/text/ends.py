@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.config.schema import Config, TokenizerConfig
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.text.tokenize import load_tokenizer
+
 _GENERATION = "generation_config.json"
 
 
@@ -79,3 +83,26 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return dict(content) if isinstance(content, Mapping) else None
+
+
+def ends_of(config: Config, dataset: Dataset) -> tuple[int, ...]:
+    """Return the tokens at which a text of this run ends, whoever of its models writes it."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    # The ids of a folder mean nothing to a tokenizer that was trained on the documents.
+    own = isinstance(config.data.tokenizer, TokenizerConfig)
+    folders = [dataset.tokenizer, *([] if own else _origins(config))]
+    return end_ids(load_tokenizer(dataset.tokenizer), folders)
+
+
+def generation_config_of(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Return the `generation_config.json` of a model that this run trains."""
+    assert dataset.tokenizer is not None  # a language model's data has one
+    return generation_config(
+        load_tokenizer(dataset.tokenizer), ends_of(config, dataset), _origins(config)
+    )
+
+
+def _origins(config: Config) -> list[Path]:
+    """Return the folders that models are made from, the student's own first."""
+    models = (config.student.model, config.teacher.model)
+    return [Path(model) for model in models if isinstance(model, str)]

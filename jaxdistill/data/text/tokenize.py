@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import DataError
-from jaxdistill.models.hub.sentence import encoder_folder, sentence_folder
+from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 
 _log = logging.getLogger("jaxdistill")
 _VERSION = 1

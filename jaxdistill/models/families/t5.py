@@ -9,10 +9,10 @@ from typing import Any
 from flax import nnx
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.model_folder import Stored
 from jaxdistill.models.bodies.seq2seq import EncoderDecoderModel
 from jaxdistill.models.bodies.text_encoder import check_config
 from jaxdistill.models.family import Family, Options
-from jaxdistill.models.hub.folder import Stored
 from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.seq2seq_layer import TwoStacks

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.model_folder import TEMPLATES, Stored, some
 from jaxdistill.files.safetensors_stream import Pending, aligned, all_finite
+from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.family import Family, Model, Options
-from jaxdistill.models.hub.folder import TEMPLATES, Stored, some
 from jaxdistill.models.hub.rules import Rule, flatten
-from jaxdistill.models.hub.sentence import encoder_folder
 
 log = logging.getLogger("jaxdistill")
 

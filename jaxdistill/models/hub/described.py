@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.data.label_names import is_generic
+from jaxdistill.files.model_folder import open_tensors, read_json, refuse_adapter
+from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.models.family import Family, Options
-from jaxdistill.models.hub.folder import open_tensors, read_json, refuse_adapter
 from jaxdistill.models.hub.found import unwrapped
-from jaxdistill.models.hub.sentence import encoder_folder, sentence_folder, stored_head
+from jaxdistill.models.hub.sentence import stored_head
 from jaxdistill.models.labels import table_of_names
 from jaxdistill.models.registry import config_of, groups_held
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.model_folder import Stored, some
 from jaxdistill.models.family import Family
 from jaxdistill.models.hub.convert import FLOATS, count_known
-from jaxdistill.models.hub.folder import Stored, some
 from jaxdistill.models.hub.rules import Rule
 
 log = logging.getLogger("jaxdistill")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.files.model_folder import read_json
+from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.models.family import Family, Model
-from jaxdistill.models.hub.folder import read_json
-from jaxdistill.models.hub.sentence import encoder_folder, sentence_folder
 from jaxdistill.models.positions import row_limit
 
 CONFIG, WHOLE = "tokenizer_config.json", "tokenizer.json"

@@ -16,6 +16,11 @@ import numpy as np
 AXIS = "layers"
 
 
+def unrolls(unroll: bool | None) -> bool:
+    """Return whether layers run one by one: as configured, by default on CPU."""
+    return jax.default_backend() == "cpu" if unroll is None else unroll
+
+
 def unstack(params: Any, axes: Any) -> Any:
     """Replace every array with a leading `layers` axis by a tuple of its layers.
 

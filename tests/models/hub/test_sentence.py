@@ -13,8 +13,8 @@ from support.setups import save_tokenizer
 
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.errors import DataError, ModelError
+from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.models.hub.rules import flatten
-from jaxdistill.models.hub.sentence import encoder_folder, sentence_folder
 from jaxdistill.models.registry import build_model, load_model, save_model
 from jaxdistill.teachers.identity import teacher_hash
 

@@ -1,0 +1,18 @@
+"""How large parameters are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def count_parameters(params: Any) -> int:
+    """Return the number of elements of a pytree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def count_bytes(params: Any) -> int:
+    """Return the bytes of a pytree."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(params))
