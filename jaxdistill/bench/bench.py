@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxdistill.bench.loader import reads_outputs, time_loader
+from jaxdistill.bench.loader import time_loader
 from jaxdistill.bench.timing import (
     TRACED,
     WARM,
@@ -27,12 +27,14 @@ from jaxdistill.bench.timing import (
     traced,
 )
 from jaxdistill.config.schema import Config
+from jaxdistill.distill.facts import facts_without_data
+from jaxdistill.distill.models import student_shapes
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.environment import environment
 from jaxdistill.parallel.mesh import mesh_of
-from jaxdistill.planning import shapes
 from jaxdistill.planning.account import Account, account
+from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
 
 log = logging.getLogger("jaxdistill")
@@ -132,7 +134,7 @@ def bench(
     dataset = workspace.dataset if loader else None
     if loader and workspace.cache_path is not None:
         assert workspace.cache is not None
-    name = "cached" if reads_outputs(config) else "joint"
+    name = trained(config)
     program = make_program(config, mesh, name, apart=machine.chip.name == "cpu")
     log.info("bench: compiling the step for %s", machine.name)
     start = time.perf_counter()
@@ -175,7 +177,7 @@ def bench(
 def _made_up(
     config: Config, program: Program, compiled: Any, steps: int, repeats: int, trace: Path | None
 ) -> Timing:
-    student = shapes.student_of(config)
+    student = student_shapes(config, facts_without_data(config))
     labels = 1 if student.options is None else student.options.num_labels
     vocabulary = getattr(student.config, "vocab_size", None)
     arguments = materialized(program.arguments, vocabulary, labels)

@@ -9,25 +9,15 @@ from pathlib import Path
 import jax
 
 from jaxdistill.bench.timing import TRACED, WARM, Timing, percentiles, timed_loader, traced
-from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.loader import device_batches
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.distill import language
 from jaxdistill.distill import models as build
+from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.distill.trainer import Trainer, make_trainer
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.models.registry import Model, save_model
-from jaxdistill.teachers import targets
 
 _ONCE = 4096  # examples that a teacher whose outputs are kept runs over
-
-
-def reads_outputs(config: Config) -> bool:
-    """Return whether the step of a run reads what its teacher said before, kept anywhere."""
-    if config.cache is not None or config.teacher.cache is not None:
-        return True
-    kept = config.task != language.TASK and targets.obstacle(config) is None
-    return kept and config.teacher.precompute is not False
 
 
 def time_loader(
@@ -107,7 +97,7 @@ def _trainer(workspace: Workspace, dataset: Dataset, notes: list[str]) -> tuple[
     else:
         teaching = build.load_teacher(config, dataset, training=False, seed=seed)
     train = config.train
-    if reads_outputs(config) and workspace.cache_path is None:
+    if teacher_kind(config) == "memory":
         fewer = min(train.examples or _ONCE, _ONCE)
         train = train.model_copy(update={"examples": max(fewer, train.batch_size)})
     trainer = make_trainer(config, train, dataset, student, stage="bench", teacher=teaching)

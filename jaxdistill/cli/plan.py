@@ -26,7 +26,9 @@ def plan(
     ] = None,
     programs: Annotated[
         str | None,
-        typer.Option("--programs", help="Of joint,cached,finetune,generate; by default one step."),
+        typer.Option(
+            "--programs", help="Of joint,cached,finetune,baseline,generate; by default one step."
+        ),
     ] = None,
     search: Annotated[bool, typer.Option("--search", help="Rank meshes and microbatches.")] = False,
     dense: Annotated[bool, typer.Option(help="Compile with dense losses, too, to compare.")] = True,

@@ -15,46 +15,22 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.distill import models as build
 from jaxdistill.distill import objective as objectives
-from jaxdistill.distill.projections import make_projections
+from jaxdistill.distill.setup import Setup
+from jaxdistill.distill.student_texts import writing_step
+from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
-from jaxdistill.models.frozen import called_from_host, keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
-from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import BATCH, FSDP, TENSOR, check_heads
-from jaxdistill.teachers.cache import codecs
 
 _TEACHER_SHARE = {"shared": (FSDP,), "wide": BATCH, "whole": ()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Teaching:
-    """What stands for the teacher in a step.
-
-    Attributes:
-      apply: a live model's, or that of what a cache holds.
-      params: its parameters, or their shapes.
-      axes: their logical axes; None where they have no names.
-      codec: of the cache; None for a live model.
-      vocabulary: the real number of classes, where heads are padded differently.
-      projections: kernels between widths by term, or their shapes.
-    """
-
-    apply: Callable[..., Any]
-    params: Any
-    axes: Any = None
-    codec: codecs.Codec | None = None
-    vocabulary: int | None = None
-    projections: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Joint:
+class Assembly:
     """A step, the optimizer in it, and where everything lies.
 
     Attributes:
@@ -93,55 +69,34 @@ class Joint:
         return make(placed, state, maps, key)
 
 
-def make_joint(
-    config: Config,
-    train_config: TrainConfig,
-    student: Model,
-    teaching: Teaching | None,
-    mesh: Mesh,
-    *,
-    total_steps: int,
-    wrap: Callable[[TrainStep], TrainStep] = lambda step: step,
-) -> Joint:
-    """Make the step that trains `student`: with a teacher on the objective, else on the task alone.
+def assemble(setup: Setup, mesh: Mesh) -> Assembly:
+    """Make the step of a stage: with a teacher on the objective, else on the task alone.
 
     Args:
-      config: the run's.
-      train_config: the stage's.
-      student: as it is laid out for training; its parameters may be shapes.
-      teaching: None for a fine-tune or a baseline.
+      setup: of `resolve`; its models may be of arrays or of shapes.
       mesh: of `make_mesh`.
-      total_steps: of the stage, for its schedules.
-      wrap: what else belongs to a step, as texts of the student's own.
 
     Raises:
-      ConfigError: the student's heads do not divide over the mesh.
+      ConfigError: heads of the models do not divide over the mesh.
     """
+    config, train, student, teaching = setup.config, setup.train, setup.student, setup.teaching
     check_heads("student", student.config, mesh.shape[TENSOR])
-    pmapped = config.parallel.strategy == "pmap"
-    spread = None if pmapped else mesh
+    if teaching is not None and teaching.config is not None:
+        check_heads("teacher", teaching.config, mesh.shape[TENSOR])
     projections: dict[str, Any] = {} if teaching is None else teaching.projections
-    if teaching is None:
-        objective = objectives.supervised_objective(config, spread)
-    else:
-        objective = objectives.distillation_objective(
-            config,
-            total_steps,
-            set(projections),
-            teaching.codec,
-            vocabulary=teaching.vocabulary,
-            mesh=spread,
-        )
     example = {"student": student.params, "projections": projections}
-    optimizer = make_optimizer(train_config, example, total_steps)
+    optimizer = make_optimizer(train, example, setup.total_steps)
     step = make_train_step(
         student.apply,
         optimizer,
-        objective,
+        _objective(setup, None if config.parallel.strategy == "pmap" else mesh),
         teacher=None if teaching is None else teaching.apply,
-        accumulate=train_config.accumulate,
-        ema=train_config.ema,
+        accumulate=train.accumulate,
+        ema=train.ema,
     )
+    if setup.writes is not None:
+        assert config.on_policy is not None  # why the student writes
+        step = writing_step(step, config.on_policy, student, setup.total_steps, **setup.writes)
 
     def make_state(params: Any, model_state: Any, projections: Any, key: jax.Array) -> TrainState:
         return TrainState.create(
@@ -150,22 +105,21 @@ def make_joint(
             seed=key,
             projections=projections,
             model_state=model_state,
-            ema=train_config.ema is not None,
+            ema=train.ema is not None,
         )
 
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
     shapes = jax.eval_shape(make_state, student.params, student.model_state, projections, key)
-    params = {} if teaching is None else teaching.params
     teacher_sharding = sharding.parameter_shardings(
-        params,
+        {} if teaching is None else teaching.params,
         None if teaching is None else teaching.axes,
         mesh,
         share=_TEACHER_SHARE[config.parallel.teacher],
     )
     if config.parallel.teacher_memory == "host":
         teacher_sharding = sharding.on_host(teacher_sharding)
-    return Joint(
-        step=wrap(step),
+    return Assembly(
+        step=step,
         optimizer=optimizer,
         mesh=mesh,
         state_sharding=sharding.state_shardings(
@@ -176,35 +130,15 @@ def make_joint(
     )
 
 
-def live_teaching(
-    config: Config,
-    student: Model,
-    teacher: Model,
-    mesh: Mesh,
-    *,
-    vocabulary: int | None = None,
-    seed: int = 0,
-) -> Teaching:
-    """Let a model teach, its parameters kept as the configuration says.
-
-    Raises:
-      ConfigError: its heads do not divide over the mesh.
-    """
-    check_heads("teacher", teacher.config, mesh.shape[TENSOR])
-    projections = make_projections(config, student, teacher, seed)
-    with in_host_memory():
-        teacher = keep_frozen(teacher, config.teacher.storage)
-    apply, params = build.with_state(teacher)
-    if config.parallel.teacher_memory == "host":
-        apply = called_from_host(apply)
-    axes = teacher.axes
-    if teacher.model_state is not None and axes is not None:
-        unnamed = jax.tree.map(lambda leaf: (None,) * len(leaf.shape), teacher.model_state)
-        axes = {"params": axes, "model_state": unnamed}
-    return Teaching(
-        apply,
-        params,
-        axes,
-        vocabulary=vocabulary,
-        projections=projections,
+def _objective(setup: Setup, mesh: Mesh | None) -> Objective:
+    teaching = setup.teaching
+    if teaching is None:
+        return objectives.supervised_objective(setup.config, mesh)
+    return objectives.distillation_objective(
+        setup.config,
+        setup.total_steps,
+        set(teaching.projections),
+        teaching.codec,
+        vocabulary=teaching.vocabulary,
+        mesh=mesh,
     )

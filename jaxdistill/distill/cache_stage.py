@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill.config.objective import CACHED_LOSSES, LOGIT_LOSSES, OPTIONS, ScheduleConfig
-from jaxdistill.config.schema import CacheConfig, Config
+from jaxdistill.config.schema import Config
 from jaxdistill.config.training import ParallelConfig
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples
-from jaxdistill.distill import language
 from jaxdistill.distill import models as build
+from jaxdistill.distill.codec import check_objective, choose_codec
 from jaxdistill.engine.telemetry import say
-from jaxdistill.errors import ConfigError, Preempted
+from jaxdistill.errors import Preempted
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import Model
@@ -34,7 +33,6 @@ from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import TENSOR, batch_parts, check_heads, make_mesh
 from jaxdistill.runtime import group, preemption
 from jaxdistill.teachers import targets
-from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.cache.reader import Cache, inspect, open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter
 from jaxdistill.teachers.identity import example_keys, teacher_hash, tokenizer_hash
@@ -60,63 +58,6 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[s
         "pooling": config.teacher.pooling,
         "dtype": config.teacher.dtype,
     }
-
-
-def choose_codec(config: Config) -> codecs.Codec:
-    """Return the configured codec, at the temperature of the objective.
-
-    Raises:
-      ConfigError: the objective needs more of the teacher than the codec keeps.
-    """
-    wanted = config.cache or CacheConfig()
-    name = wanted.codec or ("sampled" if config.task == language.TASK else "full")
-    options: dict[str, Any] = {}
-    if name in ("full", "hidden") and wanted.dtype is not None:
-        options["dtype"] = wanted.dtype
-    if name == "topk":
-        options["k"] = wanted.k
-    if name == "sampled":
-        options |= {"samples": wanted.samples, "seed": wanted.seed}
-    if name in CACHED_LOSSES:
-        options["temperature"] = _temperature(config, name)
-    codec = codecs.make_codec(name, **options)
-    check_objective(config, codec)
-    return codec
-
-
-def check_objective(config: Config, codec: codecs.Codec) -> None:
-    """Check that every term can be computed from what the codec keeps.
-
-    Raises:
-      ConfigError: names the first one that cannot.
-    """
-    if reason := targets.obstacle(config):
-        raise ConfigError(
-            f"teacher.cache: {reason}, which no cache holds; drop it, or train without a cache"
-        )
-    speaks = config.task == language.TASK
-    if isinstance(codec, codecs.Full if speaks else codecs.Hidden):
-        others = [name for name in ("full", "topk", "sampled", "hidden") if name != codec.name]
-        raise ConfigError(
-            f"cache.codec: got {codec.name!r} for {config.task}, expected one of "
-            f"{', '.join(others)}: full is for few classes, hidden for language models"
-        )
-    if isinstance(codec, codecs.Hidden) and config.losses == "dense":
-        raise ConfigError("losses: got 'dense' with the codec hidden, expected 'fused'")
-    if isinstance(codec, codecs.Full | codecs.Hidden):
-        return
-    for name, term in config.terms.items():
-        known = CACHED_LOSSES[codec.name]
-        if term.loss in LOGIT_LOSSES and term.loss not in known:
-            raise ConfigError(
-                f"objective.{name}.loss: got {term.loss!r} with the codec {codec.name}, expected "
-                f"one of {', '.join(known)}; or write the cache with cache.codec=full"
-            )
-    if (wanted := _temperature(config, codec.name)) != codec.temperature:
-        raise ConfigError(
-            f"teacher.cache: got a cache at temperature {codec.temperature}, expected {wanted} as "
-            f"the objective has; {codec.name} holds one temperature: write it again, or set that"
-        )
 
 
 def write(
@@ -259,23 +200,3 @@ def describe(found: dict[str, Any]) -> str:
         **{f"of {name}": value for name, value in found["identity"].items() if value is not None},
     }
     return "\n".join(f"{name:15} {value}" for name, value in lines.items())
-
-
-def _temperature(config: Config, codec: str) -> float:
-    """Return the one temperature of the terms that compare logits."""
-    fix = (
-        f"{codec} holds one temperature; use cache.codec=full, or hidden for a language model, "
-        "for others"
-    )
-    found: dict[str, float] = {}
-    for name, term in config.terms.items():
-        if "temperature" not in OPTIONS[term.loss]:
-            continue
-        if isinstance(term.temperature, ScheduleConfig):
-            raise ConfigError(
-                f"objective.{name}.temperature: got a schedule, expected a number: {fix}"
-            )
-        found[name] = term.temperature
-    if len(set(found.values())) > 1:
-        raise ConfigError(f"objective: got terms at the temperatures {found}, expected one: {fix}")
-    return next(iter(found.values()), 1.0)

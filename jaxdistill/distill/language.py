@@ -18,8 +18,7 @@ from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.engine.objective import Term
 from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.terms_fused import TokenLoss, fused_term
-from jaxdistill.models.positions import FIELDS as POSITIONS
-from jaxdistill.models.registry import Model, family_named
+from jaxdistill.models.registry import Model
 
 TASK = "language_model"
 FUSED = "fused"
@@ -42,16 +41,6 @@ def load_data(
     )
 
 
-def sized(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Fill in a model's vocabulary and positions from the data where a mapping leaves them out."""
-    family = family_named(spec["family"])
-    fields = {field.name for field in dataclasses.fields(family.config)}
-    sizes: dict[str, Any] = {"vocab_size": dataset.vocabulary}
-    sizes |= {name: dataset.train.labels.shape[1] for name in POSITIONS if name in fields}
-    given = {family.field_aliases.get(name, name) for name in spec}
-    return {**{name: size for name, size in sizes.items() if name not in given}, **spec}
-
-
 def with_tokenizer(model: Model, dataset: Dataset) -> Model:
     """Note the tokens that begin, end and pad a text in a new model's config."""
     assert dataset.tokenizer is not None  # a language model's data has one
@@ -60,19 +49,6 @@ def with_tokenizer(model: Model, dataset: Dataset) -> Model:
     extra = {name: getattr(tokenizer, name) for name in names}
     config = dataclasses.replace(model.config, extra={**model.config.extra, **extra})
     return dataclasses.replace(model, config=config)
-
-
-def real_vocabulary(dataset: Dataset, cached: int | None, *models: Model | None) -> int | None:
-    """Return the number of real classes where models pad their heads differently, else None.
-
-    Args:
-      cached: classes that a cached teacher speaks of.
-    """
-    columns = {model.config.vocab_size for model in models if model is not None}
-    columns |= set() if cached is None else {cached}
-    if len(columns) < 2 or dataset.vocabulary is None:
-        return None
-    return min(dataset.vocabulary, *columns)
 
 
 def among(loss: Callable[..., jax.Array], vocabulary: int) -> Callable[..., jax.Array]:

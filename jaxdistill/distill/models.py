@@ -16,17 +16,20 @@ from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.data.text.tokenize import has_tokenizer
 from jaxdistill.distill import language
+from jaxdistill.distill.facts import Facts, facts_of
 from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.files.sentence_folder import encoder_folder
-from jaxdistill.models.family import assemble
+from jaxdistill.models.abstract import abstract_model, without_weights
+from jaxdistill.models.family import assemble, shapes_only
 from jaxdistill.models.hub.rules import flatten
+from jaxdistill.models.positions import FIELDS as POSITIONS
 from jaxdistill.models.positions import row_limit, table_size
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.shrink.importance import measure_importance
 from jaxdistill.models.shrink.layers import student_from_teacher
-from jaxdistill.models.shrink.width import narrow_student
+from jaxdistill.models.shrink.width import narrow_student, narrowed_config
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import mesh_of
 
@@ -192,36 +195,113 @@ def _model(
     *,
     fresh: bool = False,
 ) -> Model:
+    facts = facts_of(config, dataset)
+    options: dict[str, Any] = {**_options(config, train), "seed": seed}
+    if config.task != language.TASK:
+        options["problem_type"] = PROBLEM_TYPES[config.task]
+        named = facts.labels is not None
+        options |= {"labels": facts.labels} if named else {"num_labels": facts.outputs}
+    if isinstance(origin, str):
+        own = None if pooling == "default" else pooling
+        model = load_model(origin, pooling=own, fresh_head=fresh, **options)
+        return with_dropout(model, train.dropout)
+    model = build_model(_filled(config, origin, facts), pooling=pooling, **options)
+    if config.task == language.TASK:
+        model = language.with_tokenizer(model, dataset)
+    return with_dropout(model, train.dropout)
+
+
+def teacher_shapes(config: Config, facts: Facts, train: TrainConfig | None = None) -> Model:
+    """Return the configured teacher without weights.
+
+    Args:
+      config: of the run.
+      facts: what the data say.
+      train: the settings of its fine-tune; None: as it teaches.
+    """
+    train = train or TrainConfig(dtype=config.teacher.dtype)
+    return _shapes(config, "teacher", config.teacher.model, train, facts)
+
+
+def student_shapes(config: Config, facts: Facts) -> Model:
+    """Return the configured student without weights, also one that starts from the teacher."""
+    student = config.student
+    if not student.from_teacher:
+        return _shapes(config, "student", student.model, config.train, facts)
+    model = _shapes(config, "student", config.teacher.model, config.train, facts)
+    if student.sizes:
+        assert model.family is not None  # of a spec or a folder
+        assert model.options is not None
+        narrow = narrowed_config(model, **student.sizes)
+        model = shapes_only(family_named(model.family), narrow, model.options)
+    if student.layers is None:
+        return model
+    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
+    return without_weights(lambda teacher: student_from_teacher(teacher, layers), model)
+
+
+def _shapes(config: Config, side: str, origin: Any, train: TrainConfig, facts: Facts) -> Model:
+    options = _options(config, train) | {"pooling": getattr(config, side).pooling}
+    if config.task != language.TASK:
+        options["num_labels"] = facts.outputs
+    if not isinstance(origin, str):
+        origin = _filled(config, origin, facts)
+        if config.task == language.TASK and "vocab_size" not in origin:
+            log.warning(
+                "plan: %s.model has no vocab_size and no tokenizer says it; its family's default "
+                "is taken",
+                side,
+            )
+    model = abstract_model(origin, **options)
+    if train.dropout is None:
+        return model
+    return without_weights(lambda whole: with_dropout(whole, train.dropout), model)
+
+
+def _options(config: Config, train: TrainConfig) -> dict[str, Any]:
+    """Return how a model of this run is built, whatever it is built from."""
     options: dict[str, Any] = {
-        "seed": seed,
         "dtype": train.dtype,
         "remat": train.remat,
         "attention": config.parallel.attention,
     }
     if config.task == language.TASK:
-        options |= {"head": "lm", "logits": config.losses == "dense"}
-    else:
-        options |= {"head": "classification", "problem_type": PROBLEM_TYPES[config.task]}
-        named = dataset.labels is not None
-        options |= {"labels": dataset.labels} if named else {"num_labels": dataset.num_labels}
-    if isinstance(origin, str):
-        own = None if pooling == "default" else pooling
-        model = load_model(origin, pooling=own, fresh_head=fresh, **options)
-        return with_dropout(model, train.dropout)
+        return options | {"head": "lm", "logits": config.losses == "dense"}
+    return options | {"head": "classification"}
+
+
+def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
+    """Fill in the sizes of a model that its mapping leaves to the data.
+
+    Raises:
+      ModelError: no mapping, or one without a family.
+    """
     if origin is None or "family" not in origin:
         raise ModelError(
             f"model: got {origin!r}, expected a folder or a mapping with 'family', "
             "e.g. {family: cnn, hidden_sizes: [32, 64]}"
         )
+    family = family_named(origin["family"])
+    sizes: dict[str, Any] = {}
+    if facts.vocabulary is not None:
+        sizes["vocab_size"] = facts.vocabulary
     if config.task == language.TASK:
-        model = build_model(language.sized(origin, dataset), pooling=pooling, **options)
-        model = language.with_tokenizer(model, dataset)
-    else:
-        spec = _with_input_shape(origin, dataset)
-        model = build_model(
-            with_text_sizes(spec, dataset, config.data.max_length), pooling=pooling, **options
-        )
-    return with_dropout(model, train.dropout)
+        sizes |= dict.fromkeys(POSITIONS, facts.row)
+    elif facts.vocabulary is not None:
+        sizes["pad_token_id"] = origin.get("pad_token_id", facts.pad_id)
+        sizes["max_position_embeddings"] = table_size(origin["family"], facts.row, sizes)
+        if facts.token_types > 1:
+            sizes["type_vocab_size"] = facts.token_types
+    if facts.image is not None:
+        height, width, channels = facts.image
+        sizes["image_size"] = height
+        sizes["num_channels"] = channels
+        sizes["num_features"] = height * width * channels
+    if facts.features is not None:
+        sizes["num_features"] = facts.features
+    known = {field.name for field in dataclasses.fields(family.config)}
+    given = {family.field_aliases.get(name, name) for name in origin}
+    return {**{name: size for name, size in sizes.items() if name in known - given}, **origin}
 
 
 def with_dropout(model: Model, rate: float | None) -> Model:
@@ -245,38 +325,3 @@ def with_dropout(model: Model, rate: float | None) -> Model:
         source=model.source,
         initialized=model.initialized,
     )
-
-
-def with_text_sizes(spec: dict[str, Any], dataset: Dataset, rows: int) -> dict[str, Any]:
-    """Fill in what an encoder needs to read a tokenizer's rows, where the mapping leaves it out."""
-    if dataset.tokenizer is None:
-        return spec
-    family = family_named(spec["family"])
-    known = {field.name for field in dataclasses.fields(family.config)}
-    given = {family.field_aliases.get(name, name) for name in spec}
-    sizes: dict[str, Any] = {
-        "vocab_size": dataset.vocabulary,
-        "pad_token_id": spec.get("pad_token_id", dataset.train.pad_id),
-    }
-    sizes["max_position_embeddings"] = table_size(spec["family"], rows, sizes)
-    types = dataset.train.token_types
-    if types is not None and types.max(initial=0) > 0:
-        sizes["type_vocab_size"] = max(2, int(types.max()) + 1)
-    filled = {name: size for name, size in sizes.items() if name in known - given}
-    return {**filled, **spec}
-
-
-def _with_input_shape(spec: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Fill in a model's input size from the data where the mapping leaves it out."""
-    split, shape = dataset.train, {}
-    if split.images is not None:
-        height, width, channels = split.images.shape[1:]
-        shape = {
-            "image_size": int(height),
-            "num_channels": int(channels),
-            "num_features": int(height * width * channels),
-        }
-    elif split.features is not None:
-        shape = {"num_features": int(split.features.shape[1])}
-    known = {field.name for field in dataclasses.fields(family_named(spec["family"]).config)}
-    return {**{name: size for name, size in shape.items() if name in known}, **spec}

@@ -18,7 +18,7 @@ from jaxdistill.data.text.corpus import Corpus, read_back, tokenize_documents
 from jaxdistill.data.text.ends import ends_of, generation_settings
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.distill import stages, workdir_lock
-from jaxdistill.distill.student_texts import tokens_of
+from jaxdistill.distill.facts import tokens_among
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_teacher, doctor
 from jaxdistill.doctor.findings import Setup
@@ -112,7 +112,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             top_k=wanted.top_k,
             top_p=wanted.top_p,
             eos_id=list(ends) if len(ends) > 1 else next(iter(ends), None),
-            vocabulary=tokens_of(teacher, dataset),
+            vocabulary=tokens_among(teacher.config.vocab_size, dataset.vocabulary),
             seed=wanted.seed,
             batch_size=wanted.batch_size,
             force=force,

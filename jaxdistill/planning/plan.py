@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.config.schema import Config
+from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.files.json_files import write_json
@@ -144,7 +145,7 @@ def plan(
     sizes = mesh_sizes(config.parallel.sizes, len(machine.devices))
     _check_used(sizes, machine)
     made = make_mesh(**sizes, devices=machine.devices)
-    names = programs or [_trained(config)]
+    names = programs or [trained(config)]
     apart = machine.chip.name == "cpu"
     prepared = [make_program(config, made, name, apart=apart) for name in names]
     beside = _dense_program(config, made, names[0], apart) if dense else None
@@ -214,8 +215,9 @@ def _check_used(sizes: Mapping[str, int], machine: Topology) -> None:
         )
 
 
-def _trained(config: Config) -> str:
-    return "cached" if config.cache is not None or config.teacher.cache else "joint"
+def trained(config: Config) -> str:
+    """Return the name of the program that a run of the config distils with."""
+    return "joint" if teacher_kind(config) == "live" else "cached"
 
 
 def _dense_program(config: Config, mesh: Any, name: str, apart: bool) -> Program | None:

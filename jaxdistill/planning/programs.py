@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.distill import cache_stage
-from jaxdistill.distill.assembly import Teaching, live_teaching, make_joint
-from jaxdistill.distill.student_texts import writing_step
-from jaxdistill.engine.step import TrainStep
+from jaxdistill.distill.assembly import assemble
+from jaxdistill.distill.facts import facts_without_data
+from jaxdistill.distill.layout import Layout
+from jaxdistill.distill.models import student_shapes, teacher_shapes
+from jaxdistill.distill.setup import resolve, stored_shapes
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
 from jaxdistill.models.frozen import keep_frozen
@@ -30,12 +31,11 @@ from jaxdistill.parallel.mesh import (
     check_length,
     check_rows,
 )
-from jaxdistill.planning import loss, shapes
+from jaxdistill.planning import loss
+from jaxdistill.planning.batches import Batch, batch_of, row_length, stored_fields
 from jaxdistill.planning.flops import step_operations
-from jaxdistill.teachers import targets
-from jaxdistill.teachers.cache import codecs
 
-PROGRAMS = ("joint", "cached", "finetune", "generate", "loss")
+PROGRAMS = ("joint", "cached", "finetune", "baseline", "generate", "loss")
 _STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
 
 
@@ -98,43 +98,38 @@ def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) 
 
 
 def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool) -> Program:
-    apart = apart if train.unroll is None else train.unroll
-    lay_out = shapes.laid_apart if apart else lambda model: model
-    plain = shapes.teacher_of(config, train) if name == "finetune" else shapes.student_of(config)
-    batch = shapes.batch_of(config, train, plain)
-    _check(mesh, plain, batch, "teacher" if name == "finetune" else "student", train.accumulate)
-    student = lay_out(plain)
-    live = None if name == "finetune" else shapes.teacher_of(config)
-    teaching = None
-    if live is not None and name == "joint":
-        vocabulary = shapes.check_vocabulary(config, plain, live)
-        teaching = live_teaching(config, student, lay_out(live), mesh, vocabulary=vocabulary)
-    elif live is not None:
-        codec = cache_stage.choose_codec(config)
-        batch |= shapes.cached_fields(codec, batch, live)
-        teaching = _stored(config, codec, plain, live)
-    joint = make_joint(
-        config,
-        train,
-        student,
-        teaching,
-        mesh,
-        total_steps=train.steps or _STEPS,
-        wrap=functools.partial(_writing, config, plain) if name == "joint" else lambda step: step,
-    )
+    layout = Layout(None, apart if train.unroll is None else train.unroll)
+    facts = facts_without_data(config)
+    tunes = name == "finetune"
+    plain = teacher_shapes(config, facts, train) if tunes else student_shapes(config, facts)
+    batch = batch_of(config, train, plain, facts)
+    _check(mesh, plain, batch, "teacher" if tunes else "student", train.accumulate)
+    student = layout.lay_out(plain)
+    alone = tunes or name == "baseline"
+    live = None if alone else teacher_shapes(config, facts)
+    teacher: Any = live
+    if live is not None:
+        teacher = layout.lay_out(live)
+        if name == "cached":
+            teacher = stored_shapes(config, live)
+            batch |= stored_fields(teacher, batch)
+    total = train.steps or _STEPS
+    setup = resolve(config, train, facts, student, teacher, total_steps=total)
+    teaching = setup.teaching
+    assembly = assemble(setup, mesh)
     maps = {} if teaching is None else _shapes(teaching.projections)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    state = jax.eval_shape(joint.make_state, student.params, student.model_state, maps, key)
-    state = with_shardings(state, joint.state_sharding)
+    state = jax.eval_shape(assembly.make_state, student.params, student.model_state, maps, key)
+    state = with_shardings(state, assembly.state_sharding)
     taught = {} if teaching is None else teaching.params
-    taught = with_shardings(_shapes(taught), joint.teacher_sharding)
+    taught = with_shardings(_shapes(taught), assembly.teacher_sharding)
     given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
     params = bytes_held(state.params) + bytes_held(state.model_state)
     useful, run = step_operations(
         config, train, plain, live if name == "joint" else None, batch, mesh
     )
     ids = batch.get("input_ids")
-    compiled: Any = joint.compiled()  # as jit returns it
+    compiled: Any = assembly.compiled()  # as jit returns it
     return Program(
         name,
         config,
@@ -149,13 +144,13 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
         "examples" if ids is None else "tokens",
         sum(useful.values()) or None,
         run,
-        _room(config.on_policy, shapes.row_length(config, plain)) if config.on_policy else None,
+        _room(config.on_policy, row_length(config, plain)) if config.on_policy else None,
         (state, taught, given),
         useful,
     )
 
 
-def _check(mesh: Mesh, model: Model, batch: shapes.Batch, who: str, accumulate: int) -> None:
+def _check(mesh: Mesh, model: Model, batch: Batch, who: str, accumulate: int) -> None:
     """Refuse what cannot be laid over the mesh, with the values that can."""
     check_heads(who, model.config, mesh.shape[TENSOR])
     rows = batch["labels"].shape[0]
@@ -173,30 +168,6 @@ def _check(mesh: Mesh, model: Model, batch: shapes.Batch, who: str, accumulate: 
         check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
 
 
-def _stored(config: Config, codec: codecs.Codec, student: Model, teacher: Model) -> Teaching:
-    head = None
-    if isinstance(codec, codecs.Hidden):
-        outputs = jax.eval_shape(
-            lambda params: teacher.apply(params, {"input_ids": jnp.zeros((1, 4), jnp.int32)}),
-            teacher.params,
-        )
-        head = outputs.head()
-    return Teaching(
-        targets.make_apply(codec),
-        head,
-        targets.head_axes(head),
-        codec=codec,
-        vocabulary=shapes.check_vocabulary(config, student, teacher),
-    )
-
-
-def _writing(config: Config, student: Model, step: TrainStep) -> TrainStep:
-    """Add the student's own texts where the config has them."""
-    if config.on_policy is None:
-        return step
-    return writing_step(step, config.on_policy, student, _STEPS)
-
-
 def _room(wanted: Any, length: int) -> int:
     room = length - wanted.prompt_tokens
     return min(room, wanted.max_new_tokens or room)
@@ -206,12 +177,12 @@ def _generation(config: Config, mesh: Mesh) -> Program:
     """The teacher's writing of a batch of texts, parameters and rows split as in a step."""
     if config.task != "language_model":
         raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
-    model, wanted = keep_frozen(shapes.teacher_of(config)), config.generate
+    model, wanted = keep_frozen(teacher_shapes(config, facts_without_data(config))), config.generate
     decoder, options = decode.decoder_of(model)
     check_heads("teacher", model.config, mesh.shape[TENSOR])
     rows = wanted.batch_size
     check_rows("prompts", rows, mesh, setting="generate.batch_size")
-    room = _room(wanted, shapes.row_length(config, model))
+    room = _room(wanted, row_length(config, model))
     params = with_shardings(
         model.params, sharding.parameter_shardings(model.params, model.axes, mesh)
     )
@@ -259,11 +230,11 @@ def _loss(config: Config, mesh: Mesh) -> Program:
     """The loss alone, on one device's tokens."""
     if config.task != "language_model":
         raise ConfigError(f"loss: got task {config.task!r}, expected 'language_model'")
-    student, teacher = shapes.student_of(config), shapes.teacher_of(config)
-    batch = shapes.batch_of(config, config.train, student)
+    facts = facts_without_data(config)
+    student, teacher = student_shapes(config, facts), teacher_shapes(config, facts)
+    batch = batch_of(config, config.train, student, facts)
     _check(mesh, student, batch, "student", 1)
-    vocabulary = shapes.check_vocabulary(config, student, teacher)
-    if vocabulary is not None:
+    if student.config.vocab_size != teacher.config.vocab_size:
         raise ConfigError("loss: got heads of two sizes, expected one to plan the loss alone")
     sizes = loss.Sizes(
         student.config.shape.width,

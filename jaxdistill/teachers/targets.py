@@ -28,19 +28,16 @@ PREFIX = "teacher_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Targets:
-    """What the teacher said, by example.
+class Stored:
+    """What is known of stored outputs without reading any.
 
     Attributes:
-      codec: how it is stored.
-      read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
-        rows `[N, T, ...]`.
+      codec: how they are stored.
       width: number of classes (for the codec `hidden`: D).
       head: the teacher's last projection, for the codec `hidden`.
     """
 
     codec: codecs.Codec
-    read: Callable[[np.ndarray], Mapping[str, np.ndarray]]
     width: int
     head: Head | None = None
 
@@ -48,6 +45,18 @@ class Targets:
     def classes(self) -> int:
         """Classes that the teacher speaks of."""
         return self.width if self.head is None else self.head.weights.shape[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Targets(Stored):
+    """What the teacher said, by example.
+
+    Attributes:
+      read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
+        rows `[N, T, ...]`.
+    """
+
+    read: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 def obstacle(config: Config) -> str | None:
@@ -62,7 +71,9 @@ def obstacle(config: Config) -> str | None:
 
 def in_memory(logits: np.ndarray) -> Targets:
     """Return targets from logits float32 `[N, C]`, in the order of the split."""
-    return Targets(codecs.Full(), lambda index: {"logits": logits[index]}, logits.shape[-1])
+    return Targets(
+        codec=codecs.Full(), width=logits.shape[-1], read=lambda index: {"logits": logits[index]}
+    )
 
 
 def from_cache(cache: Cache, split: Split) -> Targets:
@@ -87,7 +98,7 @@ def from_cache(cache: Cache, split: Split) -> Targets:
         return {name: field[:, 0] for name, field in cache.rows(keys[index], 1).items()}
 
     head = cache.head() if isinstance(cache.codec, codecs.Hidden) else None
-    return Targets(cache.codec, read, cache.width, head)
+    return Targets(codec=cache.codec, width=cache.width, head=head, read=read)
 
 
 def with_targets(source: BatchSource, targets: Targets) -> BatchSource:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from jaxdistill.config.load import check
-from jaxdistill.distill.assembly import live_teaching, make_joint
+from jaxdistill.distill.assembly import assemble
+from jaxdistill.distill.facts import Facts
+from jaxdistill.distill.setup import resolve
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel import compilation, sharding
@@ -96,9 +98,8 @@ def joint_of(family, *, train=None, **layout):
     config = config_of(family, train or {}, layout)
     mesh = mesh_of(config.parallel.sizes, jax.devices()[: 8 if layout else 1])
     student, teacher = models_of(family)
-    teaching = live_teaching(config, student, teacher, mesh)
-    joint = make_joint(config, config.train, student, teaching, mesh, total_steps=STEPS)
-    return joint, student, teaching
+    setup = resolve(config, config.train, Facts(), student, teacher, total_steps=STEPS)
+    return assemble(setup, mesh), student, setup.teaching
 
 
 def start(family, **layout):

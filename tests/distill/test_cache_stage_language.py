@@ -12,9 +12,11 @@ from jaxdistill.cli.app import call
 from jaxdistill.config.load import load_config
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.text.bpe import trained_tokenizer
-from jaxdistill.distill import cache_stage, language
+from jaxdistill.distill import cache_stage
 from jaxdistill.distill import models as build
 from jaxdistill.distill import objective as objectives
+from jaxdistill.distill.facts import facts_of
+from jaxdistill.distill.setup import real_vocabulary
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import build_model, save_model
@@ -136,9 +138,11 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
     batch = source[0]
     said = jax.jit(student.apply)(student.params, batch)
 
-    def means(teacher_outputs, codec, columns, *models):
+    def means(teacher_outputs, codec, columns):
+        facts, ours = facts_of(config, dataset), student.config.vocab_size
+        vocabulary = real_vocabulary(config, facts, ours, columns)
         objective = objectives.distillation_objective(
-            config, 1, set(), codec, vocabulary=language.real_vocabulary(dataset, columns, *models)
+            config, 1, set(), codec, vocabulary=vocabulary
         )
 
         def told(said, heard, batch):
@@ -148,9 +152,9 @@ def test_a_cache_gives_the_live_loss(toy, tmp_path, codec, tolerance, losses):
         return jax.jit(told)(said, teacher_outputs, batch)
 
     spoken = jax.jit(teacher.apply)(teacher.params, batch)
-    live = means(spoken, None, None, student, teacher)
+    live = means(spoken, None, teacher.config.vocab_size)
     heard = jax.jit(precomputed.make_apply(targets.codec))(targets.head, batch)
-    ours = means(heard, targets.codec, targets.classes, student)
+    ours = means(heard, targets.codec, targets.classes)
     assert ours.keys() == live.keys()
     assert float(live["soft"]) > 0.1
     for name, value in live.items():

@@ -11,7 +11,8 @@ from support.chats import chat_tokenizer
 
 from jaxdistill.config.load import check
 from jaxdistill.data.text.ends import ends_of, generation_config_of
-from jaxdistill.distill import student_texts
+from jaxdistill.distill.facts import facts_of
+from jaxdistill.distill.setup import resolve
 from jaxdistill.generation.decode import generate
 from jaxdistill.models.registry import build_model, load_model, save_model
 
@@ -104,13 +105,13 @@ def test_a_model_saved_by_hand_keeps_the_ends_of_its_folder(teacher, tmp_path):
     assert turn
 
 
-def test_students_that_write_for_themselves_know_all_ends(teacher, monkeypatch):
+def test_students_that_write_for_themselves_know_all_ends(teacher):
     folder, turn, _ = teacher
-    given = {}
-    monkeypatch.setattr(student_texts, "writing_step", lambda *_, **tokens: given.update(tokens))
-    step: Any = None
-    student_texts.with_own_texts(step, run_of(folder), data_of(folder), load_model(folder), 10)
-    assert list(given["eos_id"]) == [4, turn]
+    config, model = run_of(folder), load_model(folder)
+    facts = facts_of(config, data_of(folder))
+    setup = resolve(config, config.train, facts, model, model, total_steps=10)
+    assert setup.writes is not None
+    assert list(setup.writes["eos_id"]) == [4, turn]
 
 
 def test_ids_of_a_folder_say_nothing_of_a_tokenizer_trained_on_the_documents(teacher):

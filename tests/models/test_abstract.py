@@ -7,13 +7,14 @@ import jax
 import pytest
 
 from jaxdistill.config.load import load_config
+from jaxdistill.distill.facts import facts_without_data
+from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.errors import ModelError
 from jaxdistill.models.abstract import abstract_model, without_weights
 from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.models.shrink.importance import measure_importance
 from jaxdistill.models.shrink.layers import student_from_teacher
 from jaxdistill.models.shrink.width import narrow_student, narrowed_config
-from jaxdistill.planning import shapes
 
 QWEN = {
     "family": "qwen3", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
@@ -78,8 +79,9 @@ def test_a_narrower_student_has_the_config_that_slicing_gives_it():
 )
 def test_recipes_to_plan_have_the_published_numbers_of_parameters(recipe, teacher, student):
     config = load_config(recipe)
+    facts = facts_without_data(config)
     for model, count in (
-        (shapes.teacher_of(config), teacher),
-        (shapes.student_of(config), student),
+        (teacher_shapes(config, facts), teacher),
+        (student_shapes(config, facts), student),
     ):
         assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params)) == count

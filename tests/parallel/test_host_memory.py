@@ -10,7 +10,9 @@ from support import runs
 from jaxdistill.cli import app as cli
 from jaxdistill.config.load import load_config
 from jaxdistill.distill import models as build
-from jaxdistill.distill.assembly import live_teaching, make_joint
+from jaxdistill.distill.assembly import assemble
+from jaxdistill.distill.facts import facts_of
+from jaxdistill.distill.setup import resolve
 from jaxdistill.parallel import host_memory
 from jaxdistill.parallel.mesh import make_mesh
 
@@ -33,10 +35,11 @@ def test_models_wait_there_and_states_do_not(elsewhere, tmp_path):
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     student = build.make_student(config, dataset, None, 0)
     mesh = make_mesh(2, fsdp=2, devices=jax.devices()[:4])
-    teaching = live_teaching(config, student, teacher, mesh)
+    facts = facts_of(config, dataset)
+    setup = resolve(config, config.train, facts, student, teacher, total_steps=3)
+    teaching = setup.teaching
     assert devices_of((teacher.params, student.params, teaching.params)) == {elsewhere}
-    joint = make_joint(config, config.train, student, teaching, mesh, total_steps=3)
-    state = joint.start(student, teaching.projections, 0)
+    state = assemble(setup, mesh).start(student, teaching.projections, 0)
     assert devices_of(state) == set(mesh.devices.flat)
 
 

@@ -10,7 +10,9 @@ import pytest
 from support.plans import STUDENT, TEACHER, config
 
 from jaxdistill.cli import app as cli
-from jaxdistill.distill.assembly import live_teaching, make_joint
+from jaxdistill.distill.assembly import assemble
+from jaxdistill.distill.facts import Facts
+from jaxdistill.distill.setup import resolve
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel.mesh import make_mesh
@@ -49,8 +51,8 @@ def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
     wanted = config()
     student = build_model(STUDENT, remat=True, logits=False)
     teacher = build_model(TEACHER, dtype="bfloat16", logits=False)
-    teaching = live_teaching(wanted, student, teacher, mesh)
-    joint = make_joint(wanted, wanted.train, student, teaching, mesh, total_steps=10)
+    setup = resolve(wanted, wanted.train, Facts(), student, teacher, total_steps=10)
+    teaching, joint = setup.teaching, assemble(setup, mesh)
     state = joint.start(student, {}, 0)
     taught = place(teaching.params, joint.teacher_sharding)
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")

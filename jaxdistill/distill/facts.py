@@ -1,0 +1,87 @@
+"""What decides the shapes of a run beside its config: as the data say, or before there are any."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+from jaxdistill.config.schema import Config, TokenizerConfig
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.text.ends import ends_of
+
+log = logging.getLogger("jaxdistill")
+
+_EMBEDDED_LABELS = {"digits": 10}
+_EMBEDDED_IMAGES = {"digits": (8, 8, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Sizes that models and batches take from the data.
+
+    Attributes:
+      labels: names of the outputs in the order of their ids, or None.
+      outputs: number of outputs of a classifier; None where each model's own config says it.
+      vocabulary: tokens of the tokenizer, or None where none is known.
+      pad_id: the token that pads.
+      ends: tokens that end a text; None where the tokenizer is not there to say.
+      row: tokens of the longest row.
+      token_types: kinds of token in a row, such as two for pairs of texts.
+      image: height, width and channels, or None.
+      features: numbers of an example, or None.
+    """
+
+    labels: tuple[str, ...] | None = None
+    outputs: int | None = None
+    vocabulary: int | None = None
+    pad_id: int = 0
+    ends: tuple[int, ...] | None = None
+    row: int = 0
+    token_types: int = 1
+    image: tuple[int, int, int] | None = None
+    features: int | None = None
+
+
+def facts_of(config: Config, dataset: Dataset) -> Facts:
+    """Return what the data of a run say."""
+    split = dataset.train
+    types, images, features = split.token_types, split.images, split.features
+    speaks = config.task == "language_model"
+    return Facts(
+        labels=dataset.labels,
+        outputs=dataset.num_labels,
+        vocabulary=dataset.vocabulary,
+        pad_id=split.pad_id,
+        ends=ends_of(config, dataset) if speaks and config.on_policy is not None else None,
+        row=split.labels.shape[1] if speaks else config.data.max_length,
+        token_types=1 if types is None else 1 + int(types.max(initial=0)),
+        image=None if images is None else (images.shape[1], images.shape[2], images.shape[3]),
+        features=None if features is None else features.shape[1],
+    )
+
+
+def facts_without_data(config: Config) -> Facts:
+    """Return what a config alone says; what it leaves to the data is taken as usual, and told."""
+    tokenizer, labels = config.data.tokenizer, config.data.labels
+    outputs = 1 if config.task == "regression" else _EMBEDDED_LABELS.get(config.data.source)
+    if labels is not None:
+        outputs = len(labels)
+    mapping = isinstance(config.teacher.model, Mapping)
+    if outputs is None and mapping and config.task != "language_model":
+        log.warning("plan: data.labels is not given; two labels are taken")
+        outputs = 2
+    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, TokenizerConfig) else None
+    return Facts(
+        labels=labels,
+        outputs=outputs,
+        vocabulary=vocabulary,
+        row=config.data.max_length,
+        token_types=1 if config.data.text_pair is None else 2,
+        image=_EMBEDDED_IMAGES.get(config.data.source),
+    )
+
+
+def tokens_among(columns: int, vocabulary: int | None) -> int | None:
+    """Return how many columns of a head are tokens of a vocabulary; None where all are."""
+    return None if vocabulary is None or vocabulary >= columns else vocabulary

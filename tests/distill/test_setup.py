@@ -1,0 +1,115 @@
+"""A run, a bench and a plan of one config lower one and the same program."""
+
+import functools
+from pathlib import Path
+
+import jax
+import pytest
+from support import runs
+from support.texts import write_corpus
+
+from jaxdistill.config.load import load_config, recipes
+from jaxdistill.config.schema import Config
+from jaxdistill.distill import models as build
+from jaxdistill.distill.setup import teacher_kind
+from jaxdistill.distill.trainer import Trainer, make_trainer
+from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.planning.plan import trained
+from jaxdistill.planning.programs import Program, make_program
+
+GPT2 = "{family: gpt2, n_embd: 32, n_layer: 2, n_head: 2}"
+LLAMA = (
+    "hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4, "
+    "num_key_value_heads: 2, head_dim: 8}"
+)
+LANGUAGE = ("data.tokenizer={vocabulary: 280}", "data.max_length=24")
+# What makes each recipe small enough to run here; the rest stays as it is.
+SMALL = {
+    "digits": (),
+    "sst2": (
+        "student.layers=[1]",
+        "data.max_length=16",
+        "finetune.used_vocabulary=false",
+        "train.used_vocabulary=false",
+        "objective.hidden.layers={0: 1}",
+    ),
+    "stdlib_lm": LANGUAGE,
+    "tinyshakespeare": LANGUAGE,
+    **{
+        recipe: (
+            f"teacher.model={{family: {family}, {LLAMA}",
+            f"student.model={{family: {family}, {LLAMA}",
+            "train.batch_size=8",
+            "parallel.fsdp=2",
+            "parallel.data=4",
+            *LANGUAGE,
+        )
+        for recipe, family in (("qwen3_8b_to_0.6b", "qwen3"), ("llama3_70b_to_8b", "llama"))
+    },
+}
+STAGES = ("finetune", "baseline", "distill")
+
+
+def config_of(recipe: str, folder: Path) -> Config:
+    changes = list(SMALL[recipe])
+    if recipe == "sst2":
+        rows = runs.write_sentences(folder / "train.tsv", 96, seed=0)
+        changes += [f"data.train={rows}", f"teacher.model={runs.write_teacher(folder / 'bert')}"]
+    elif recipe != "digits":
+        changes += ["data.source=files", f"data.train={write_corpus(folder / 'texts')}"]
+    return load_config(recipe, changes)
+
+
+def trainer_of(config: Config, folder: Path, stage: str) -> tuple[Trainer, jax.stages.Lowered]:
+    """Return what a run of a stage makes, and its step lowered for its first batch."""
+    dataset = build.load_data(config, folder / "data")
+    teacher = build.load_teacher(config, dataset, training=stage == "finetune", seed=0)
+    model = teacher
+    if stage != "finetune":
+        model = build.make_student(config, dataset, None, 0)
+    train = config.finetune if stage == "finetune" else config.train
+    assert train is not None  # stages that a config leaves out are not asked for
+    trainer = make_trainer(
+        config, train, dataset, model, stage=stage, teacher=teacher if stage == "distill" else None
+    )
+    state = trainer.make_state(trainer.layout.lay_out(model), 0)
+    return trainer, functools.partial(trainer.step.lower, state, trainer.teacher_params)
+
+
+def planned(config: Config, trainer: Trainer, stage: str) -> Program:
+    """Return the program of a plan of as many steps."""
+    part = "finetune" if stage == "finetune" else "train"
+    train = trainer.train_config.model_copy(update={"steps": trainer.total_steps})
+    config = config.model_copy(update={part: train})
+    name = trained(config) if stage == "distill" else stage
+    return make_program(config, mesh_of(config.parallel.sizes), name, apart=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("recipe", sorted(SMALL))
+def test_a_run_and_a_plan_lower_the_same_program(recipe, stage, tmp_path):
+    config = config_of(recipe, tmp_path)
+    if stage == "finetune" and config.finetune is None:
+        pytest.skip("the recipe takes its teacher as it is")
+    trainer, lower = trainer_of(config, tmp_path, stage)
+    program = planned(config, trainer, stage)
+    batch = program.arguments[2]
+    real = trainer.make_source(0)[0]
+    assert {name: field.dtype for name, field in real.items()} == {
+        name: field.dtype for name, field in batch.items()
+    }
+    assert lower(batch).as_text() == program.lower().as_text()
+
+
+def test_every_recipe_is_compared():
+    assert set(SMALL) == set(recipes())
+
+
+def test_the_teacher_takes_part_as_the_config_says(tmp_path):
+    config = load_config("digits")
+    assert (teacher_kind(config), trained(config)) == ("memory", "cached")
+    shifted = load_config("digits", ["data.shift=1"])
+    assert (teacher_kind(shifted), trained(shifted)) == ("live", "joint")
+    written = load_config("digits", ["cache.codec=full"])
+    assert (teacher_kind(written), trained(written)) == ("cache", "cached")
