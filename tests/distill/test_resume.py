@@ -16,7 +16,7 @@ from support import runs
 from jaxdistill.cli.app import call
 from jaxdistill.engine.telemetry import Telemetry
 
-COMMAND = [sys.executable, "-c", "from jaxdistill.cli import main; main()", "distill"]
+COMMAND = [sys.executable, "-c", "from jaxdistill.cli.app import main; main()", "distill"]
 # Compiled as quickly as here, for one device: what is compared ran through the same compiler.
 FLAGS = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}

@@ -16,7 +16,7 @@ from jaxdistill.errors import ConfigError
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxdistill import workdir_lock
+from jaxdistill.distill import workdir_lock
 with workdir_lock.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -90,7 +90,7 @@ def test_a_system_without_locks_is_said_and_goes_on(tmp_path, monkeypatch, capsy
 
 def test_only_process_0_of_several_takes_it(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(workdir_lock.processes, "once", lambda name, work: asked.append(name))
+    monkeypatch.setattr(workdir_lock.group, "once", lambda name, work: asked.append(name))
     with workdir_lock.held(tmp_path):
         assert not (tmp_path / ".lock").exists()
     assert asked == ["lock"]

@@ -12,10 +12,10 @@ from support.setups import text_dataset
 
 from jaxdistill.config.load import check
 from jaxdistill.data.batching.batch_source import eval_batches
-from jaxdistill.doctor import checks_machine
 from jaxdistill.evaluation import speed as evaluate
 from jaxdistill.models.family import Model
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.parallel import host_memory
 
 
 def _config():
@@ -59,8 +59,8 @@ def test_what_one_device_cannot_hold_is_not_timed(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     model = Model(lambda *_: pytest.fail("run"), {"matrix": np.zeros((100, 90), np.float32)})
     for room, fits in ((44_000, True), (43_000, False)):
-        monkeypatch.setattr(checks_machine, "available_memory", lambda room=room: (room, "there"))
-        assert checks_machine.fits_one_device(100 * 90 * 4) is fits
+        monkeypatch.setattr(host_memory, "available_memory", lambda room=room: (room, "there"))
+        assert host_memory.fits_one_device(100 * 90 * 4) is fits
     assert evaluate.measure_speed(model, text_dataset(), _config()) is None
     cells = evaluate.result_cells(
         "accuracy", RESULT["teacher"] | {"latency_ms": None, "examples_per_second": None}

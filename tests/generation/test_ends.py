@@ -11,7 +11,7 @@ from support.chats import chat_tokenizer
 
 from jaxdistill.config.load import check
 from jaxdistill.data.text.ends import ends_of, generation_config_of
-from jaxdistill.distill.facts import facts_of
+from jaxdistill.distill.facts import Facts
 from jaxdistill.distill.setup import resolve
 from jaxdistill.generation.decode import generate
 from jaxdistill.models.registry import build_model, load_model, save_model
@@ -108,7 +108,7 @@ def test_a_model_saved_by_hand_keeps_the_ends_of_its_folder(teacher, tmp_path):
 def test_students_that_write_for_themselves_know_all_ends(teacher):
     folder, turn, _ = teacher
     config, model = run_of(folder), load_model(folder)
-    facts = facts_of(config, data_of(folder))
+    facts = Facts(ends=ends_of(config, data_of(folder)))
     setup = resolve(config, config.train, facts, model, model, total_steps=10)
     assert setup.writes is not None
     assert list(setup.writes["eos_id"]) == [4, turn]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import parity
-from models.test_t5 import SPEC as T5
-from models.test_t5 import pair
+from models.families.test_t5 import SPEC as T5
+from models.families.test_t5 import pair
 
 from jaxdistill.models.family import Model
 from jaxdistill.models.layers import basic as layers

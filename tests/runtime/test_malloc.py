@@ -10,7 +10,7 @@ FAULTS = """
 import resource
 import sys
 
-from jaxdistill.engine.memory import keep_freed_memory
+from jaxdistill.runtime.malloc import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory() is None

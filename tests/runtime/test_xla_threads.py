@@ -11,7 +11,7 @@ from jaxdistill.runtime.xla_threads import spare_threads_for_virtual_devices
 COUNT = """
 import os
 
-from jaxdistill.engine.threads import spare_threads_for_virtual_devices
+from jaxdistill.runtime.xla_threads import spare_threads_for_virtual_devices
 
 spare_threads_for_virtual_devices()
 

@@ -67,9 +67,9 @@ def test_only_the_rows_of_a_part_are_read(make_split):
     source = train_batches(split, batch_size=16, seed=5, config=config(), shards=4)
     asked = []
     targets = precomputed.Targets(
-        precomputed.codecs.Full(),
-        lambda index: asked.append(index) or {"logits": np.zeros((len(index), 2), np.float32)},
-        2,
+        codec=precomputed.codecs.Full(),
+        width=2,
+        read=lambda index: asked.append(index) or {"logits": np.zeros((len(index), 2), np.float32)},
     )
     source = precomputed.with_targets(source, targets)
     source.only(Part((3,), 4))[0]

@@ -99,7 +99,7 @@ def test_a_key_is_the_same_in_another_process(tokenizer_folder):
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from jaxdistill.data.tokens import cache_key;"
+        "import sys; from pathlib import Path; from jaxdistill.data.text.tokenize import cache_key;"
         "print(cache_key(['a', 'b'], None, folder=Path(sys.argv[1]), max_length=6))"
     )
     command = [sys.executable, "-c", code, str(tokenizer_folder)]
