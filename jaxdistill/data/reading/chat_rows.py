@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.chat import RESERVED, Chat
+from jaxdistill.data.reading.column_names import CHATS
 from jaxdistill.data.reading.messages import (
     ASSISTANT,
     are_messages,
@@ -18,7 +19,6 @@ from jaxdistill.data.reading.messages import (
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean
 
-CHATS = ("messages", "conversation", "conversations")
 _PROMPT = "prompt"
 _CHOSEN = "chosen"
 _ANSWERS = ("completion", _CHOSEN, "response", "answer")
@@ -75,7 +75,9 @@ def _columns(table: Table, config: DataConfig) -> dict[str, str] | None:
     if config.text is not None:
         return None
     worse = {"worse": _WORSE} if _WORSE in table.columns else {}
-    named = [name for name in CHATS if name in table.columns]
+    # A column without a value says nothing of what the rows are.
+    present = [name for name in CHATS if name in table.columns]
+    named = [name for name in present if _first(table, name) is not None]
     if named and _CHOSEN in table.columns and isinstance(_first(table, _CHOSEN), Mapping):
         return {"prompt": named[0], "answer": _CHOSEN, **worse}  # of ShareGPT's preferences
     if named:

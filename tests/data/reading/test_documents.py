@@ -59,6 +59,21 @@ def test_chats_are_found_by_their_column(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("row", "learned"),
+    [
+        ({"messages": None, "text": "a b"}, "a b"),
+        ({"conversations": None, "text": "a b"}, "a b"),
+        ({"messages": None, "prompt": "a", "completion": " b"}, ("a", " b")),
+    ],
+)
+def test_a_column_of_chats_without_any_is_passed_over(row, learned, tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [row] * 2)
+    found = read_documents(DataConfig(train=path, validation=path))["train"]
+    assert not found.chats
+    assert list(found.items) == [learned] * 2
+
+
+@pytest.mark.parametrize(
     ("rows", "fields", "message"),
     [
         ([{"text": 3}], {}, r"line 1: got text='3', expected text"),
