@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxdistill import losses
+    from jaxdistill.config.base import Section
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from jaxdistill.engine.step import make_eval_step, make_train_step
     from jaxdistill.generation.decode import generate
     from jaxdistill.generation.rollout import make_continue
+    from jaxdistill.methods.method import Method
+    from jaxdistill.methods.registry import register_method
     from jaxdistill.models.outputs import Outputs
     from jaxdistill.models.registry import Model, build_model, load_model, save_model
     from jaxdistill.parallel.compilation import (
@@ -38,9 +41,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheWriter",
     "Mean",
+    "Method",
     "Model",
     "Objective",
     "Outputs",
+    "Section",
     "Term",
     "TrainState",
     "__version__",
@@ -61,6 +66,7 @@ __all__ = [
     "place_batch",
     "plan",
     "pmap_step",
+    "register_method",
     "replicate",
     "save_model",
     "state_shardings",
@@ -69,6 +75,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "config.base": ("Section",),
+    "methods.method": ("Method",),
+    "methods.registry": ("register_method",),
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
     "parallel.mesh": ("make_mesh",),
     "engine.on_policy_step": ("make_on_policy_step",),

@@ -71,17 +71,17 @@ def _families() -> list[Method]:
 
 
 def _losses() -> list[Method]:
-    from jaxdistill import losses
-    from jaxdistill.config.objective import LossName
+    from jaxdistill.methods.method import function_of
+    from jaxdistill.methods.registry import methods as known
 
-    functions = {name: getattr(losses, name) for name in get_args(LossName)}
+    functions = {name: function_of(method.formula) for name, method in known().items()}
     return [Method("loss", name, first_sentence(f), papers(f)) for name, f in functions.items()]
 
 
 def _schedules() -> list[Method]:
     import optax
 
-    from jaxdistill.config.objective import ScheduleConfig
+    from jaxdistill.config.base import ScheduleConfig
     from jaxdistill.config.schema import TrainConfig
 
     functions = {

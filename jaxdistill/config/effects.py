@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from jaxdistill.config.objective import DECAYING
+from jaxdistill.config.base import DECAYING
 from jaxdistill.config.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ _LABEL_OPTIONS = ("label", "labels")
 
 def idle_options(config: Config) -> Iterator[tuple[Path, str]]:
     """Yield every option without effect in this configuration, and why it has none."""
-    yield from _of_terms(config)
     yield from _of_data(config)
     yield from _of_cache(config)
     yield from _of_models(config)
@@ -72,13 +71,6 @@ def _given(config: Any, path: Path) -> bool:
         else:
             node = getattr(node, name)
     return node is not None
-
-
-def _of_terms(config: Config) -> Iterator[tuple[Path, str]]:
-    # Each term refuses them itself; what is written down is without them, too.
-    for name, term in config.objective.items():
-        for option in term.idle:
-            yield ("objective", name, option), f"none of the loss {term.loss!r}"
 
 
 def _of_data(config: Config) -> Iterator[tuple[Path, str]]:

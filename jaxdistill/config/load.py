@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jaxdistill.config.effects import effective
+from jaxdistill.config.objective import TermConfig, option_fault, read_term, term_fields
 from jaxdistill.config.paths import expand
 from jaxdistill.config.schema import Config
 from jaxdistill.config.values import annotation_at, read_override, read_yaml, write_yaml
@@ -125,10 +126,34 @@ def check(values: Mapping[str, Any]) -> Config:
         empty = name in values and values[name] is None and not means_none
         if is_section and (empty or (field.is_required() and name not in values)):
             values = {**values, name: {}}
+    config = None
+    terms, faults = _read_terms(values.get("objective"))
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate({**values, **terms})
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(error.errors()))) from None
+        faults += _describe(error.errors())
+    if faults or config is None:
+        raise ConfigError("; ".join(faults))
+    return config
+
+
+def _read_terms(objective: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the objective with its terms read, where all can be, and their faults."""
+    if not isinstance(objective, Mapping):
+        return {}, []
+    terms, faults = {}, []
+    for name, values in objective.items():
+        try:
+            terms[name] = read_term(values)
+        except ValidationError as error:
+            found = [
+                {**fault, "loc": ("objective", name, *fault["loc"])} for fault in error.errors()
+            ]
+            faults += _describe(found)
+        except ValueError as error:
+            faults.append(f"objective.{name}.{error}")
+    # What has faults was told; the rest of the config is checked without it.
+    return {"objective": {} if faults else terms}, faults
 
 
 def dump(config: Config) -> str:
@@ -171,10 +196,15 @@ def _parse(path: Path) -> Any:
 
 def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
     faults = []
+    fields = model.model_fields
+    if model is TermConfig:
+        fields = term_fields(values.get("loss"))
     for key, value in values.items():
-        field = model.model_fields.get(key)
+        field = fields.get(key)
         if field is None:
-            faults.append(f"{prefix}{key}: unknown key.{_nearest(model, str(key))}")
+            fault = option_fault(values.get("loss"), key) if model is TermConfig else None
+            fault = fault or f"unknown key.{_nearest(fields, str(key))}"
+            faults.append(f"{prefix}{key}: {fault}")
             continue
         if isinstance(value, bool) and not {bool, Any} & set(_members(field.annotation)):
             # pydantic would take `true` for the number 1.
@@ -189,14 +219,14 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
     return faults
 
 
-def _nearest(model: type[BaseModel], key: str) -> str:
+def _nearest(fields: Mapping[str, Any], key: str) -> str:
     """Say which key was meant: one spelled alike, one of other tools, or one of a section."""
-    known, meant = list(model.model_fields), ELSEWHERE.get(key, key)
+    known, meant = list(fields), ELSEWHERE.get(key, key)
     if meant in known:
         return f" Did you mean {meant!r}?"
     inside = [
         f"{name}.{meant}"
-        for name, field in model.model_fields.items()
+        for name, field in fields.items()
         for section, is_map in _sections(field.annotation)
         if not is_map and meant in section.model_fields
     ]

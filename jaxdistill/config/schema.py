@@ -5,33 +5,28 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from jaxdistill.config.effects import check_effects
-from jaxdistill.config.objective import (
-    ATTENTION_LOSSES,
-    FUSED_LOSSES,
-    HIDDEN_LOSSES,
+from jaxdistill.config.base import (
     LOWER_IS_BETTER,
-    OF_SEVERAL_CLASSES,
-    SUPERVISED_LOSSES,
     TASK_LOSSES,
     Dtype,
-    GenerateConfig,
     Judgement,
     LabelName,
-    OnPolicyConfig,
     PositiveInt,
     Section,
     Task,
-    TermConfig,
 )
+from jaxdistill.config.effects import check_effects
+from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
+from jaxdistill.config.objective import TermConfig, make_term, read_term
 from jaxdistill.config.training import (
     CheckpointConfig,
     ParallelConfig,
     TelemetryConfig,
     TrainConfig,
 )
+from jaxdistill.methods.registry import methods
 
 __all__ = [
     "CacheConfig",
@@ -295,7 +290,9 @@ class Config(Section):
     """The teacher's training; null takes the teacher as it is."""
     train: TrainConfig = TrainConfig()
     """The student's training, with and without the teacher."""
-    objective: dict[str, TermConfig] = Field(default_factory=dict)
+    objective: dict[str, Annotated[SerializeAsAny[TermConfig], BeforeValidator(read_term)]] = Field(
+        default_factory=dict
+    )
     losses: Literal["fused", "dense"] = "fused"
     """How a language model's losses come from hidden states: in chunks of tokens, so that logits
     `[tokens, vocabulary]` never exist, or from whole logits."""
@@ -333,12 +330,12 @@ class Config(Section):
         if self.objective:
             return self.objective
         soft = {
-            "classification": TermConfig(loss="forward_kl", weight=0.5, temperature=2.0),
-            "multilabel": TermConfig(loss="bernoulli_kl", weight=0.5, temperature=2.0),
-            "regression": TermConfig(loss="mse_logits", weight=0.5),
-            "language_model": TermConfig(loss="forward_kl", weight=0.5),
+            "classification": make_term(loss="forward_kl", weight=0.5, temperature=2.0),
+            "multilabel": make_term(loss="bernoulli_kl", weight=0.5, temperature=2.0),
+            "regression": make_term(loss="mse_logits", weight=0.5),
+            "language_model": make_term(loss="forward_kl", weight=0.5),
         }[self.task]
-        hard = TermConfig.model_validate({"loss": TASK_LOSSES[self.task], "weight": 0.5})
+        hard = make_term(TASK_LOSSES[self.task], weight=0.5)
         return {"soft": soft, "hard": hard}
 
     @model_validator(mode="after")
@@ -352,7 +349,7 @@ class Config(Section):
             raise ValueError(f"seeds: got {list(self.seeds)}, expected each seed once")
         for name, term in self.objective.items():
             wanted = TASK_LOSSES[self.task]
-            if term.loss in SUPERVISED_LOSSES and term.loss != wanted:
+            if term.method.reads == "labels" and term.loss != wanted:
                 raise ValueError(
                     f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
                     f"expected {wanted!r}"
@@ -389,7 +386,9 @@ def _check_objective(config: Config) -> None:
             "nothing; give one of them a weight above 0"
         )
     for name, term in config.terms.items():
-        if config.task == "regression" and term.loss in (*OF_SEVERAL_CLASSES, "bernoulli_kl"):
+        if config.task == "regression" and (
+            term.method.compares_classes or term.loss == "bernoulli_kl"
+        ):
             raise ValueError(
                 f"objective.{name}.loss: got {term.loss!r} for task 'regression', whose one output "
                 "is no distribution over classes; expected 'mse_logits'"
@@ -400,14 +399,15 @@ def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
     """Refuse what a language model's losses cannot do without logits."""
     if config.task != "language_model" or config.losses == "dense":
         return
-    if term.loss not in (*FUSED_LOSSES, *HIDDEN_LOSSES, *ATTENTION_LOSSES):
+    if not (term.method.fused or term.method.reads_teacher_inside):
+        fused = [name for name, method in methods().items() if method.fused]
         raise ValueError(
-            f"objective.{name}.loss: got {term.loss!r}, expected one of {list(FUSED_LOSSES)}, "
+            f"objective.{name}.loss: got {term.loss!r}, expected one of {fused}, "
             "which need no logits; or set losses=dense"
         )
-    if term.label_smoothing:
+    if smoothing := term.options.get("label_smoothing"):
         raise ValueError(
-            f"objective.{name}.label_smoothing: got {term.label_smoothing}, expected 0 without "
+            f"objective.{name}.label_smoothing: got {smoothing}, expected 0 without "
             "logits; or set losses=dense"
         )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from jaxdistill.config.objective import (
+from jaxdistill.config.base import (
     Dtype,
     NonNegativeFloat,
     Optimizer,

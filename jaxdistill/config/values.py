@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from jaxdistill.config.objective import TermConfig, option_annotation
 from jaxdistill.errors import ConfigError
 
 _MOST_VALUES = 100_000
@@ -248,6 +249,8 @@ def _below(annotation: Any, key: str) -> Any:
     for kind in members(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(key)
+            if field is None and issubclass(kind, TermConfig):
+                return option_annotation(key)
             return Any if field is None else field.annotation
         if typing.get_origin(kind) is dict:
             return typing.get_args(kind)[1]

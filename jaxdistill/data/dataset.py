@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config.objective import Task
+from jaxdistill.config.base import Task
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.label_names import model_and_data_names, positive_label

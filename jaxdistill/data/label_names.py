@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
-from jaxdistill.config.objective import Task
+from jaxdistill.config.base import Task
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean

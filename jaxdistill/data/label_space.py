@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxdistill.config.objective import Task
+from jaxdistill.config.base import Task
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_cells import CellForm
 from jaxdistill.data.label_names import as_number, is_integer

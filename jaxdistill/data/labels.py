@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config.objective import Task
+from jaxdistill.config.base import Task
 from jaxdistill.data.label_cells import CellForm, find_form, read_rows
 from jaxdistill.data.label_names import (
     MISSING,

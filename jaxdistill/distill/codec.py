@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxdistill.config.objective import CACHED_LOSSES, LOGIT_LOSSES, OPTIONS, ScheduleConfig
+from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import CacheConfig, Config
 from jaxdistill.distill import language
 from jaxdistill.errors import ConfigError
+from jaxdistill.methods.registry import methods
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
 
@@ -27,7 +28,7 @@ def choose_codec(config: Config) -> codecs.Codec:
         options["k"] = wanted.k
     if name == "sampled":
         options |= {"samples": wanted.samples, "seed": wanted.seed}
-    if name in CACHED_LOSSES:
+    if name in ("topk", "sampled"):
         options["temperature"] = _temperature(config, name)
     codec = codecs.make_codec(name, **options)
     check_objective(config, codec)
@@ -56,8 +57,8 @@ def check_objective(config: Config, codec: codecs.Codec) -> None:
     if isinstance(codec, codecs.Full | codecs.Hidden):
         return
     for name, term in config.terms.items():
-        known = CACHED_LOSSES[codec.name]
-        if term.loss in LOGIT_LOSSES and term.loss not in known:
+        known = [name for name, method in methods().items() if codec.name in method.cached]
+        if term.method.reads == "logits" and term.loss not in known:
             raise ConfigError(
                 f"objective.{name}.loss: got {term.loss!r} with the codec {codec.name}, expected "
                 f"one of {', '.join(known)}; or write the cache with cache.codec=full"
@@ -77,13 +78,14 @@ def _temperature(config: Config, codec: str) -> float:
     )
     found: dict[str, float] = {}
     for name, term in config.terms.items():
-        if "temperature" not in OPTIONS[term.loss]:
+        temperature = term.options.get("temperature")
+        if temperature is None:
             continue
-        if isinstance(term.temperature, ScheduleConfig):
+        if isinstance(temperature, ScheduleConfig):
             raise ConfigError(
                 f"objective.{name}.temperature: got a schedule, expected a number: {fix}"
             )
-        found[name] = term.temperature
+        found[name] = temperature
     if len(set(found.values())) > 1:
         raise ConfigError(f"objective: got terms at the temperatures {found}, expected one: {fix}")
     return next(iter(found.values()), 1.0)

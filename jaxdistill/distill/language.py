@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill.config.objective import FUSED_LOSSES, TermConfig
+from jaxdistill.config.objective import TermConfig
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.packed_dataset import prepare_language
@@ -72,10 +72,10 @@ def fused_terms(
         name: TokenLoss(
             term.loss,
             value_schedule(term.weight, total_steps),
-            value_schedule(term.temperature, total_steps),
-            term.beta,
+            value_schedule(term.options.get("temperature", 1.0), total_steps),
+            term.options.get("beta", 0.5),
         )
         for name, term in terms.items()
-        if term.loss in FUSED_LOSSES
+        if term.method.fused
     }
     return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}

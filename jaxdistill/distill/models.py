@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxdistill.config.objective import PROBLEM_TYPES
+from jaxdistill.config.base import PROBLEM_TYPES
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import Dataset, prepare

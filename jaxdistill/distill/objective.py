@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from jaxdistill import losses
-from jaxdistill.config.objective import (
-    ATTENTION_LOSSES,
-    FUSED_LOSSES,
-    HIDDEN_LOSSES,
-    LOGIT_LOSSES,
-    OPTIONS,
-    SUPERVISED_LOSSES,
-    TASK_LOSSES,
-    TermConfig,
-)
+from jaxdistill.config.base import TASK_LOSSES
+from jaxdistill.config.objective import TermConfig, make_term
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import language
+from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import (
     Objective,
+    Schedule,
     Term,
     features_term,
     logits_term,
@@ -28,6 +21,7 @@ from jaxdistill.engine.objective import (
 )
 from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.terms_cached import StoredLoss, stored_term, stored_tokens_term
+from jaxdistill.methods.method import function_of
 from jaxdistill.teachers.cache import codecs
 
 
@@ -40,10 +34,10 @@ def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
     terms = {
         name: term.model_copy(update={"weight": 1.0})
         for name, term in config.terms.items()
-        if term.loss in SUPERVISED_LOSSES
+        if term.method.reads == "labels"
     }
     if not terms:
-        terms = {"hard": TermConfig.model_validate({"loss": TASK_LOSSES[config.task]})}
+        terms = {"hard": make_term(TASK_LOSSES[config.task])}
     if language.fuses(config):
         return Objective(language.fused_terms(terms, 1, mesh=mesh))
     return Objective({name: _term(name, term, 1) for name, term in terms.items()})
@@ -73,7 +67,7 @@ def distillation_objective(
             fused = {language.FUSED: whole}
         else:
             fused = language.fused_terms(terms, total_steps, vocabulary=vocabulary, mesh=mesh)
-        terms = {name: term for name, term in terms.items() if term.loss not in FUSED_LOSSES}
+        terms = {name: term for name, term in terms.items() if not term.method.fused}
     others = {
         name: _term(
             name,
@@ -97,37 +91,50 @@ def _term(
     codec: codecs.Codec | None = None,
     vocabulary: int | None = None,
 ) -> Term:
-    function = getattr(losses, term.loss)
-    if vocabulary is not None and term.loss in LOGIT_LOSSES:
-        function = language.among(function, vocabulary)
-    weight = value_schedule(term.weight, total_steps)
-    if term.loss in SUPERVISED_LOSSES:
-        options = {"label_smoothing": term.label_smoothing} if term.label_smoothing else {}
-        return task_term(function, weight=weight, **options)
-    if term.loss in HIDDEN_LOSSES + ATTENTION_LOSSES:
+    method, weight = term.method, value_schedule(term.weight, total_steps)
+    function, options = function_of(method.formula), term.options
+    if method.reads == "labels":
+        given = {name: value for name, value in options.items() if value}
+        return task_term(function, weight=weight, **given)
+    if method.reads_layers:
         return features_term(
             function,
-            term.layers or {},
-            kind="hidden" if term.loss in HIDDEN_LOSSES else "attention",
+            options["layers"],
+            kind=method.reads,
             weight=weight,
             projection=name if projected else None,
         )
-    temperature = value_schedule(term.temperature, total_steps)
-    options = {"beta": term.beta} if term.loss == "jsd" else {}
+    if method.reads == "outputs":
+        return outputs_term(name, term, function, weight)
+    if vocabulary is not None:
+        function = language.among(function, vocabulary)
     if isinstance(codec, codecs.TopK | codecs.Sampled):
         return stored_term(_stored(term, total_steps, codec), vocabulary=vocabulary)
-    if "temperature" not in OPTIONS[term.loss]:
-        return logits_term(function, temperature=None, weight=weight)
+    temperature = options.pop("temperature", None)
+    if temperature is not None:
+        temperature = value_schedule(temperature, total_steps)
     return logits_term(function, temperature=temperature, weight=weight, **options)
+
+
+def outputs_term(
+    name: str, term: TermConfig, function: Callable[..., Mean], weight: float | Schedule
+) -> Term:
+    """Return a term of whole outputs, with the parameters that its method trains."""
+    options, method = term.options, term.method
+    ours, theirs = ((), ()) if method.taps is None else function_of(method.taps)(**options)
+
+    def compute(student, teacher, batch, *, step, projections):
+        maps = projections.get(name)
+        return function(student, teacher, batch, maps=maps, step=step, **options)
+
+    return Term(compute, weight=weight, student_taps=tuple(ours), teacher_taps=tuple(theirs))
 
 
 def _stored(term: TermConfig, total_steps: int, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:
     """Return a term's loss of what the codec keeps; of one on labels the loss itself."""
-    weight = value_schedule(term.weight, total_steps)
-    if term.loss in SUPERVISED_LOSSES:
-        return StoredLoss(getattr(losses, term.loss), (), weight, {})
-    options: dict[str, Any] = {"temperature": codec.temperature}
-    if term.loss == "jsd":
-        options["beta"] = term.beta
-    loss = getattr(losses, f"{codec.name}_{term.loss}")
+    weight, method = value_schedule(term.weight, total_steps), term.method
+    if method.reads == "labels":
+        return StoredLoss(function_of(method.formula), (), weight, {})
+    options = term.options | {"temperature": codec.temperature}
+    loss = function_of(method.cached[codec.name])
     return StoredLoss(loss, codecs.TARGETS[codec.name]._fields, weight, options)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jaxdistill.config.objective import HIDDEN_LOSSES
 from jaxdistill.config.schema import Config
+from jaxdistill.methods.method import function_of
 from jaxdistill.models.layer_maps import check_layers, tap_shapes
 from jaxdistill.models.registry import Model
 
@@ -23,20 +24,28 @@ def make_projections(config: Config, student: Model, teacher: Model, seed: int) 
     check_layers(config, student, teacher)
     projections: dict[str, Any] = {}
     for name, term in config.terms.items():
-        if term.loss not in HIDDEN_LOSSES:
-            continue
-        layers = term.layers or {}
-        sides = (student, list(layers.keys())), (teacher, list(layers.values()))
-        widths = [
-            [shape[-1] for shape in tap_shapes(model, wanted, "hidden")] for model, wanted in sides
-        ]
-        if widths[0] == widths[1]:
-            continue
         key = jax.random.fold_in(jax.random.key(seed), len(projections))
-        projections[name] = {}
-        for index, layer in enumerate(layers):
-            ours, theirs = widths[0][index], widths[1][index]
-            scale = ours**-0.5
-            kernel = scale * jax.random.normal(jax.random.fold_in(key, index), (ours, theirs))
-            projections[name][str(layer)] = kernel
+        if term.method.maps is not None:
+            make = function_of(term.method.maps)
+            projections[name] = make(student, teacher, key, **term.options)
+        elif term.method.reads == "hidden":
+            kernels = _kernels(student, teacher, term.options["layers"], key)
+            projections |= {} if kernels is None else {name: kernels}
     return projections
+
+
+def _kernels(
+    student: Model, teacher: Model, layers: Mapping[int, int], key: jax.Array
+) -> dict[str, jax.Array] | None:
+    """Draw a kernel for each pair of layers, or return None where the widths are equal."""
+    sides = (student, list(layers.keys())), (teacher, list(layers.values()))
+    ours, theirs = (
+        [shape[-1] for shape in tap_shapes(model, wanted, "hidden")] for model, wanted in sides
+    )
+    if ours == theirs:
+        return None
+    return {
+        str(layer): ours[index] ** -0.5
+        * jax.random.normal(jax.random.fold_in(key, index), (ours[index], theirs[index]))
+        for index, layer in enumerate(layers)
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxdistill.config.objective import OnPolicyConfig
+from jaxdistill.config.generation import OnPolicyConfig
 from jaxdistill.engine.on_policy_step import make_on_policy_step
 from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.step import TrainStep

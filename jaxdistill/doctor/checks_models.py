@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxdistill.config.objective import PROBLEM_TYPES
+from jaxdistill.config.base import PROBLEM_TYPES
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset, NamedHead
 from jaxdistill.data.reading.columns import Modality

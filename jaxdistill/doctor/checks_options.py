@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdistill.config.objective import OF_SEVERAL_CLASSES, SUPERVISED_LOSSES, ScheduleConfig
+from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.stage import count_steps
 from jaxdistill.doctor.findings import Check, Finding, Setup
@@ -24,7 +24,7 @@ def objective(setup: Setup) -> Check:
     """Check that something is learned of the teacher, and by losses of the task's kind."""
     config = setup.config
     acting = {name: term for name, term in config.terms.items() if term.acts}
-    taught = [name for name, term in acting.items() if term.loss not in SUPERVISED_LOSSES]
+    taught = [name for name, term in acting.items() if term.method.reads != "labels"]
     warnings = []
     if not taught:
         warnings.append(
@@ -32,7 +32,7 @@ def objective(setup: Setup) -> Check:
             "alike and differ by chance; give such a term a weight"
         )
     for name, term in acting.items():
-        if config.task == "multilabel" and term.loss in OF_SEVERAL_CLASSES:
+        if config.task == "multilabel" and term.method.compares_classes:
             warnings.append(
                 f"{name}: {term.loss} compares which label is likelier than another, but several "
                 "may hold at once; bernoulli_kl compares each by itself"
@@ -123,9 +123,9 @@ def _in_steps(config: Config, stage: str, train: TrainConfig) -> Iterator[tuple[
     if stage != "train":
         return
     values: dict[str, Any] = {
-        f"objective.{name}.{option}": getattr(term, option)
+        f"objective.{name}.{option}": value
         for name, term in config.terms.items()
-        for option in ("weight", "temperature")
+        for option, value in {"weight": term.weight, **term.options}.items()
     }
     if config.on_policy is not None:
         values["on_policy.share"] = config.on_policy.share

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from jaxdistill.config.objective import Judgement
+from jaxdistill.config.base import Judgement
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.doctor import (

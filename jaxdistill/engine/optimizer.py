@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.config.objective import DECAYING, Optimizer, ScheduleConfig
+from jaxdistill.config.base import DECAYING, Optimizer, ScheduleConfig
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.errors import ConfigError, did_you_mean
 

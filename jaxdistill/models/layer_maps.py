@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.config.objective import HIDDEN_LOSSES
 from jaxdistill.config.schema import Config
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.models.registry import Model
@@ -29,13 +28,13 @@ def check_layers(
         or a pair of layers that cannot be compared.
     """
     for name, term in config.terms.items():
-        if not term.layers:
+        if not term.method.reads_layers:
             continue
-        kind = "hidden" if term.loss in HIDDEN_LOSSES else "attention"
+        kind, pairs = term.method.reads, term.options["layers"]
         found = []
         for side, model, layers in (
-            ("student", student, list(term.layers.keys())),
-            ("teacher", teacher, list(term.layers.values())),
+            ("student", student, list(pairs.keys())),
+            ("teacher", teacher, list(pairs.values())),
         ):
             _check_range(name, side, layer_count(model), layers)
             try:
@@ -45,7 +44,7 @@ def check_layers(
                     f"objective.{name}.loss: got {term.loss!r}, but the {side} ({model.family}) "
                     f"gives no such features: {error}"
                 ) from None
-        for pair, ours, theirs in zip(term.layers.items(), *found, strict=True):
+        for pair, ours, theirs in zip(pairs.items(), *found, strict=True):
             _check_pair(name, kind, pair, ours, theirs)
 
 

@@ -143,7 +143,11 @@ def step_operations(
       batch: of the step over all devices.
       mesh: that it is laid over.
     """
-    maps = [term.layers or {} for term in config.terms.values()] if teacher is not None else []
+    maps = (
+        [term.options.get("layers", {}) for term in config.terms.values()]
+        if teacher is not None
+        else []
+    )
     own = forward_flops(student, batch, read={layer for layers in maps for layer in layers})
     if own is None or config.on_policy is not None:
         return {}, None

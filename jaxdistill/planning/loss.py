@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses
-from jaxdistill.config.objective import FUSED_LOSSES
 from jaxdistill.errors import ConfigError
 from jaxdistill.losses import FusedTerm, Projection, fused_loss
 
@@ -102,13 +101,14 @@ def terms_of(terms: Mapping[str, Any]) -> dict[str, FusedTerm]:
     """
     found = {}
     for name, term in terms.items():
-        if not all(isinstance(value, int | float) for value in (term.weight, term.temperature)):
+        options = term.options
+        temperature = options.get("temperature", 1.0)
+        if not all(isinstance(value, int | float) for value in (term.weight, temperature)):
             raise ConfigError(
                 f"objective.{name}: got a schedule, expected numbers to plan the loss alone"
             )
-        if term.loss in FUSED_LOSSES:
-            temperature = 1.0 if term.loss == "cross_entropy" else term.temperature
-            found[name] = FusedTerm(term.loss, term.weight, temperature, term.beta)
+        if term.method.fused:
+            found[name] = FusedTerm(term.loss, term.weight, temperature, options.get("beta", 0.5))
     if not found:
         raise ConfigError("objective: got no token loss, expected one to plan the loss alone")
     return found

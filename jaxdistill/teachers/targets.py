@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config.objective import ATTENTION_LOSSES, HIDDEN_LOSSES
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import Batch, BatchSource
 from jaxdistill.data.batching.draws import Draw, Part
@@ -62,7 +61,7 @@ class Targets(Stored):
 def obstacle(config: Config) -> str | None:
     """Return why the teacher has to run live in this configuration, or None."""
     for name, term in config.terms.items():
-        if term.loss in HIDDEN_LOSSES + ATTENTION_LOSSES:
+        if term.method.reads_teacher_inside:
             return f"objective.{name} reads the teacher's layers"
     if config.data.shift:
         return "data.shift alters the examples"

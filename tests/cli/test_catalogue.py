@@ -1,10 +1,8 @@
 """The list of methods is that of the code, and each line says something."""
 
-from typing import get_args
-
 from jaxdistill.cli import catalogue
-from jaxdistill.config import objective
 from jaxdistill.engine.optimizer import OPTIMIZERS
+from jaxdistill.methods import registry
 from jaxdistill.models.registry import families
 
 
@@ -15,7 +13,7 @@ def test_everything_is_listed_with_one_line():
         names.setdefault(method.kind, set()).add(method.name)
         assert method.summary
         assert "\n" not in method.summary
-    assert names["loss"] == set(get_args(objective.LossName))
+    assert names["loss"] == set(registry.methods())
     assert names["optimizer"] == set(OPTIMIZERS)
     assert names["schedule"] == {"constant", "linear", "cosine"}
     assert {name.split(",")[0] for name in names["model family"]} == set(families())

@@ -10,12 +10,13 @@ import scipy.special
 import yaml
 
 from jaxdistill import losses
+from jaxdistill.config.base import DECAYING, ScheduleConfig
 from jaxdistill.config.effects import effective, idle_options
 from jaxdistill.config.load import check, dump, load_config
-from jaxdistill.config.objective import DECAYING, OPTIONS, ScheduleConfig
 from jaxdistill.distill import objective as objectives
 from jaxdistill.engine.optimizer import OPTIMIZERS, make_optimizer, value_schedule
 from jaxdistill.errors import ConfigError
+from jaxdistill.methods.registry import methods
 from jaxdistill.models.outputs import Head, Outputs
 
 IMAGES = {
@@ -42,6 +43,9 @@ def merged(base: dict, changes: dict) -> dict:
             node = node.setdefault(parent, {})
         node[last] = value
     return values
+
+
+OPTIONS = {name: tuple(method.options.model_fields) for name, method in methods().items()}
 
 
 def fault(base: dict, **changes) -> str:

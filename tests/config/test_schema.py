@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from jaxdistill.config import objective, schema
+from jaxdistill.config import base, schema
 from jaxdistill.config.load import (
     apply_override,
     check,
@@ -18,6 +18,8 @@ from jaxdistill.config.load import (
     recipes,
 )
 from jaxdistill.errors import ConfigError
+from jaxdistill.methods.method import function_of
+from jaxdistill.methods.registry import methods
 
 
 def _values(**sections) -> dict:
@@ -267,7 +269,7 @@ def test_overrides(tmp_path):
     assert config.train.learning_rate == 1e-4
     assert config.train.epochs == 2
     assert config.train.schedule == "cosine"
-    assert config.objective["soft"].weight == objective.ScheduleConfig(start=1, end=0.5)
+    assert config.objective["soft"].weight == base.ScheduleConfig(start=1, end=0.5)
     assert config.objective["hint"].layers == {0: 1}
     assert config.data.label == "my label"
     assert config.finetune is None
@@ -373,13 +375,12 @@ def test_differences():
 def test_optimizers_are_those_that_exist():
     from jaxdistill.engine.optimizer import OPTIMIZERS
 
-    assert set(get_args(objective.Optimizer)) == set(OPTIMIZERS)
+    assert set(get_args(base.Optimizer)) == set(OPTIMIZERS)
 
 
 def test_losses_are_those_that_exist():
     from jaxdistill import losses
 
-    groups = (objective.SUPERVISED_LOSSES, objective.LOGIT_LOSSES, objective.HIDDEN_LOSSES)
-    names = [name for group in (*groups, objective.ATTENTION_LOSSES) for name in group]
-    assert sorted(names) == sorted(get_args(objective.LossName))
-    assert all(callable(getattr(losses, name)) for name in names)
+    for name, method in methods().items():
+        assert function_of(method.formula) is getattr(losses, name)
+        assert all(callable(function_of(target)) for target in method.cached.values())

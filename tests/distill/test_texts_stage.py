@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdistill.cli import app as cli
+from jaxdistill.config.generation import OnPolicyConfig
 from jaxdistill.config.load import check, dump
-from jaxdistill.config.objective import OnPolicyConfig
 from jaxdistill.data.reading.chat import chat_of
 from jaxdistill.data.reading.documents import Documents, read_documents
 from jaxdistill.data.text.bpe import trained_tokenizer

@@ -7,7 +7,7 @@ import optax
 import pytest
 from models import parity
 
-from jaxdistill.config.objective import ScheduleConfig
+from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.engine.optimizer import (
     layer_factors,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill.config.objective import ScheduleConfig
+from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.engine.optimizer import learning_rate_schedule, make_optimizer, value_schedule
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdistill.config.objective import Task
+from jaxdistill.config.base import Task
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.column_names import (
     IMAGES,

@@ -1,0 +1,74 @@
+"""What a way to distil says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from jaxdistill.config.base import Section
+
+Reads = Literal["labels", "logits", "hidden", "attention", "outputs"]
+
+
+class NoOptions(Section):
+    """A method without options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to distil.
+
+    Functions are given as themselves or as `package.module:name`, which is imported on first use,
+    so that a config that names the method can be checked without importing jax.
+
+    Attributes:
+      name: as a config names it.
+      reads: what it compares: the task's `labels`, `logits` of both models, pairs of layers
+        (`hidden` states or `attention` maps), or whole `outputs`.
+      formula: the function; its docstring says what it is, its first line and its paper are listed.
+        Of labels `(logits, labels, **options)`, of logits and of layers
+        `(student, teacher, **options)`, each unreduced. Of outputs
+        `(student, teacher, batch, *, maps, step, **options) -> Mean`.
+      options: a section with its options; those named `temperature` may be schedules, `layers` is
+        the map of pairs of layers.
+      compares_classes: whether it compares distributions over several classes, and so says nothing
+        where there is one output.
+      fused: whether `losses.fused_loss` computes it without logits, under the same name.
+      cached: its function of what a codec keeps of the teacher, by the name of the codec.
+      taps: `(**options) -> (student_taps, teacher_taps)`, for outputs.
+      maps: `(student, teacher, key, **options) -> pytree`, parameters that are trained beside the
+        student and left out of the export; models whose parameters may be shapes.
+    """
+
+    name: str
+    reads: Reads
+    formula: str | Callable[..., Any]
+    options: type[Section] = NoOptions
+    compares_classes: bool = False
+    fused: bool = False
+    cached: Mapping[str, str | Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    taps: str | Callable[..., Any] | None = None
+    maps: str | Callable[..., Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.options))
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether it compares pairs of layers."""
+        return self.reads in ("hidden", "attention")
+
+    @property
+    def reads_teacher_inside(self) -> bool:
+        """Whether it needs more of a live teacher than its last outputs."""
+        return self.reads_layers or self.reads == "outputs"
+
+
+def function_of(target: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that was named as `package.module:name`, or the function itself."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,65 @@
+"""All methods by name: those of the package, and those that others registered."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib.metadata import entry_points
+
+from jaxdistill.errors import ConfigError
+from jaxdistill.methods.method import Method
+
+_OWN = ("labels", "response", "feature")
+_REGISTERED: dict[str, Method] = {}
+
+
+def register_method(method: Method) -> Method:
+    """Make a method known to configs, `jaxdistill methods` and plans under its name.
+
+    Raises:
+      ConfigError: another method has that name.
+    """
+    own = {name for module in _OWN for name in _declared(module)}
+    if method.name in own or _REGISTERED.get(method.name, method) != method:
+        raise ConfigError(
+            f"register_method: got the name {method.name!r}, which another method has; choose "
+            "another one"
+        )
+    _REGISTERED[method.name] = method
+    return method
+
+
+def methods() -> dict[str, Method]:
+    """Return every method by name, those of the package first."""
+    load_plugins()
+    found = {name: method for module in _OWN for name, method in _declared(module).items()}
+    return found | _REGISTERED
+
+
+def method_named(name: str) -> Method:
+    """Return a method.
+
+    Raises:
+      KeyError: no such method.
+    """
+    return methods()[name]
+
+
+def names(reads: str) -> tuple[str, ...]:
+    """Return the names of the methods that read one kind of thing."""
+    return tuple(name for name, method in methods().items() if method.reads == reads)
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import what installed packages offer under the entry points `jaxdistill.plugins`."""
+    for point in entry_points(group="jaxdistill.plugins"):
+        found = point.load()
+        if callable(found):
+            found()
+
+
+@functools.cache
+def _declared(module: str) -> dict[str, Method]:
+    declared = importlib.import_module(f"jaxdistill.methods.{module}").METHODS
+    return {method.name: method for method in declared}

@@ -1,0 +1,107 @@
+"""What a package of someone else's adds is used from a YAML file, listed and planned."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxdistill.config.base import Section
+from jaxdistill.config.load import check
+from jaxdistill.errors import ConfigError
+from jaxdistill.methods import registry
+from jaxdistill.methods.method import Method
+
+PLUGIN = Path(__file__).parent / "plugin"
+CONFIG = """
+seeds: [0]
+data: {source: digits}
+teacher: {model: {family: cnn, hidden_sizes: [8, 16], dense_size: 16}}
+student: {model: {family: mlp, hidden_sizes: [24]}}
+finetune: {epochs: 1}
+train: {epochs: 1}
+objective:
+  hint: {loss: two_layer_hint, teacher_layer: 1, width: 20}
+  hard: {loss: cross_entropy}
+accept: [teacher_skill]
+telemetry: {progress: none}
+parallel: {data: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Install the plugin beside the package, which is not touched; return how to run a command."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source = folder / "source"
+    source.mkdir()
+    for path in PLUGIN.iterdir():
+        if path.is_file():
+            (source / path.name).write_bytes(path.read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    where = ["--no-deps", "--no-build-isolation", "--target", str(folder / "site"), str(source)]
+    subprocess.run([*pip, *where], check=True, capture_output=True)
+    paths = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    (folder / "hints.yaml").write_text(CONFIG, encoding="utf-8")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jaxdistill", *arguments]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return folder, run
+
+
+@pytest.mark.slow
+def test_a_method_is_listed_trained_and_planned(installed):
+    folder, run = installed
+    listed = run("methods")
+    (line,) = (line for line in listed.stdout.splitlines() if "two_layer_hint" in line)
+    assert "Squared distance of the teacher's pooled features" in line
+    assert "[arXiv 1412.6550]" in line
+    refused = run("run", "hints.yaml", "objective.hint.wdth=3")
+    assert refused.returncode == 2
+    assert "objective.hint.wdth: unknown key. Did you mean 'width'?" in refused.stderr
+    done = run("run", "hints.yaml", "--workdir", "work")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = (folder / "work/distill/seed-0/metrics.jsonl").read_text().splitlines()
+    hints = [row["hint"] for row in map(json.loads, rows) if "hint" in row]
+    assert hints[-1] < hints[0]
+    exported = json.loads((folder / "work/export/student/config.json").read_text())
+    assert exported["hidden_sizes"] == [24]
+    planned = run("plan", "hints.yaml", "--topology", "cpu:1", "--json", "plan.json")
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    # The map of 24 x 20 and 20 x 16 is trained beside the student of 64 x 24 and 24 x 10.
+    weights = 24 * 20 + 20 * 16 + 64 * 24 + 24 + 24 * 10 + 10
+    breakdown = json.loads((folder / "plan.json").read_text())["breakdown"]
+    assert breakdown["parameters"] == 4 * weights
+
+
+def test_a_registered_method_is_known_to_configs(monkeypatch):
+    class Options(Section):
+        sharpness: float = 1.0
+
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    registry.register_method(Method("sharp", "logits", lambda student, teacher, **_: 0, Options))
+    values = {"data": {"source": "digits"}, "teacher": {"model": {"family": "cnn"}}}
+    values |= {"student": {"model": {"family": "mlp"}}}
+    config = check({**values, "objective": {"a": {"loss": "sharp", "sharpness": 2}}})
+    assert config.terms["a"].options == {"sharpness": 2.0}
+    with pytest.raises(ConfigError, match=r"objective.a.temperature: unknown key for the loss 'sh"):
+        check({**values, "objective": {"a": {"loss": "sharp", "temperature": 2}}})
+    with pytest.raises(ConfigError, match=r"objective.a.sharpness: got 'x', expected a number"):
+        check({**values, "objective": {"a": {"loss": "sharp", "sharpness": "x"}}})
+    with pytest.raises(ConfigError, match=r"objective.a.loss: got 'sharb'.*Did you mean 'sharp'"):
+        check({**values, "objective": {"a": {"loss": "sharb"}}})
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "mine"])
+def test_a_name_is_given_once(name, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    registry.register_method(Method("mine", "logits", lambda *_: 0))
+    with pytest.raises(ConfigError, match=f"got the name {name!r}, which another method has"):
+        registry.register_method(Method(name, "labels", lambda *_: 1))
