@@ -80,9 +80,9 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
       ConfigError: heads of the models do not divide over the mesh.
     """
     config, train, student, teaching = setup.config, setup.train, setup.student, setup.teaching
-    check_heads("student", student.config, mesh.shape[TENSOR])
     if teaching is not None and teaching.config is not None:
         check_heads("teacher", teaching.config, mesh.shape[TENSOR])
+    check_heads("student", student.config, mesh.shape[TENSOR])
     projections: dict[str, Any] = {} if teaching is None else teaching.projections
     example = {"student": student.params, "projections": projections}
     optimizer = make_optimizer(train, example, setup.total_steps)
