@@ -1,18 +1,35 @@
-"""What the README shows runs as it stands there."""
+"""What the README shows runs as it stands there; `tests/docs` checks its commands and configs."""
 
 import re
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def test_library_use_is_short():
     assert len(BLOCKS[0].splitlines()) < 25
+
+
+def test_it_is_short():
+    assert len(TEXT.splitlines()) <= 150
+
+
+def test_its_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#]+)", TEXT) if "://" not in link]
+    assert len(links) > 10
+    assert not [link for link in links if not (README.parent / link).is_file()]
+
+
+def test_its_figures_are_those_of_the_docs():
+    figures = (README.parent / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*`python benchmarks.*\|$", TEXT, flags=re.MULTILINE)
+    assert rows
+    assert set(rows) <= set(figures.splitlines())
 
 
 @pytest.mark.slow
@@ -28,16 +45,3 @@ def test_library_use_runs_under_jit_and_pmap(capsys):
     assert names["state"].step == 2
     assert second < first
     assert "loss" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_forest_is_the_teacher(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    with jax.numpy_rank_promotion("allow"):
-        exec(BLOCKS[0], names)
-        exec(BLOCKS[2], names)
-    assert names["state"].step == 14
-    taught = names["cache"].decode(names["cache"].read([5])[0])
-    expected = names["forest"].predict_proba(names["x"][5:6])
-    np.testing.assert_allclose(jax.nn.softmax(taught), expected, atol=1e-4)
