@@ -22,8 +22,8 @@ from jaxdistill.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-ELSEWHERE = ("TRL", "torchdistill", "MaxText")
-"""Titles of blocks that are written for other tools."""
+ELSEWHERE = ("TRL", "torchdistill", "MaxText", "my_package")
+"""Titles of blocks that are written for other tools, or need another package."""
 
 STAGES = ("run", "finetune", "distill", "evaluate", "export", "report", "cache", "generate")
 
