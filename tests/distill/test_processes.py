@@ -210,7 +210,7 @@ def test_killed_then_started_again_then_stopped(tmp_path):
 
 JOINED = """
 import sys, time
-from jaxdistill.engine import processes
+from jaxdistill.runtime import group as processes
 processes.start()
 assert processes.everyone("names", f"{processes.index()}!") == ["0!", "1!"]
 assert processes.first("sum", lambda: [processes.index(), 1]) == [0, 1]

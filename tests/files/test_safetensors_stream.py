@@ -83,7 +83,7 @@ PROGRAM = """
     import numpy as np
 
     from jaxdistill.models.registry import build_model, load_model, save_model
-    from jaxdistill.models.rules import flatten
+    from jaxdistill.models.hub.rules import flatten
 
     SMALL = dict(family="llama", vocab_size=64, hidden_size=32, intermediate_size=64,
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)

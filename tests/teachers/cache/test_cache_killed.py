@@ -13,9 +13,9 @@ from jaxdistill.teachers.cache.reader import open_cache
 _SCRIPT = """
 import json, os, random, signal, sys, time, warnings
 import numpy as np
-from jaxdistill.teacher.cache_writer import CacheWriter
-from jaxdistill.teacher.codecs import Full
-from jaxdistill.teacher.part import Part
+from jaxdistill.teachers.cache.writer import CacheWriter
+from jaxdistill.teachers.cache.codecs import Full
+from jaxdistill.teachers.cache.writer_part import Part
 
 warnings.simplefilter("ignore")
 path, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
