@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.ends import ends_of
+from jaxdistill.distill.preprocessing import channels_of
+from jaxdistill.doctor.checks_models import described
 
 log = logging.getLogger("jaxdistill")
 
@@ -63,23 +65,44 @@ def facts_of(config: Config, dataset: Dataset) -> Facts:
 
 def facts_without_data(config: Config) -> Facts:
     """Return what a config alone says; what it leaves to the data is taken as usual, and told."""
-    tokenizer, labels = config.data.tokenizer, config.data.labels
-    outputs = 1 if config.task == "regression" else _EMBEDDED_LABELS.get(config.data.source)
-    if labels is not None:
-        outputs = len(labels)
-    mapping = isinstance(config.teacher.model, Mapping)
-    if outputs is None and mapping and config.task != "language_model":
-        log.warning("plan: data.labels is not given; two labels are taken")
-        outputs = 2
+    tokenizer = config.data.tokenizer
     vocabulary = tokenizer.vocabulary if isinstance(tokenizer, TokenizerConfig) else None
     return Facts(
-        labels=labels,
-        outputs=outputs,
+        labels=config.data.labels,
+        outputs=_outputs(config),
         vocabulary=vocabulary,
         row=config.data.max_length,
         token_types=1 if config.data.text_pair is None else 2,
-        image=_EMBEDDED_IMAGES.get(config.data.source),
+        image=_image(config),
     )
+
+
+def _outputs(config: Config) -> int | None:
+    """Return the number of outputs that all models have; None where a folder says its own."""
+    if config.task == "regression":
+        return 1
+    if config.data.labels is not None:
+        return len(config.data.labels)
+    if config.task == "language_model" or config.data.source in _EMBEDDED_LABELS:
+        return _EMBEDDED_LABELS.get(config.data.source)
+    origins = [config.teacher.model, config.student.model]
+    if not any(isinstance(origin, Mapping) for origin in origins):
+        return None
+    # A mapping has as many outputs as the folder beside it.
+    found = [described(config, side) for side in ("teacher", "student")]
+    counts = [one.outputs for one in found if one is not None and one.outputs is not None]
+    if not counts:
+        log.warning("plan: data.labels is not given; two labels are taken")
+    return counts[0] if counts else 2
+
+
+def _image(config: Config) -> tuple[int, int, int] | None:
+    """Return height, width and channels, or None where the models say them or there are none."""
+    embedded, size = _EMBEDDED_IMAGES.get(config.data.source), config.data.image_size
+    if size is None:
+        return embedded
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, channels_of(config) or (3 if embedded is None else embedded[2])
 
 
 def tokens_among(columns: int, vocabulary: int | None) -> int | None:

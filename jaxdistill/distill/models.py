@@ -22,14 +22,15 @@ from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.abstract import abstract_model, without_weights
-from jaxdistill.models.family import assemble, shapes_only
+from jaxdistill.models.family import assemble
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.positions import FIELDS as POSITIONS
 from jaxdistill.models.positions import row_limit, table_size
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.shrink.importance import measure_importance
 from jaxdistill.models.shrink.layers import student_from_teacher
-from jaxdistill.models.shrink.width import narrow_student, narrowed_config
+from jaxdistill.models.shrink.shapes import student_of_teacher
+from jaxdistill.models.shrink.width import narrow_student
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import mesh_of
 
@@ -228,16 +229,8 @@ def student_shapes(config: Config, facts: Facts) -> Model:
     student = config.student
     if not student.from_teacher:
         return _shapes(config, "student", student.model, config.train, facts)
-    model = _shapes(config, "student", config.teacher.model, config.train, facts)
-    if student.sizes:
-        assert model.family is not None  # of a spec or a folder
-        assert model.options is not None
-        narrow = narrowed_config(model, **student.sizes)
-        model = shapes_only(family_named(model.family), narrow, model.options)
-    if student.layers is None:
-        return model
-    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
-    return without_weights(lambda teacher: student_from_teacher(teacher, layers), model)
+    teacher = _shapes(config, "student", config.teacher.model, config.train, facts)
+    return student_of_teacher(student, teacher)
 
 
 def _shapes(config: Config, side: str, origin: Any, train: TrainConfig, facts: Facts) -> Model:

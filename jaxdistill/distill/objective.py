@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 from jax.sharding import Mesh
 
-from jaxdistill.config.base import TASK_LOSSES
+from jaxdistill.config.base import TASK_LOSSES, ScheduleConfig
 from jaxdistill.config.objective import TermConfig, make_term
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import language
-from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import (
     Objective,
-    Schedule,
     Term,
+    at_step,
     features_term,
     logits_term,
     task_term,
@@ -94,18 +93,18 @@ def _term(
     method, weight = term.method, value_schedule(term.weight, total_steps)
     function, options = function_of(method.formula), term.options
     if method.reads == "labels":
-        given = {name: value for name, value in options.items() if value}
-        return task_term(function, weight=weight, **given)
+        return task_term(function, weight=weight, **options)
     if method.reads_layers:
+        layers = options.pop("layers")
         return features_term(
-            function,
-            options["layers"],
+            functools.partial(function, **options) if options else function,
+            layers,
             kind=method.reads,
             weight=weight,
             projection=name if projected else None,
         )
     if method.reads == "outputs":
-        return outputs_term(name, term, function, weight)
+        return _outputs_term(name, term, total_steps)
     if vocabulary is not None:
         function = language.among(function, vocabulary)
     if isinstance(codec, codecs.TopK | codecs.Sampled):
@@ -116,17 +115,22 @@ def _term(
     return logits_term(function, temperature=temperature, weight=weight, **options)
 
 
-def outputs_term(
-    name: str, term: TermConfig, function: Callable[..., Mean], weight: float | Schedule
-) -> Term:
+def _outputs_term(name: str, term: TermConfig, total_steps: int) -> Term:
     """Return a term of whole outputs, with the parameters that its method trains."""
     options, method = term.options, term.method
+    function = function_of(method.formula)
     ours, theirs = ((), ()) if method.taps is None else function_of(method.taps)(**options)
+    moving = {
+        key: value_schedule(value, total_steps)
+        for key, value in options.items()
+        if isinstance(value, ScheduleConfig)
+    }
 
     def compute(student, teacher, batch, *, step, projections):
-        maps = projections.get(name)
-        return function(student, teacher, batch, maps=maps, step=step, **options)
+        now = options | {key: at_step(schedule, step) for key, schedule in moving.items()}
+        return function(student, teacher, batch, maps=projections.get(name), step=step, **now)
 
+    weight = value_schedule(term.weight, total_steps)
     return Term(compute, weight=weight, student_taps=tuple(ours), teacher_taps=tuple(theirs))
 
 
@@ -134,7 +138,7 @@ def _stored(term: TermConfig, total_steps: int, codec: codecs.TopK | codecs.Samp
     """Return a term's loss of what the codec keeps; of one on labels the loss itself."""
     weight, method = value_schedule(term.weight, total_steps), term.method
     if method.reads == "labels":
-        return StoredLoss(function_of(method.formula), (), weight, {})
+        return StoredLoss(function_of(method.formula), (), weight, term.options)
     options = term.options | {"temperature": codec.temperature}
     loss = function_of(method.cached[codec.name])
     return StoredLoss(loss, codecs.TARGETS[codec.name]._fields, weight, options)

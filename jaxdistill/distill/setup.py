@@ -128,7 +128,11 @@ def teacher_kind(config: Config) -> Kind:
 
 
 def kind_of_model(config: Config) -> Literal["live", "memory"]:
-    """Return the same where there is no cache."""
+    """Return how a model takes part that no cache stands for.
+
+    Raises:
+      ConfigError: its outputs are to be kept in memory, and cannot be.
+    """
     wanted, reason = config.teacher.precompute, targets.obstacle(config)
     if reason is None and config.task == language.TASK:
         reason = "a language model says too much to be kept in memory (a cache is for that)"

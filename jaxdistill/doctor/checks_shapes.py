@@ -14,13 +14,10 @@ from jaxdistill.data.batching.batch_source import check_parts
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
-from jaxdistill.models.abstract import without_weights
-from jaxdistill.models.family import shapes_only
 from jaxdistill.models.layer_maps import check_layers
 from jaxdistill.models.layers import stacking
-from jaxdistill.models.registry import Model, family_named
-from jaxdistill.models.shrink.layers import student_from_teacher
-from jaxdistill.models.shrink.width import narrowed_config
+from jaxdistill.models.registry import Model
+from jaxdistill.models.shrink.shapes import student_of_teacher
 from jaxdistill.parallel.mesh import batch_parts, check_heads, mesh_of
 
 
@@ -67,15 +64,7 @@ def _student(setup: Setup) -> Model | None:
     student, teacher = setup.config.student, setup.teacher
     if setup.student is not None or teacher is None or not student.from_teacher:
         return setup.student
-    if student.sizes:
-        assert teacher.family is not None  # of a spec or a folder
-        assert teacher.options is not None
-        narrow = narrowed_config(teacher, **student.sizes)
-        teacher = shapes_only(family_named(teacher.family), narrow, teacher.options)
-    if student.layers is None:
-        return teacher
-    layers = student.layers if isinstance(student.layers, int) else list(student.layers)
-    return without_weights(lambda whole: student_from_teacher(whole, layers), teacher)
+    return student_of_teacher(student, teacher)
 
 
 def _batches(setup: Setup, train: TrainConfig, model: Model | None) -> None:

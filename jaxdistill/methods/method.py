@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxdistill.config.base import Section
+from jaxdistill.errors import ConfigError
 
 Reads = Literal["labels", "logits", "hidden", "attention", "outputs"]
 
@@ -28,18 +29,21 @@ class Method:
       reads: what it compares: the task's `labels`, `logits` of both models, pairs of layers
         (`hidden` states or `attention` maps), or whole `outputs`.
       formula: the function; its docstring says what it is, its first line and its paper are listed.
-        Of labels `(logits, labels, **options)`, of logits and of layers
-        `(student, teacher, **options)`, each unreduced. Of outputs
+        Of labels `(logits, labels, **options)`, of logits and of each pair of layers
+        `(student, teacher, **options)`, unreduced. Of outputs
         `(student, teacher, batch, *, maps, step, **options) -> Mean`.
-      options: a section with its options; those named `temperature` may be schedules, `layers` is
-        the map of pairs of layers.
+      options: a section with its options. Of logits, `temperature` may be a schedule, and of
+        outputs every option; layers are told by an option `layers`, the map of pairs.
       compares_classes: whether it compares distributions over several classes, and so says nothing
         where there is one output.
       fused: whether `losses.fused_loss` computes it without logits, under the same name.
       cached: its function of what a codec keeps of the teacher, by the name of the codec.
       taps: `(**options) -> (student_taps, teacher_taps)`, for outputs.
       maps: `(student, teacher, key, **options) -> pytree`, parameters that are trained beside the
-        student and left out of the export; models whose parameters may be shapes.
+        student and left out of the export, for outputs; the models' parameters may be shapes.
+
+    Raises:
+      ConfigError: parts that do not go together.
     """
 
     name: str
@@ -51,6 +55,11 @@ class Method:
     cached: Mapping[str, str | Callable[..., Any]] = dataclasses.field(default_factory=dict)
     taps: str | Callable[..., Any] | None = None
     maps: str | Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        fault = _fault(self)
+        if fault is not None:
+            raise ConfigError(f"method {self.name!r}: {fault}")
 
     def __hash__(self) -> int:
         return hash((self.name, self.options))
@@ -64,6 +73,25 @@ class Method:
     def reads_teacher_inside(self) -> bool:
         """Whether it needs more of a live teacher than its last outputs."""
         return self.reads_layers or self.reads == "outputs"
+
+
+def _fault(method: Method) -> str | None:
+    """Say what is wrong with a declaration: what nothing would read, or what is missing."""
+    options = method.options.model_fields
+    if method.reads not in get_args(Reads):
+        return f"reads: got {method.reads!r}, expected one of {list(get_args(Reads))}"
+    for name in ("loss", "weight"):
+        if name in options:
+            return f"options: got {name!r}, which every term has; choose another name"
+    if method.reads_layers and "layers" not in options:
+        return "options: got no 'layers', expected the map of pairs of layers"
+    for name in ("taps", "maps"):
+        if getattr(method, name) is not None and method.reads != "outputs":
+            return f"{name}: has no effect where reads is {method.reads!r}, expected 'outputs'"
+    for name in ("fused", "cached"):
+        if getattr(method, name) and method.reads not in ("labels", "logits"):
+            return f"{name}: has no effect where reads is {method.reads!r}, expected 'logits'"
+    return None
 
 
 def function_of(target: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -45,18 +45,24 @@ def method_named(name: str) -> Method:
     return methods()[name]
 
 
-def names(reads: str) -> tuple[str, ...]:
-    """Return the names of the methods that read one kind of thing."""
-    return tuple(name for name, method in methods().items() if method.reads == reads)
-
-
 @functools.cache
 def load_plugins() -> None:
-    """Import what installed packages offer under the entry points `jaxdistill.plugins`."""
+    """Import what installed packages offer under the entry points `jaxdistill.plugins`.
+
+    Raises:
+      ConfigError: one of them cannot be imported, or fails when it registers.
+    """
     for point in entry_points(group="jaxdistill.plugins"):
-        found = point.load()
-        if callable(found):
-            found()
+        try:
+            found = point.load()
+            if callable(found):
+                found()
+        except Exception as error:
+            package = "" if point.dist is None else f" of the package {point.dist.name}"
+            raise ConfigError(
+                f"plugin {point.name!r}{package} ({point.value}): got "
+                f"{type(error).__name__}: {error}; mend the package, or uninstall it"
+            ) from error
 
 
 @functools.cache

@@ -8,11 +8,14 @@ import pytest
 from support import runs
 from support.texts import write_corpus
 
-from jaxdistill.config.load import load_config, recipes
+from jaxdistill.config.load import check, load_config, recipes
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import models as build
+from jaxdistill.distill.facts import facts_without_data
+from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.distill.trainer import Trainer, make_trainer
+from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
@@ -100,6 +103,26 @@ def test_a_run_and_a_plan_lower_the_same_program(recipe, stage, tmp_path):
         name: field.dtype for name, field in batch.items()
     }
     assert lower(batch).as_text() == program.lower().as_text()
+
+
+@pytest.mark.slow
+def test_sizes_of_images_that_the_config_names_are_planned(tmp_path):
+    config = load_config("digits", ["data.image_size=12"])
+    trainer, lower = trainer_of(config, tmp_path, "distill")
+    program = planned(config, trainer, "distill")
+    assert program.arguments[2]["images"].shape[1:] == (12, 12, 1)
+    assert lower(program.arguments[2]).as_text() == program.lower().as_text()
+
+
+def test_a_mapping_has_the_outputs_of_the_folder_beside_it(tmp_path):
+    teacher = build_model({**runs.SIZES}, labels=("a", "b", "c"))
+    save_model(tmp_path / "bert", teacher)
+    sides = {"teacher": {"model": str(tmp_path / "bert")}, "student": {"model": dict(runs.SIZES)}}
+    config = check({"data": {"train": "x.tsv", "max_length": 16}, **sides})
+    facts = facts_without_data(config)
+    for model in (teacher_shapes(config, facts), student_shapes(config, facts)):
+        assert model.options is not None
+        assert model.options.num_labels == 3
 
 
 def test_every_recipe_is_compared():
