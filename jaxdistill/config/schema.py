@@ -17,6 +17,12 @@ from jaxdistill.config.base import (
     Section,
     Task,
 )
+from jaxdistill.config.checks import (
+    check_fresh_heads,
+    check_language_term,
+    check_objective,
+    check_on_policy,
+)
 from jaxdistill.config.effects import check_effects
 from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
 from jaxdistill.config.objective import TermConfig, make_term, read_term
@@ -26,7 +32,6 @@ from jaxdistill.config.training import (
     TelemetryConfig,
     TrainConfig,
 )
-from jaxdistill.methods.registry import methods
 
 __all__ = [
     "CacheConfig",
@@ -354,10 +359,10 @@ class Config(Section):
                     f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
                     f"expected {wanted!r}"
                 )
-            _check_language_term(self, name, term)
-        _check_objective(self)
-        _check_on_policy(self)
-        _check_fresh_heads(self)
+            check_language_term(self, name, term)
+        check_objective(self)
+        check_on_policy(self)
+        check_fresh_heads(self)
         metrics = {
             "classification": {"accuracy", "f1", "matthews"},
             "multilabel": {"exact_match", "f1"},
@@ -376,75 +381,3 @@ class Config(Section):
             )
         check_effects(self)
         return self
-
-
-def _check_objective(config: Config) -> None:
-    """Refuse an objective that is 0 whatever the student does."""
-    if not any(term.acts for term in config.terms.values()):
-        raise ValueError(
-            f"objective: got the weight 0 for every term ({', '.join(config.terms)}), which trains "
-            "nothing; give one of them a weight above 0"
-        )
-    for name, term in config.terms.items():
-        if config.task == "regression" and (
-            term.method.compares_classes or term.loss == "bernoulli_kl"
-        ):
-            raise ValueError(
-                f"objective.{name}.loss: got {term.loss!r} for task 'regression', whose one output "
-                "is no distribution over classes; expected 'mse_logits'"
-            )
-
-
-def _check_language_term(config: Config, name: str, term: TermConfig) -> None:
-    """Refuse what a language model's losses cannot do without logits."""
-    if config.task != "language_model" or config.losses == "dense":
-        return
-    if not (term.method.fused or term.method.reads_teacher_inside):
-        fused = [name for name, method in methods().items() if method.fused]
-        raise ValueError(
-            f"objective.{name}.loss: got {term.loss!r}, expected one of {fused}, "
-            "which need no logits; or set losses=dense"
-        )
-    if smoothing := term.options.get("label_smoothing"):
-        raise ValueError(
-            f"objective.{name}.label_smoothing: got {smoothing}, expected 0 without "
-            "logits; or set losses=dense"
-        )
-
-
-def _check_fresh_heads(config: Config) -> None:
-    """Refuse new heads where there is none to draw, or where nothing would train it."""
-    for side, section in (("teacher", config.teacher), ("student", config.student)):
-        if not section.fresh_head:
-            continue
-        reason = None
-        if config.task == "language_model":
-            reason = "a language model's head belongs to its vocabulary, not to labels"
-        elif isinstance(section.model, dict):
-            reason = f"{side}.model is a mapping, whose head is always new"
-        elif side == "teacher" and config.finetune is None:
-            reason = "finetune is null, so that nothing would train it"
-        if reason is not None:
-            raise ValueError(f"{side}.fresh_head: got true, but {reason}; drop one of the two")
-
-
-def _check_on_policy(config: Config) -> None:
-    """Refuse students that cannot write, and teachers that cannot be asked about what they did."""
-    if config.on_policy is None:
-        return
-    if config.task != "language_model":
-        raise ValueError(
-            f"on_policy: got task {config.task!r}, expected 'language_model', whose student can "
-            "write text; or drop on_policy"
-        )
-    name = "cache" if config.cache is not None else "teacher.cache"
-    if config.cache is not None or config.teacher.cache is not None:
-        raise ValueError(
-            f"on_policy: got {name}, too, but what a cache holds of the teacher says nothing on "
-            f"texts that the student writes; drop {name} or on_policy"
-        )
-    if config.on_policy.prompt_tokens >= config.data.max_length:
-        raise ValueError(
-            f"on_policy.prompt_tokens: got {config.on_policy.prompt_tokens}, expected fewer than "
-            f"data.max_length, {config.data.max_length}, so that there is room to write"
-        )
