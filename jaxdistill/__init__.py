@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxdistill import losses
     from jaxdistill.config.base import Section
+    from jaxdistill.data.label_space import LabelSpace
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -35,17 +36,22 @@ if TYPE_CHECKING:
     from jaxdistill.parallel.mesh import make_mesh
     from jaxdistill.parallel.sharding import parameter_shardings, state_shardings
     from jaxdistill.planning.plan import plan
+    from jaxdistill.tasks.registry import register_task
+    from jaxdistill.tasks.task import Metric, Task
     from jaxdistill.teachers.cache.reader import open_cache
     from jaxdistill.teachers.cache.writer import CacheWriter
 
 __all__ = [
     "CacheWriter",
+    "LabelSpace",
     "Mean",
     "Method",
+    "Metric",
     "Model",
     "Objective",
     "Outputs",
     "Section",
+    "Task",
     "Term",
     "TrainState",
     "__version__",
@@ -67,6 +73,7 @@ __all__ = [
     "plan",
     "pmap_step",
     "register_method",
+    "register_task",
     "replicate",
     "save_model",
     "state_shardings",
@@ -76,8 +83,11 @@ __all__ = [
 
 _HOMES = {
     "config.base": ("Section",),
+    "data.label_space": ("LabelSpace",),
     "methods.method": ("Method",),
     "methods.registry": ("register_method",),
+    "tasks.registry": ("register_task",),
+    "tasks.task": ("Metric", "Task"),
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
     "parallel.mesh": ("make_mesh",),
     "engine.on_policy_step": ("make_on_policy_step",),

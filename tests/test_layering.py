@@ -1,6 +1,7 @@
 """Imports point down one list of rooms, without exceptions; planted violations are seen to fail."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ PACKAGE = Path(jaxdistill.__file__).parent
 
 FLOORS = (
     ("files", "losses", "parallel", "runtime"),
-    ("config", "methods"),
+    ("config", "methods", "tasks"),
     ("data",),
     ("models",),
     ("engine", "teachers", "generation"),
@@ -135,6 +136,19 @@ def test_no_circles():
         within = {name if name in names else name.rpartition(".")[0] for name in found}
         imports[module_of(file)] = within & names - {"jaxdistill"}
     assert not circles(imports)
+
+
+def test_what_a_task_means_is_asked_of_its_record():
+    asked = re.compile(r"\.task (==|!=|in)\b|\btask (==|!=) \"")
+    assert asked.search('if config.task == "regression":')
+    found = [
+        f"{file}:{number}: {line.strip()}"
+        for file, source in sources().items()
+        if not file.startswith("tasks/")
+        for number, line in enumerate(source.splitlines(), 1)
+        if asked.search(line)
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_few_modules_stand_at_the_root():

@@ -26,8 +26,8 @@ class Method(NamedTuple):
 
 
 def methods() -> list[Method]:
-    """Return every model family, loss, schedule, optimizer and data source."""
-    return [*_families(), *_losses(), *_schedules(), *_optimizers(), *_sources()]
+    """Return every task, model family, loss, schedule, optimizer and data source."""
+    return [*_tasks(), *_families(), *_losses(), *_schedules(), *_optimizers(), *_sources()]
 
 
 def describe_methods() -> str:
@@ -54,6 +54,15 @@ def papers(documented: Any) -> str:
     """Return the arXiv numbers that a docstring names, the first two."""
     found = dict.fromkeys(_PAPER.findall(inspect.getdoc(documented) or ""))
     return ", ".join(f"arXiv {number}" for number in list(found)[:2])
+
+
+def _tasks() -> list[Method]:
+    from jaxdistill.tasks.registry import tasks
+
+    return [
+        Method("task", name, f"{task.summary}; {', '.join(m.name for m in task.metrics)}", "")
+        for name, task in tasks().items()
+    ]
 
 
 def _families() -> list[Method]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Task = Literal["classification", "multilabel", "regression", "language_model"]
 Optimizer = Literal[
     "adamw",
     "adam",
@@ -44,21 +43,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-TASK_LOSSES: dict[str, str] = {
-    "classification": "cross_entropy",
-    "regression": "regression",
-    "multilabel": "multilabel",
-    "language_model": "cross_entropy",
-}
-PROBLEM_TYPES: dict[str, str] = {
-    "classification": "single_label_classification",
-    "regression": "regression",
-    "multilabel": "multi_label_classification",
-}
-"""What a `config.json` calls the task of a classification head."""
 Judgement = Literal["teacher_skill", "tokenizer"]
 """Fatal findings that a run can go on with, since nothing breaks."""
-LOWER_IS_BETTER = ("mse", "perplexity", "bits_per_byte")
 
 
 class Section(BaseModel):

@@ -14,6 +14,32 @@ if TYPE_CHECKING:
     from jaxdistill.config.schema import Config
 
 
+def check_task_losses(config: Config) -> None:
+    """Refuse losses of another task's labels."""
+    wanted = config.task_record.loss
+    for name, term in config.objective.items():
+        if term.method.reads == "labels" and term.loss != wanted:
+            raise ValueError(
+                f"objective.{name}.loss: got {term.loss!r} for task {config.task!r}, "
+                f"expected {wanted!r}"
+            )
+
+
+def check_metric(config: Config) -> None:
+    """Refuse metrics that the task does not have, and labels that the metric does not look at."""
+    known = {metric.name for metric in config.task_record.metrics}
+    if config.ranking_metric not in known:
+        raise ValueError(
+            f"metric: got {config.metric!r} for task {config.task!r}, "
+            f"expected one of {sorted(known)}"
+        )
+    if config.data.positive is not None and config.ranking_metric != "f1":
+        raise ValueError(
+            f"data.positive: got {config.data.positive!r} for metric {config.ranking_metric!r}, "
+            "which is not measured label by label; set metric=f1, or drop data.positive"
+        )
+
+
 def check_objective(config: Config) -> None:
     """Refuse an objective that is 0 whatever the student does."""
     if not any(term.acts for term in config.terms.values()):
@@ -21,19 +47,19 @@ def check_objective(config: Config) -> None:
             f"objective: got the weight 0 for every term ({', '.join(config.terms)}), which trains "
             "nothing; give one of them a weight above 0"
         )
+    if config.task_record.outputs != "values":
+        return
     for name, term in config.terms.items():
-        if config.task == "regression" and (
-            term.method.compares_classes or term.loss == "bernoulli_kl"
-        ):
+        if term.method.compares_classes or term.loss == "bernoulli_kl":
             raise ValueError(
-                f"objective.{name}.loss: got {term.loss!r} for task 'regression', whose one output "
-                "is no distribution over classes; expected 'mse_logits'"
+                f"objective.{name}.loss: got {term.loss!r} for task {config.task!r}, whose one "
+                "output is no distribution over classes; expected 'mse_logits'"
             )
 
 
 def check_language_term(config: Config, name: str, term: TermConfig) -> None:
     """Refuse what a language model's losses cannot do without logits."""
-    if config.task != "language_model" or config.losses == "dense":
+    if not config.task_record.over_vocabulary or config.losses == "dense":
         return
     if not (term.method.fused or term.method.reads_teacher_inside):
         fused = [name for name, method in methods().items() if method.fused]
@@ -54,7 +80,7 @@ def check_fresh_heads(config: Config) -> None:
         if not section.fresh_head:
             continue
         reason = None
-        if config.task == "language_model":
+        if config.task_record.over_vocabulary:
             reason = "a language model's head belongs to its vocabulary, not to labels"
         elif isinstance(section.model, dict):
             reason = f"{side}.model is a mapping, whose head is always new"
@@ -68,7 +94,7 @@ def check_on_policy(config: Config) -> None:
     """Refuse students that cannot write, and teachers that cannot be asked about what they did."""
     if config.on_policy is None:
         return
-    if config.task != "language_model":
+    if not config.task_record.writes:
         raise ValueError(
             f"on_policy: got task {config.task!r}, expected 'language_model', whose student can "
             "write text; or drop on_policy"

@@ -26,8 +26,12 @@ def idle_options(config: Config) -> Iterator[tuple[Path, str]]:
         train = getattr(config, stage)
         if train is not None:
             yield from _of_training(stage, train, config)
-    if config.task != "language_model":
-        for name in ("losses", "generate"):
+    of_language = {
+        "losses": config.task_record.over_vocabulary,
+        "generate": config.task_record.writes,
+    }
+    for name, acts in of_language.items():
+        if not acts:
             yield (name,), f"of language models; the task is {config.task!r}"
 
 
@@ -74,7 +78,7 @@ def _given(config: Any, path: Path) -> bool:
 
 
 def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
-    data, speaks = config.data, config.task == "language_model"
+    data, task = config.data, config.task_record
     if data.source in _EMBEDDED:
         for name in ("train", "validation", "test"):
             yield (
@@ -91,7 +95,7 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
                     ("data", name),
                     f"of Hugging Face datasets, and data.source is {data.source!r}",
                 )
-    if speaks:
+    if task.documents:
         for name in (*_IMAGE_OPTIONS, *_LABEL_OPTIONS):
             yield ("data", name), "not of language models, which learn from text alone"
         for name in ("layout", "buckets"):
@@ -103,14 +107,14 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
         for name in ("messages", "streaming"):
             if getattr(data, name):
                 yield ("data", name), f"of language models; the task is {config.task!r}"
-        if config.task == "regression":
-            yield ("data", "labels"), "of classes; the task is 'regression'"
+        if not task.named_outputs:
+            yield ("data", "labels"), f"of classes; the task is {config.task!r}"
 
 
 def _of_cache(config: Config) -> Iterator[tuple[Path, str]]:
     if config.cache is None:
         return
-    codec = config.cache.codec or ("sampled" if config.task == "language_model" else "full")
+    codec = config.cache.codec or config.default_codec
     codecs = {
         "k": ("topk",),
         "samples": ("sampled",),
@@ -134,9 +138,9 @@ def _of_models(config: Config) -> Iterator[tuple[Path, str]]:
             ("student", "initialize_from"),
             "for a student made of its teacher (student.layers), and student.model is given",
         )
-    if config.task == "language_model":
+    if config.task_record.over_vocabulary:
         for side in ("teacher", "student"):
-            yield (side, "pooling"), "of models that classify; the task is 'language_model'"
+            yield (side, "pooling"), f"of models that classify; the task is {config.task!r}"
 
 
 def _of_training(stage: str, train: TrainConfig, config: Config) -> Iterator[tuple[Path, str]]:
@@ -146,7 +150,7 @@ def _of_training(stage: str, train: TrainConfig, config: Config) -> Iterator[tup
         if train.weight_decay:
             yield (stage, "weight_decay"), why
         yield (stage, "no_decay"), why
-    if config.task == "language_model" and train.used_vocabulary:
+    if config.task_record.over_vocabulary and train.used_vocabulary:
         yield (
             (stage, "used_vocabulary"),
             "not of language models: every token may be the next one",

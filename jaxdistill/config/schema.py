@@ -5,23 +5,22 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from jaxdistill.config.base import (
-    LOWER_IS_BETTER,
-    TASK_LOSSES,
     Dtype,
     Judgement,
     LabelName,
     PositiveInt,
     Section,
-    Task,
 )
 from jaxdistill.config.checks import (
     check_fresh_heads,
     check_language_term,
+    check_metric,
     check_objective,
     check_on_policy,
+    check_task_losses,
 )
 from jaxdistill.config.effects import check_effects
 from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
@@ -32,6 +31,9 @@ from jaxdistill.config.training import (
     TelemetryConfig,
     TrainConfig,
 )
+from jaxdistill.errors import did_you_mean
+from jaxdistill.tasks.registry import task_named, tasks
+from jaxdistill.tasks.task import Task
 
 __all__ = [
     "CacheConfig",
@@ -269,23 +271,12 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "run"
     """Names the work directory."""
     description: str = ""
-    task: Task = "classification"
-    metric: (
-        Literal[
-            "accuracy",
-            "f1",
-            "matthews",
-            "pearson",
-            "spearman",
-            "mse",
-            "exact_match",
-            "perplexity",
-            "bits_per_byte",
-        ]
-        | None
-    ) = None
-    """Metric that ranks models; accuracy, exact_match, spearman or perplexity by task when not
-    given."""
+    task: str = "classification"
+    """What is learned: `classification`, `multilabel`, `regression`, `language_model`, or a task
+    that a plugin brings."""
+    metric: str | None = None
+    """Metric that ranks models; by default the first that `jaxdistill methods` lists for the task,
+    such as accuracy, exact_match, spearman or perplexity."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Each seed trains one student alone and one distilled."""
     data: DataConfig
@@ -314,34 +305,42 @@ class Config(Section):
     parallel: ParallelConfig = ParallelConfig()
 
     @property
+    def task_record(self) -> Task:
+        """What the task says of itself."""
+        return task_named(self.task)
+
+    @property
     def ranking_metric(self) -> str:
         """The metric that ranks models."""
-        defaults = {
-            "classification": "accuracy",
-            "multilabel": "exact_match",
-            "regression": "spearman",
-            "language_model": "perplexity",
-        }
-        return self.metric or defaults[self.task]
+        return self.metric or self.task_record.metrics[0].name
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value of the ranking metric is better."""
-        return self.ranking_metric not in LOWER_IS_BETTER
+        return self.task_record.metric(self.ranking_metric).higher_is_better
+
+    @property
+    def default_codec(self) -> Literal["sampled", "full"]:
+        """How a cache keeps the teacher's outputs where the config does not say."""
+        return "sampled" if self.task_record.over_vocabulary else "full"
 
     @property
     def terms(self) -> dict[str, TermConfig]:
         """The objective's terms: those given, or the task's usual pair."""
         if self.objective:
             return self.objective
-        soft = {
-            "classification": make_term(loss="forward_kl", weight=0.5, temperature=2.0),
-            "multilabel": make_term(loss="bernoulli_kl", weight=0.5, temperature=2.0),
-            "regression": make_term(loss="mse_logits", weight=0.5),
-            "language_model": make_term(loss="forward_kl", weight=0.5),
-        }[self.task]
-        hard = make_term(TASK_LOSSES[self.task], weight=0.5)
+        task = self.task_record
+        soft, hard = make_term(**task.soft, weight=0.5), make_term(task.loss, weight=0.5)
         return {"soft": soft, "hard": hard}
+
+    @field_validator("task")
+    @classmethod
+    def _is_a_task(cls, value: str) -> str:
+        known = list(tasks())
+        if value not in known:
+            names = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+            raise ValueError(f"got {value!r}, expected {names}.{did_you_mean(value, known)}")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -352,32 +351,12 @@ class Config(Section):
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: got {list(self.seeds)}, expected each seed once")
+        check_task_losses(self)
         for name, term in self.objective.items():
-            wanted = TASK_LOSSES[self.task]
-            if term.method.reads == "labels" and term.loss != wanted:
-                raise ValueError(
-                    f"objective.{name}.loss: got {term.loss!r} for task {self.task!r}, "
-                    f"expected {wanted!r}"
-                )
             check_language_term(self, name, term)
         check_objective(self)
         check_on_policy(self)
         check_fresh_heads(self)
-        metrics = {
-            "classification": {"accuracy", "f1", "matthews"},
-            "multilabel": {"exact_match", "f1"},
-            "regression": {"pearson", "spearman", "mse"},
-            "language_model": {"perplexity", "bits_per_byte", "accuracy"},
-        }[self.task]
-        if self.ranking_metric not in metrics:
-            raise ValueError(
-                f"metric: got {self.metric!r} for task {self.task!r}, "
-                f"expected one of {sorted(metrics)}"
-            )
-        if self.data.positive is not None and self.ranking_metric != "f1":
-            raise ValueError(
-                f"data.positive: got {self.data.positive!r} for metric {self.ranking_metric!r}, "
-                "which is not measured label by label; set metric=f1, or drop data.positive"
-            )
+        check_metric(self)
         check_effects(self)
         return self

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.config.base import Task
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.label_names import model_and_data_names, positive_label
@@ -26,6 +25,7 @@ from jaxdistill.data.split import Split, feature_split, image_split, read_texts,
 from jaxdistill.data.text.bpe import ENCODER, choose_tokenizer
 from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
+from jaxdistill.tasks.registry import task_named
 
 _log = logging.getLogger("jaxdistill")
 _PLURAL = {"text": "texts", "image": "images", "features": "features"}
@@ -83,7 +83,7 @@ class NamedHead:
 def prepare(
     config: DataConfig,
     *,
-    task: Task,
+    task: str,
     tokenizer_folder: Path | None,
     labels: NamedHead | Sequence[str] | None = None,
     num_labels: int | None = None,
@@ -134,11 +134,16 @@ def prepare(
         outputs=outputs,
     )
     positive = positive_label(
-        config.positive, space.names, space.count, task=task, source_names=space.source_names
+        config.positive,
+        space.names,
+        space.count,
+        exclusive=task_named(task).outputs == "classes",
+        source_names=space.source_names,
     )
     try:
         encoded = {
-            part: encode_labels(table, roles.labels, space) for part, table in tables.items()
+            part: encode_labels(table, roles.labels, space, task=task)
+            for part, table in tables.items()
         }
     except UnknownLabelError as error:
         if head is None or config.labels is not None:
@@ -295,7 +300,7 @@ def _check_columns(table: Table, roles: Roles) -> None:
             )
 
 
-def _roles(table: Table, config: DataConfig, task: Task, head: NamedHead | None) -> Roles:
+def _roles(table: Table, config: DataConfig, task: str, head: NamedHead | None) -> Roles:
     """Choose the columns; of several of 0 and 1, those that the model's outputs are named after."""
     if head is not None and not config.labels and all(name in table.columns for name in head.names):
         config = config.model_copy(update={"labels": head.names})

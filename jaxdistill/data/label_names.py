@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
-from jaxdistill.config.base import Task
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean
@@ -164,8 +163,13 @@ def names_of_ids(table: Table, ids: Sequence[int], outputs: int | None) -> tuple
     return tuple(map(str, ids))
 
 
-def refuse_scores(table: Table, cells: Iterable[int | float | str], task: Task) -> None:
+def refuse_scores(table: Table, cells: Iterable[int | float | str], *, several: bool) -> None:
     """Refuse labels that are numbers with decimals, or numbers with words for missing ones.
+
+    Args:
+      table: for messages.
+      cells: the labels.
+      several: whether a row may have several.
 
     Raises:
       DataError: saying what to do instead.
@@ -180,7 +184,7 @@ def refuse_scores(table: Table, cells: Iterable[int | float | str], task: Task) 
     )
     decimals = [text for text in numbers if not float(text).is_integer()]
     if decimals and not others:
-        other = "task=regression" if task == "classification" else "data.label to another column"
+        other = "data.label to another column" if several else "task=regression"
         raise DataError(
             f"data.label: {table.source} has labels such as {decimals[0]}, {len(texts)} different "
             f"numbers with decimals, expected a name or an integer; set {other}, {names}"
@@ -205,7 +209,7 @@ def positive_label(
     names: Sequence[str] | None,
     count: int,
     *,
-    task: Task,
+    exclusive: bool,
     source_names: Sequence[str] | None = None,
 ) -> int | None:
     """Return the output whose F1 counts, or None where it is the mean over all.
@@ -214,15 +218,16 @@ def positive_label(
       wanted: the label that the configuration names (`data.positive`).
       names: of the outputs, or None where they have numbers only.
       count: outputs.
-      task: of two classes, one counts even if none is named: the one that its name says is the
-        positive one (`positive`, `yes`; the other of `normal`, `no`, `not_…`), else the second.
+      exclusive: whether each example has exactly one of them. Of two such labels, one counts even
+        where none is named: the one that its name says is the positive one (`positive`, `yes`; the
+        other of `normal`, `no`, `not_…`), else the second.
       source_names: other names of the outputs, in their order.
 
     Raises:
       DataError: there is no such label.
     """
     if wanted is None:
-        if task != "classification" or count != 2:
+        if not exclusive or count != 2:
             return None
         found = conventional_positive(names)
         return 1 if found is None else found

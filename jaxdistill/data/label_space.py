@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxdistill.config.base import Task
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_cells import CellForm
 from jaxdistill.data.label_names import as_number, is_integer
@@ -18,7 +17,6 @@ class LabelSpace:
     """What labels may be.
 
     Attributes:
-      task: the kind of label.
       count: classes, or 1 for regression.
       names: their names in the order of the model's outputs, or None where the data has bare ids.
       source_names: names of the ids as the data counts them, where those may be others.
@@ -29,7 +27,6 @@ class LabelSpace:
       holds_ids: whether the rows hold ids, and not names.
     """
 
-    task: Task
     count: int
     names: tuple[str, ...] | None
     source_names: tuple[str, ...] | None = None

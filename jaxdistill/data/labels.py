@@ -1,19 +1,16 @@
-"""Labels as they were written to ids, scores or 0/1 vectors, every bad one named."""
+"""What the labels of a table may be: the classes or sets that occur, or numbers."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxdistill.config.base import Task
 from jaxdistill.data.label_cells import CellForm, find_form, read_rows
+from jaxdistill.data.label_encoding import read_cell, read_cells
 from jaxdistill.data.label_names import (
-    MISSING,
     agree_on_names,
     as_number,
     is_generic,
@@ -21,12 +18,13 @@ from jaxdistill.data.label_names import (
     names_of_ids,
     refuse_scores,
 )
-from jaxdistill.data.label_space import LabelSpace, Lookup, UnknownLabelError
+from jaxdistill.data.label_space import LabelSpace
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
+from jaxdistill.methods.method import function_of
+from jaxdistill.tasks.registry import task_named
 
 _log = logging.getLogger("jaxdistill")
-_FLAGS = {"true": 1.0, "false": 0.0}
 _LISTS = (list, tuple, set, frozenset, dict, np.ndarray)
 
 
@@ -34,11 +32,47 @@ def label_space(
     table: Table,
     columns: Sequence[str],
     *,
-    task: Task,
+    task: str,
     labels: Sequence[str] | None,
     num_labels: int | None,
     id_names: Sequence[str] | None = None,
     outputs: int | None = None,
+) -> LabelSpace:
+    """Find what the labels of a task may be; arguments and errors as for `class_space`."""
+    find = task_named(task).label_space
+    assert find is not None  # of a task with labels
+    return function_of(find)(
+        table,
+        tuple(columns),
+        labels=labels,
+        num_labels=num_labels,
+        id_names=id_names,
+        outputs=outputs,
+    )
+
+
+def encode_labels(
+    table: Table, columns: Sequence[str], space: LabelSpace, *, task: str
+) -> np.ndarray:
+    """Turn a table's labels into numbers, as the task's `outputs` say.
+
+    Raises:
+      DataError: naming the row, what it holds and what was expected.
+    """
+    encode = task_named(task).encode_labels
+    assert encode is not None  # of a task with labels
+    return function_of(encode)(table, columns, space)
+
+
+def class_space(
+    table: Table,
+    columns: Sequence[str],
+    *,
+    labels: Sequence[str] | None,
+    num_labels: int | None,
+    id_names: Sequence[str] | None = None,
+    outputs: int | None = None,
+    several: bool = False,
 ) -> LabelSpace:
     """Find the classes: `labels` in that order, else the source's names, else those that occur.
 
@@ -48,25 +82,23 @@ def label_space(
     Args:
       table: the training data.
       columns: of labels; several hold 0 and 1 each.
-      task: the kind of label.
       labels: names in the order of the model's outputs.
       num_labels: their number.
       id_names: what the data calls its ids, in their order; the source's own names where None.
       outputs: those of a model that is given, whose names are not known: ids below are ids.
+      several: whether a row may have several labels.
 
     Raises:
       DataError: names and numbers disagree, or the column holds no labels of this task.
     """
     columns = tuple(columns)
-    if task == "regression":
-        return LabelSpace(task, 1, None, columns=columns)
     if labels is not None and is_generic(labels) and id_names is None:
         num_labels, labels = num_labels or len(labels), None
     known = _known_names(table, columns, labels)
     count = num_labels if known is None else len(known)
     form, rows = CellForm(), [[]]
     if len(columns) == 1:
-        form, rows = _read(table, columns[0], task, known, count)
+        form, rows = _read(table, columns[0], known, count, several=several)
     if labels is not None:
         if len(set(labels)) != len(labels):
             raise DataError(f"data.labels: got {list(labels)}, expected each name once")
@@ -81,7 +113,7 @@ def label_space(
     elif form.flags is not None:
         count = form.flags
     else:
-        known, count = _occurring(table, rows, task, num_labels, outputs)
+        known, count = _occurring(table, rows, num_labels, outputs, several=several)
         by_name = known is not None
     if num_labels is not None and count != num_labels:
         raise DataError(
@@ -90,34 +122,17 @@ def label_space(
         )
     source, order = agree_on_names(table, columns[0], known, id_names)
     numbers = len(columns) == 1 and all(is_integer(cell) for row in rows for cell in row)
-    return LabelSpace(
-        task, count, known, source, order, by_name, form, columns, numbers and not by_name
-    )
+    return LabelSpace(count, known, source, order, by_name, form, columns, numbers and not by_name)
 
 
-def encode_labels(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
-    """Turn a table's labels into numbers.
+def set_space(table: Table, columns: Sequence[str], **options: Any) -> LabelSpace:
+    """Find the labels of which a row has any number; options as of `class_space`."""
+    return class_space(table, columns, several=True, **options)
 
-    Returns:
-      int32 [N] ids, float32 [N] scores (regression) or float32 [N, C] of 0 and 1 (multi-label).
 
-    Raises:
-      DataError: naming the row, what it holds and what was expected.
-    """
-    if len(columns) > 1:
-        return _flag_columns(table, columns, space)
-    name = columns[0]
-    values = table.columns[name]
-    if space.task == "regression":
-        return np.array([_score(value, table, row) for row, value in enumerate(values)], np.float32)
-    if space.form.flags is not None:
-        vectors = _vectors(values, table, space)
-        return vectors if space.task == "multilabel" else _one_hot(vectors, table)
-    ids = Lookup(space, table)
-    if space.task == "multilabel":
-        return _multilabel(read_rows(values, table, space.form), table, space, ids)
-    cells = [_cell(value, table, row) for row, value in enumerate(values)]
-    return np.array([ids.of(cell, row) for row, cell in enumerate(cells)], np.int32)
+def value_space(table: Table, columns: Sequence[str], **_: Any) -> LabelSpace:
+    """Return the space of one number."""
+    return LabelSpace(1, None, columns=tuple(columns))
 
 
 def _known_names(
@@ -131,27 +146,28 @@ def _known_names(
 def _read(
     table: Table,
     column: str,
-    task: Task,
     names: tuple[str, ...] | None,
     count: int | None,
+    *,
+    several: bool,
 ) -> tuple[CellForm, list[list[Any]]]:
     """Find out how the column is written, and read its cells unless they hold 0 and 1."""
     values = table.columns[column]
     if isinstance(values, np.ndarray) and values.ndim == 2:
         return CellForm(flags=values.shape[1]), []
-    if task == "classification" and not _holds_lists(values, names or ()):
-        cells = [[_cell(value, table, row)] for row, value in enumerate(values)]
+    if not several and not _holds_lists(values, names or ()):
+        cells = [[read_cell(value, table, row)] for row, value in enumerate(values)]
         return CellForm(), cells
     form = find_form(values, table, names=names, count=count)
     if form.flags is not None:
         return form, []
-    if task == "classification":
+    if not several:
         raise DataError(
             f"{table.at(0)}: got label {values[0]!r}, expected a name or an integer; set "
             "task=multilabel for rows of several labels, or data.label to another column"
         )
     rows = read_rows(values, table, form)
-    return form, [_cells(parts, table, row) for row, parts in enumerate(rows)]
+    return form, [read_cells(parts, table, row) for row, parts in enumerate(rows)]
 
 
 def _holds_lists(values: Sequence[Any] | np.ndarray, names: Sequence[str]) -> bool:
@@ -182,14 +198,15 @@ def _are_names(rows: Sequence[Sequence[int | float | str]], names: Sequence[str]
 def _occurring(
     table: Table,
     rows: Sequence[Sequence[int | float | str]],
-    task: Task,
     num_labels: int | None,
     outputs: int | None,
+    *,
+    several: bool,
 ) -> tuple[tuple[str, ...] | None, int]:
     """Return the names that occur, or None and the number of ids."""
     cells = {cell for row in rows for cell in row}
     if not all(is_integer(cell) for cell in cells):
-        refuse_scores(table, cells, task)
+        refuse_scores(table, cells, several=several)
         names = tuple(sorted(str(cell) for cell in cells))
         return names, len(names)
     ids = sorted({int(float(cell)) for cell in cells})
@@ -201,108 +218,3 @@ def _occurring(
     if unseen:
         _log.warning("%s: no row has a label of %s", table.source, unseen[:10])
     return None, max(count, 1)
-
-
-def _cell(value: Any, table: Table, row: int) -> int | float | str:
-    if isinstance(value, list | tuple | np.ndarray) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str):
-        value = value.strip()
-    elif isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    missing = isinstance(value, str) and value.casefold() in MISSING
-    if value is None or missing or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{table.at(row)}: got no label ({value!r}), expected one; drop the row")
-    if isinstance(value, bool | int | float | str):
-        return int(value) if isinstance(value, bool) else value
-    raise DataError(
-        f"{table.at(row)}: got label {value!r}, expected a name or an integer; set data.label to "
-        "another column, or task to multilabel or regression"
-    )
-
-
-def _cells(parts: Sequence[Any], table: Table, row: int) -> list[int | float | str]:
-    cells = [_cell(part, table, row) for part in parts]
-    if len(set(cells)) != len(cells):
-        raise DataError(f"{table.at(row)}: got the labels {list(parts)[:10]}, expected each once")
-    return cells
-
-
-def _score(value: Any, table: Table, row: int) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{table.at(row)}: got label {value!r}, expected a number") from None
-    if not math.isfinite(score):
-        raise DataError(f"{table.at(row)}: got label {score}, expected a finite number")
-    return score
-
-
-def _vectors(values: Sequence[Any] | np.ndarray, table: Table, space: LabelSpace) -> np.ndarray:
-    """Read rows of 0 and 1, and put their columns where the model has the labels."""
-    width = space.form.flags
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        if values.shape[1] != space.count or not np.isin(values, (0, 1)).all():
-            raise DataError(
-                f"{table.source}: got labels of shape {values.shape}, expected [rows, "
-                f"{space.count}] of 0 and 1"
-            )
-        encoded = values.astype(np.float32)
-    else:
-        rows = read_rows(values, table, space.form)
-        encoded = np.zeros((len(rows), space.count), np.float32)
-        for place, row in enumerate(rows):
-            flags = [as_number(str(int(v)) if isinstance(v, bool) else str(v)) for v in row]
-            if len(row) != width or len(row) != space.count or not set(flags) <= {0.0, 1.0}:
-                raise DataError(
-                    f"{table.at(place)}: got the labels {row[:10]}, expected 0 or 1 for each of "
-                    f"{space.count} labels"
-                )
-            encoded[place] = flags
-    if space.outputs is not None:
-        moved = np.zeros_like(encoded)
-        moved[:, list(space.outputs)] = encoded
-        return moved
-    return encoded
-
-
-def _one_hot(vectors: np.ndarray, table: Table) -> np.ndarray:
-    several = np.flatnonzero(vectors.sum(axis=1) != 1)
-    if len(several):
-        row = int(several[0])
-        raise DataError(
-            f"{table.at(row)}: got {int(vectors[row].sum())} classes in a row of 0 and 1, expected "
-            "one; set task=multilabel for rows of several labels"
-        )
-    return vectors.argmax(axis=1).astype(np.int32)
-
-
-def _multilabel(
-    rows: Sequence[Sequence[Any]], table: Table, space: LabelSpace, ids: Lookup
-) -> np.ndarray:
-    encoded = np.zeros((len(rows), space.count), np.float32)
-    for row, parts in enumerate(rows):
-        for cell in _cells(parts, table, row):
-            encoded[row, ids.of(cell, row)] = 1.0
-    return encoded
-
-
-def _flag_columns(table: Table, columns: Sequence[str], space: LabelSpace) -> np.ndarray:
-    encoded = np.zeros((len(table), space.count), np.float32)
-    if len(columns) != space.count:
-        raise UnknownLabelError(
-            f"{table.source}: got columns of 0 and 1 for the labels {list(columns)}, expected one "
-            f"for each of {list(space.names or columns)}"
-        )
-    ids = Lookup(dataclasses.replace(space, by_name=True), table)
-    for name in columns:
-        place = ids.of(name, 0)
-        for row, value in enumerate(table.columns[name]):
-            text = str(value).strip().casefold()
-            score = _FLAGS[text] if text in _FLAGS else _score(value, table, row)
-            if score not in (0.0, 1.0):
-                raise DataError(f"{table.at(row)}: got {name}={value!r}, expected 0 or 1")
-            encoded[row, place] = score
-    return encoded

@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import CacheConfig, Config
-from jaxdistill.distill import language
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.registry import methods
 from jaxdistill.teachers import targets
@@ -20,7 +19,7 @@ def choose_codec(config: Config) -> codecs.Codec:
       ConfigError: the objective needs more of the teacher than the codec keeps.
     """
     wanted = config.cache or CacheConfig()
-    name = wanted.codec or ("sampled" if config.task == language.TASK else "full")
+    name = wanted.codec or config.default_codec
     options: dict[str, Any] = {}
     if name in ("full", "hidden") and wanted.dtype is not None:
         options["dtype"] = wanted.dtype
@@ -45,8 +44,7 @@ def check_objective(config: Config, codec: codecs.Codec) -> None:
         raise ConfigError(
             f"teacher.cache: {reason}, which no cache holds; drop it, or train without a cache"
         )
-    speaks = config.task == language.TASK
-    if isinstance(codec, codecs.Full if speaks else codecs.Hidden):
+    if isinstance(codec, codecs.Full if config.task_record.over_vocabulary else codecs.Hidden):
         others = [name for name in ("full", "topk", "sampled", "hidden") if name != codec.name]
         raise ConfigError(
             f"cache.codec: got {codec.name!r} for {config.task}, expected one of "

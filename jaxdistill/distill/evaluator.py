@@ -11,12 +11,12 @@ import numpy as np
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.split import Split
-from jaxdistill.distill import language, objective
+from jaxdistill.distill import objective
 from jaxdistill.engine.process_batch import rows_on
 from jaxdistill.engine.step import make_eval_step
 from jaxdistill.errors import Preempted
-from jaxdistill.evaluation import lm_scores
 from jaxdistill.evaluation.metrics import compute_metrics
+from jaxdistill.methods.method import function_of
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import SEQUENCE, batch_parts
@@ -28,14 +28,15 @@ def make_evaluator(
 ) -> Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]:
     """Return `evaluate(params, model_state, split) -> (logits [N, C], metrics)`, in split order.
 
-    Of a language model it returns scores instead of logits, see `scoring.make_score_step`.
+    Of a task with a `score_step`, as of language models, it returns scores instead of logits.
     `positive` is the label that F1 is of, see `compute_metrics`.
 
     Raises (when called):
       Preempted: the process was asked to stop.
     """
-    if config.task == language.TASK:
-        step = lm_scores.make_score_step(model.apply)
+    task = config.task_record
+    if task.score_step is not None:
+        step = function_of(task.score_step)(model.apply)
     else:
         step = make_eval_step(model.apply, objective.supervised_objective(config))
     step = compilation.compile_evaluation(step, mesh)
@@ -67,20 +68,10 @@ def make_evaluator(
                 whole = np.zeros((len(split), *out.shape[1:]), np.float32)
             whole[rows[rows >= 0]] = out[rows >= 0]
         assert whole is not None
-        names = _metric_names(config)
+        names = tuple(dict.fromkeys((config.ranking_metric, *task.measured)))
         loss = jax.device_get(means)
         total = sum(float(mean.total) for mean in loss) / sum(float(mean.weight) for mean in loss)
         values = compute_metrics(config.task, whole, split.truth, names, positive=positive)
         return whole, {**values, "loss": total}
 
     return evaluate
-
-
-def _metric_names(config: Config) -> tuple[str, ...]:
-    usual = {
-        "classification": ("accuracy",),
-        "multilabel": ("exact_match", "f1"),
-        "regression": ("spearman", "pearson"),
-        "language_model": lm_scores.METRICS,
-    }[config.task]
-    return tuple(dict.fromkeys((config.ranking_metric, *usual)))

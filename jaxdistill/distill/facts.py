@@ -49,14 +49,14 @@ def facts_of(config: Config, dataset: Dataset) -> Facts:
     """Return what the data of a run say."""
     split = dataset.train
     types, images, features = split.token_types, split.images, split.features
-    speaks = config.task == "language_model"
+    task = config.task_record
     return Facts(
         labels=dataset.labels,
         outputs=dataset.num_labels,
         vocabulary=dataset.vocabulary,
         pad_id=split.pad_id,
-        ends=ends_of(config, dataset) if speaks and config.on_policy is not None else None,
-        row=split.labels.shape[1] if speaks else config.data.max_length,
+        ends=ends_of(config, dataset) if task.writes and config.on_policy is not None else None,
+        row=split.labels.shape[1] if task.documents else config.data.max_length,
         token_types=1 if types is None else 1 + int(types.max(initial=0)),
         image=None if images is None else (images.shape[1], images.shape[2], images.shape[3]),
         features=None if features is None else features.shape[1],
@@ -79,11 +79,11 @@ def facts_without_data(config: Config) -> Facts:
 
 def _outputs(config: Config) -> int | None:
     """Return the number of outputs that all models have; None where a folder says its own."""
-    if config.task == "regression":
+    if config.task_record.outputs == "values":
         return 1
     if config.data.labels is not None:
         return len(config.data.labels)
-    if config.task == "language_model" or config.data.source in _EMBEDDED_LABELS:
+    if config.task_record.over_vocabulary or config.data.source in _EMBEDDED_LABELS:
         return _EMBEDDED_LABELS.get(config.data.source)
     origins = [config.teacher.model, config.student.model]
     if not any(isinstance(origin, Mapping) for origin in origins):

@@ -20,13 +20,12 @@ from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.terms_fused import TokenLoss, fused_term
 from jaxdistill.models.registry import Model
 
-TASK = "language_model"
 FUSED = "fused"
 
 
 def fuses(config: Config) -> bool:
     """Return whether losses work from hidden states, so that no logits are made."""
-    return config.task == TASK and config.losses == "fused"
+    return config.task_record.over_vocabulary and config.losses == "fused"
 
 
 def load_data(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxdistill.config.base import PROBLEM_TYPES
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
@@ -54,7 +53,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     """
     checks_models.refuse_unfit(config)
     limits = row_limits(config)
-    if config.task == language.TASK:
+    if config.task_record.documents:
         return language.load_data(config, tokenizer_folder(config), limits, cache)
     preprocessing, remarks = preprocessing_of(config)
     teacher = checks_models.described(config, "teacher")
@@ -87,7 +86,7 @@ def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
     if dataset.positive is not None:
         name = str(dataset.positive) if dataset.labels is None else dataset.labels[dataset.positive]
         return {"positive": dataset.positive, "metric_of": f"that of the label {name!r}"}
-    kind = "classes that occur" if config.task == "classification" else "labels"
+    kind = "classes that occur" if config.task_record.outputs == "classes" else "labels"
     return {"positive": None, "metric_of": f"the mean over the {kind}"}
 
 
@@ -198,8 +197,9 @@ def _model(
 ) -> Model:
     facts = facts_of(config, dataset)
     options: dict[str, Any] = {**_options(config, train), "seed": seed}
-    if config.task != language.TASK:
-        options["problem_type"] = PROBLEM_TYPES[config.task]
+    task = config.task_record
+    if not task.over_vocabulary:
+        options["problem_type"] = task.problem_type
         named = facts.labels is not None
         options |= {"labels": facts.labels} if named else {"num_labels": facts.outputs}
     if isinstance(origin, str):
@@ -207,7 +207,7 @@ def _model(
         model = load_model(origin, pooling=own, fresh_head=fresh, **options)
         return with_dropout(model, train.dropout)
     model = build_model(_filled(config, origin, facts), pooling=pooling, **options)
-    if config.task == language.TASK:
+    if task.over_vocabulary:
         model = language.with_tokenizer(model, dataset)
     return with_dropout(model, train.dropout)
 
@@ -235,11 +235,11 @@ def student_shapes(config: Config, facts: Facts) -> Model:
 
 def _shapes(config: Config, side: str, origin: Any, train: TrainConfig, facts: Facts) -> Model:
     options = _options(config, train) | {"pooling": getattr(config, side).pooling}
-    if config.task != language.TASK:
+    if not config.task_record.over_vocabulary:
         options["num_labels"] = facts.outputs
     if not isinstance(origin, str):
         origin = _filled(config, origin, facts)
-        if config.task == language.TASK and "vocab_size" not in origin:
+        if config.task_record.over_vocabulary and "vocab_size" not in origin:
             log.warning(
                 "plan: %s.model has no vocab_size and no tokenizer says it; its family's default "
                 "is taken",
@@ -258,9 +258,10 @@ def _options(config: Config, train: TrainConfig) -> dict[str, Any]:
         "remat": train.remat,
         "attention": config.parallel.attention,
     }
-    if config.task == language.TASK:
-        return options | {"head": "lm", "logits": config.losses == "dense"}
-    return options | {"head": "classification"}
+    options["head"] = config.task_record.head
+    if config.task_record.over_vocabulary:
+        options["logits"] = config.losses == "dense"
+    return options
 
 
 def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
@@ -278,7 +279,7 @@ def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     if facts.vocabulary is not None:
         sizes["vocab_size"] = facts.vocabulary
-    if config.task == language.TASK:
+    if config.task_record.documents:
         sizes |= dict.fromkeys(POSITIONS, facts.row)
     elif facts.vocabulary is not None:
         sizes["pad_token_id"] = origin.get("pad_token_id", facts.pad_id)

@@ -6,7 +6,7 @@ import functools
 
 from jax.sharding import Mesh
 
-from jaxdistill.config.base import TASK_LOSSES, ScheduleConfig
+from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.objective import TermConfig, make_term
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import language
@@ -36,7 +36,7 @@ def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
         if term.method.reads == "labels"
     }
     if not terms:
-        terms = {"hard": make_term(TASK_LOSSES[config.task])}
+        terms = {"hard": make_term(config.task_record.loss)}
     if language.fuses(config):
         return Objective(language.fused_terms(terms, 1, mesh=mesh))
     return Objective({name: _term(name, term, 1) for name, term in terms.items()})

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
-from jaxdistill.distill import language
 from jaxdistill.distill.codec import choose_codec
 from jaxdistill.distill.facts import Facts, tokens_among
 from jaxdistill.distill.models import with_state
@@ -96,7 +95,7 @@ def resolve(
     if teacher is None:
         return Setup(config, train, student, None, total_steps)
     vocabulary = None
-    if config.task == language.TASK:
+    if config.task_record.over_vocabulary:
         classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
         vocabulary = real_vocabulary(config, facts, student.config.vocab_size, classes)
     if isinstance(teacher, Stored):
@@ -134,7 +133,7 @@ def kind_of_model(config: Config) -> Literal["live", "memory"]:
       ConfigError: its outputs are to be kept in memory, and cannot be.
     """
     wanted, reason = config.teacher.precompute, targets.obstacle(config)
-    if reason is None and config.task == language.TASK:
+    if reason is None and config.task_record.over_vocabulary:
         reason = "a language model says too much to be kept in memory (a cache is for that)"
     if wanted is False:
         return "live"

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdistill.config.schema import CacheConfig, Config
 from jaxdistill.data.dataset import image_processor
 from jaxdistill.data.text.ends import generation_config_of
-from jaxdistill.distill import cache_stage, language, workdir_lock
+from jaxdistill.distill import cache_stage, workdir_lock
 from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
@@ -25,7 +25,6 @@ from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.evaluation.environment import environment
-from jaxdistill.evaluation.lm_scores import PER_TOKEN_AND_BYTE
 from jaxdistill.evaluation.metrics import agreement
 from jaxdistill.evaluation.report import write_report
 from jaxdistill.evaluation.speed import measure_speed
@@ -291,15 +290,15 @@ def _write(folder: Path, model: Model, workspace: Workspace) -> None:
     """Write a model with what read its inputs: the tokenizer, cutting rows where that was done, or
     the preprocessing of images; one that writes, with what ends its texts."""
     config, dataset = workspace.config, workspace.dataset
-    packs = config.task == language.TASK  # rows hold documents, of any length
-    cuts = dataset.tokenizer is not None and not packs
+    task = config.task_record
+    cuts = dataset.tokenizer is not None and not task.documents
     save_model(
         folder,
         model,
         tokenizer_from=dataset.tokenizer,
         max_length=config.data.max_length if cuts else None,
         processor=image_processor(dataset),
-        generation=generation_config_of(config, dataset) if packs else None,
+        generation=generation_config_of(config, dataset) if task.writes else None,
     )
 
 
@@ -315,10 +314,10 @@ def _measured(
 ) -> dict[str, Any]:
     config = workspace.config
     speed = measure_speed(model, workspace.dataset, config)
-    # What a language model's perplexity means depends on its tokenizer; bits per byte do not.
-    others = PER_TOKEN_AND_BYTE if config.task == "language_model" else ()
     also = {
-        name: [value[name] for value in values] for name in others if name != config.ranking_metric
+        name: [value[name] for value in values]
+        for name in config.task_record.tabled
+        if name != config.ranking_metric
     }
     return {
         "values": [value[config.ranking_metric] for value in values],

@@ -58,7 +58,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
       DataError: no document has a prompt.
       Preempted: the process was asked to stop; the same call goes on.
     """
-    if config.task != "language_model":
+    if not config.task_record.writes:
         raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
     wanted, length = config.generate, config.data.max_length
     if wanted.prompt_tokens >= length:

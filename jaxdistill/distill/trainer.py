@@ -19,7 +19,6 @@ from jaxdistill.data.batching.stage import fewer, stage_batches, steps_of
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
 from jaxdistill.data.text import used_vocabulary
-from jaxdistill.distill import language
 from jaxdistill.distill.assembly import assemble
 from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.distill.facts import facts_of
@@ -75,7 +74,7 @@ def make_trainer(
     dataset = fewer(dataset, train_config, config.data.split_seed)
     # Before ids are renumbered: a cache knows examples by their own.
     stored = targets.from_cache(teacher, dataset.train) if isinstance(teacher, Cache) else None
-    cuts = train_config.used_vocabulary and config.task != language.TASK
+    cuts = train_config.used_vocabulary and not config.task_record.over_vocabulary
     used = used_vocabulary.used_ids(dataset) if cuts else None  # Any token may be written.
     layout = Layout(used, apart=stacking.unrolls(train_config.unroll))
     if used is not None:

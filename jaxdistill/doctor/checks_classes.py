@@ -17,24 +17,26 @@ _FEW = 5
 _SCALES = ("score", "scores", "rating", "ratings", "stars", "grade", "points")
 
 
-def label_kind(setup: Setup) -> Check:
+def class_kind(setup: Setup) -> Check:
     """Check that labels are classes, and not scores, identifiers, or several labels in one."""
-    task = setup.config.task
-    if task == "regression":
-        return
-    faults = _class_faults(setup) if task == "classification" else _set_faults(setup)
-    healthy = True
-    for finding in faults:
-        healthy = False
-        yield finding
-    if healthy:
-        yield Finding("ok", "labels", _shown(setup))
+    yield from _or_shown(setup, _class_faults(setup))
+
+
+def set_kind(setup: Setup) -> Check:
+    """Check that a row can have several labels, and that each of them is one."""
+    yield from _or_shown(setup, _set_faults(setup))
+
+
+def _or_shown(setup: Setup, faults: Iterator[Finding]) -> Check:
+    """Pass faults on; where there are none, say what the labels are."""
+    found = list(faults)
+    yield from found or [Finding("ok", "labels", _shown(setup))]
 
 
 def spelling(setup: Setup) -> Check:
     """Check that no two labels differ in case or in blanks only."""
     names = setup.dataset.labels
-    if names is None or setup.config.task == "regression":
+    if names is None:
         return
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -60,7 +62,7 @@ def measured_label(setup: Setup) -> Check:
         return
     if dataset.positive is None:
         told = "f1 is the mean over the labels"
-        if config.task == "classification":
+        if config.task_record.outputs == "classes":
             told = "f1 is the mean over the classes that occur or are predicted"
         yield Finding("ok", "measured label", told)
         return

@@ -46,7 +46,7 @@ def pooling(setup: Setup) -> Check:
 
 def folder_settings(setup: Setup) -> Check:
     """Check what the models' folders say of texts against how they are read here."""
-    if setup.dataset.modality != "text" or setup.config.task == "language_model":
+    if setup.dataset.modality != "text":
         return
     healthy = True
     for name, model in setup.models.items():

@@ -11,6 +11,7 @@ from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.doctor.checks_models import head_labels
 from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.methods.method import function_of
 
 _FEW = 200
 _SEEN_SHARE = 0.01
@@ -18,8 +19,6 @@ _SEEN_SHARE = 0.01
 
 def label_order(setup: Setup) -> Check:
     """Check that teacher, student and data mean the same by the same label id."""
-    if setup.config.task == "regression":
-        return
     names = {"the data": setup.dataset.labels}
     for who, side, model in (
         ("the teacher", "teacher", setup.teacher),
@@ -87,12 +86,11 @@ def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
 
 
 def label_range(setup: Setup) -> Check:
-    """Check that labels are in range, and that every class that is measured was taught."""
-    task, count = setup.config.task, setup.dataset.num_labels
+    """Check that labels are in range, and that models have as many outputs."""
+    count, find = setup.dataset.num_labels, setup.config.task_record.label_fault
     healthy = True
     for part, split in setup.splits.items():
-        labels = split.labels
-        bad = _out_of_range(task, labels, count)
+        bad = None if find is None else function_of(find)(split.labels, count)
         if bad:
             healthy = False
             yield Finding("fatal", "label range", f"{part}: {bad}")
@@ -106,29 +104,35 @@ def label_range(setup: Setup) -> Check:
                 f"the {name} has {outputs} outputs, the data has {count} labels; give the {name} "
                 "a head of that size, or the labels as data.labels",
             )
-    if task == "classification" and healthy:
-        taught = np.bincount(setup.dataset.train.labels, minlength=count)
-        asked = np.bincount(setup.dataset.validation.labels, minlength=count)
-        untaught = np.flatnonzero((taught == 0) & (asked > 0))
-        if len(untaught):
-            healthy = False
-            yield Finding(
-                "warning",
-                "label range",
-                f"{len(untaught)} classes of validation never occur in train "
-                f"({_named(setup, untaught)}); add examples of them, or drop them",
-            )
-        unasked = np.flatnonzero((taught > 0) & (asked == 0))
-        if len(unasked):
-            healthy = False
-            yield Finding(
-                "warning",
-                "label range",
-                f"{len(unasked)} of {count} classes never occur in validation "
-                f"({_named(setup, unasked)}), so nothing is measured of them; hold out examples",
-            )
     if healthy:
         yield Finding("ok", "label range", f"{count} labels, all in range")
+
+
+def classes_taught(setup: Setup) -> Check:
+    """Check that every class that is measured was taught, and every one taught is measured."""
+    count = setup.dataset.num_labels
+    train, validation = setup.dataset.train.labels, setup.dataset.validation.labels
+    if any(class_fault(labels, count) for labels in (train, validation)):
+        return  # The label range is the fault.
+    taught, asked = (np.bincount(labels, minlength=count) for labels in (train, validation))
+    untaught = np.flatnonzero((taught == 0) & (asked > 0))
+    if len(untaught):
+        yield Finding(
+            "warning",
+            "classes",
+            f"{len(untaught)} classes of validation never occur in train "
+            f"({_named(setup, untaught)}); add examples of them, or drop them",
+        )
+    unasked = np.flatnonzero((taught > 0) & (asked == 0))
+    if len(unasked):
+        yield Finding(
+            "warning",
+            "classes",
+            f"{len(unasked)} of {count} classes never occur in validation "
+            f"({_named(setup, unasked)}), so nothing is measured of them; hold out examples",
+        )
+    if not len(untaught) and not len(unasked):
+        yield Finding("ok", "classes", "those of train and of validation are the same")
 
 
 def overlap(setup: Setup) -> Check:
@@ -161,23 +165,29 @@ def evaluation_size(setup: Setup) -> Check:
         yield Finding("ok", "evaluation size", told)
 
 
-def _out_of_range(task: str, labels: np.ndarray, count: int) -> str | None:
-    if task == "classification":
-        bad = (labels < 0) | (labels >= count)
-        if bad.any():
-            return (
-                f"{int(bad.sum())} labels are outside 0 to {count - 1} (e.g. {labels[bad][0]}); "
-                "correct the rows, or name every label in data.labels"
-            )
-    elif task == "multilabel":
-        bad = ~np.isin(labels, (0, 1))
-        if bad.any():
-            return (
-                f"{int(bad.sum())} labels are neither 0 nor 1 (e.g. {labels[bad][0]}); correct them"
-            )
-    elif not np.isfinite(labels).all():
-        return f"{int((~np.isfinite(labels)).sum())} labels are no finite numbers; drop the rows"
-    return None
+def class_fault(labels: np.ndarray, count: int) -> str | None:
+    """Return what is wrong with ids `[N]` of classes, or None."""
+    bad = (labels < 0) | (labels >= count)
+    if not bad.any():
+        return None
+    return (
+        f"{int(bad.sum())} labels are outside 0 to {count - 1} (e.g. {labels[bad][0]}); "
+        "correct the rows, or name every label in data.labels"
+    )
+
+
+def decision_fault(labels: np.ndarray, count: int) -> str | None:
+    """Return what is wrong with rows `[N, C]` of 0 and 1, or None."""
+    bad = ~np.isin(labels, (0, 1))
+    if not bad.any():
+        return None
+    return f"{int(bad.sum())} labels are neither 0 nor 1 (e.g. {labels[bad][0]}); correct them"
+
+
+def value_fault(labels: np.ndarray, count: int) -> str | None:
+    """Return what is wrong with numbers `[N]`, or None."""
+    bad = ~np.isfinite(labels)
+    return f"{int(bad.sum())} labels are no finite numbers; drop the rows" if bad.any() else None
 
 
 def _named(setup: Setup, ids: np.ndarray) -> str:

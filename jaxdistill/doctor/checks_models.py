@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxdistill.config.base import PROBLEM_TYPES
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset, NamedHead
 from jaxdistill.data.reading.columns import Modality
@@ -31,19 +30,19 @@ def refuse_unfit(config: Config) -> None:
       ModelError: a folder that holds no whole model.
     """
     found = _families(config)
-    language = config.task == "language_model"
+    task = config.task_record
     for side, family in found.items():
-        if language and not _is_decoder(family):
+        if task.writes and not _is_decoder(family):
             kind = "an encoder-decoder" if "lm" in family.architectures else "no decoder"
             raise ConfigError(
                 f"{side}.model: got {_shown(config, side)} of the family {family.name!r}, {kind}, "
-                f"for task 'language_model', expected one of {_those(_is_decoder)}"
+                f"for task {config.task!r}, expected one of {_those(_is_decoder)}"
             )
-        if not language and "classification" not in family.architectures:
+        if not task.writes and task.head not in family.architectures:
             raise ConfigError(
                 f"{side}.model: got {_shown(config, side)} of the family {family.name!r}, which "
-                f"has no classification head here, for task {config.task!r}, expected one of "
-                f"{_those(lambda f: 'classification' in f.architectures)}; or set "
+                f"has no {task.head} head here, for task {config.task!r}, expected one of "
+                f"{_those(lambda f: task.head in f.architectures)}; or set "
                 "task=language_model"
             )
     modalities = {side: family.modality for side, family in found.items()}
@@ -106,11 +105,11 @@ def _head_fault(found: Described, config: Config, dataset: Dataset) -> str | Non
     if found.other_head is not None:
         return f"the head of a {found.other_head}, expected one for a whole text or image"
     held = f"a head of {found.outputs} outputs{_listed(found.names)}"
-    regression = config.task == "regression"
+    one = config.task_record.outputs == "values"
     wanted = f"the data's {dataset.num_labels} labels{_listed(dataset.labels)}"
     if found.outputs != dataset.num_labels:
-        return f"{held}, expected one for {'a number' if regression else wanted}"
-    known = None not in (found.names, dataset.labels) and not regression
+        return f"{held}, expected one for {'a number' if one else wanted}"
+    known = None not in (found.names, dataset.labels) and not one
     if known and set(found.names or ()) != set(dataset.labels or ()):
         return f"{held}, expected one for {wanted}: rename either"
     return None
@@ -119,9 +118,9 @@ def _head_fault(found: Described, config: Config, dataset: Dataset) -> str | Non
 def problem_type(setup: Setup) -> Check:
     """Check what folders say that their heads were trained for."""
     config, healthy = setup.config, True
-    if config.task not in PROBLEM_TYPES:
+    wanted = config.task_record.problem_type
+    if wanted is None:
         return
-    wanted = PROBLEM_TYPES[config.task]
     for side in SIDES:
         found = described(config, side)
         if found is None or found.problem_type in (None, wanted):

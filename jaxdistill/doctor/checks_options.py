@@ -32,7 +32,7 @@ def objective(setup: Setup) -> Check:
             "alike and differ by chance; give such a term a weight"
         )
     for name, term in acting.items():
-        if config.task == "multilabel" and term.method.compares_classes:
+        if config.task_record.outputs == "decisions" and term.method.compares_classes:
             warnings.append(
                 f"{name}: {term.loss} compares which label is likelier than another, but several "
                 "may hold at once; bernoulli_kl compares each by itself"

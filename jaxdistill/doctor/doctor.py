@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -12,49 +12,35 @@ from jaxdistill.config.base import Judgement
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.doctor import (
-    checks_classes,
-    checks_encoder,
     checks_images,
     checks_labels,
-    checks_language,
     checks_machine,
-    checks_models,
     checks_options,
     checks_shapes,
     checks_sources,
     checks_teacher,
     checks_text,
 )
-from jaxdistill.doctor.findings import Finding, Setup
+from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
+from jaxdistill.methods.method import function_of
 from jaxdistill.models.registry import Model
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["CHECKS", "Finding", "examine", "findings_table", "stop_if_fatal"]
+__all__ = ["Finding", "checks_of", "examine", "findings_table", "stop_if_fatal"]
 
 _JUDGEMENTS = {name.replace("_", " "): name for name in get_args(Judgement)}
 
 CHECKS = (
     checks_sources.sources,
     checks_images.shapes,
-    checks_models.problem_type,
     checks_text.tokenizers,
     checks_text.vocabulary,
     checks_text.lengths,
-    checks_text.token_types,
-    checks_encoder.pooling,
-    checks_encoder.folder_settings,
     checks_labels.overlap,
-    checks_labels.label_order,
-    checks_labels.label_range,
-    checks_classes.label_kind,
-    checks_classes.spelling,
-    checks_classes.measured_label,
     checks_teacher.teacher_head,
-    checks_teacher.teacher_skill,
-    checks_labels.evaluation_size,
     checks_teacher.sizes,
     checks_shapes.shapes,
     checks_options.objective,
@@ -63,26 +49,12 @@ CHECKS = (
     checks_machine.devices,
     checks_machine.memory,
 )
-LANGUAGE_CHECKS = (
-    checks_sources.sources,
-    checks_text.tokenizers,
-    checks_text.vocabulary,
-    checks_text.lengths,
-    checks_labels.overlap,
-    checks_language.documents,
-    checks_language.chats,
-    checks_language.ends,
-    checks_language.losses,
-    checks_teacher.teacher_head,
-    checks_language.teacher_skill,
-    checks_teacher.sizes,
-    checks_shapes.shapes,
-    checks_options.objective,
-    checks_options.options,
-    checks_options.lengths,
-    checks_machine.devices,
-    checks_machine.memory,
-)
+"""Checks of every run; each task has more."""
+
+
+def checks_of(config: Config) -> tuple[Callable[[Setup], Check], ...]:
+    """Return the checks of a run: those of every run, then those of its task."""
+    return (*CHECKS, *map(function_of, config.task_record.checks))
 
 
 def examine(
@@ -104,8 +76,8 @@ def examine(
       teacher_labels: `[N]` (`[N, C]` for multi-label), what the data says about them.
     """
     setup = Setup(config, dataset, teacher, student, teacher_logits, teacher_labels)
-    checks = LANGUAGE_CHECKS if config.task == "language_model" else CHECKS
-    return [_accepted(config, finding) for check in checks for finding in check(setup)]
+    found = [finding for check in checks_of(config) for finding in check(setup)]
+    return [_accepted(config, finding) for finding in found]
 
 
 def _accepted(config: Config, finding: Finding) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,13 +12,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxdistill.evaluation.metrics import decide, f1_per_class
-from jaxdistill.evaluation.uncertainty import Calibration, calibration
-from jaxdistill.evaluation.verdict import SHARES
+from jaxdistill.evaluation.metrics import classes, decisions, f1_per_class, values
+from jaxdistill.evaluation.uncertainty import (
+    calibration,
+    class_confidences,
+    decision_confidences,
+)
+from jaxdistill.evaluation.verdict import is_share
 
 COLORS = {"teacher": "#6b6b6b", "student alone": "#d1740f", "student distilled": "#1f6fb2"}
 Curves = Mapping[str, Sequence[Sequence[tuple[int, float]]]]
 """Model -> seeds -> (step, value)."""
+Confidences = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Figures = Iterator[tuple[str, str, str]]
+"""Title, caption and address of each figure."""
 
 _FEW = 12
 _STYLE: Any = {
@@ -34,6 +41,33 @@ _STYLE: Any = {
 _PLAIN: Any = {**_STYLE, "axes.grid": False}
 
 
+def class_figures(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
+) -> Figures:
+    """Yield the figures of a classification; `logits` maps a model to `[S, N, C]`."""
+    yield (
+        "Confusion matrix",
+        "Rows are labels, columns what the distilled student said; mean counts over seeds.",
+        confusion(logits["student distilled"], labels, names),
+    )
+    yield _calibration(class_confidences, logits, labels)
+
+
+def set_figures(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
+) -> Figures:
+    """Yield the figures of a multi-label task; `logits` maps a model to `[S, N, C]`."""
+    yield "F1 per label", "Mean over seeds.", label_scores(logits, labels, names)
+    yield _calibration(decision_confidences, logits, labels)
+
+
+def value_figures(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]
+) -> Figures:
+    """Yield the figure of a regression; `logits` maps a model to `[S, N, 1]`."""
+    yield "Predictions", "First seed of each model.", scatter(logits, labels)
+
+
 def learning_curves(curves: Mapping[str, Curves], teacher: float | None, metric: str) -> str:
     """Draw what each evaluation of both students gave: seeds faint, their mean strong.
 
@@ -46,7 +80,7 @@ def learning_curves(curves: Mapping[str, Curves], teacher: float | None, metric:
         figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(curves)))
         for axes, (title, models) in zip(panels, curves.items(), strict=True):
-            scale = 100 if title in SHARES else 1
+            scale = 100 if title != "loss" and is_share(title) else 1
             for name, seeds in models.items():
                 for seed in seeds:
                     steps, values = zip(*seed, strict=True)
@@ -76,27 +110,27 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
       labels: `[N]` ids.
       names: of the classes.
     """
-    classes = logits.shape[-1]
+    count = logits.shape[-1]
     counts = confusion_counts(logits, labels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.45 * classes, 3.2, 7.0))
+    side = float(np.clip(0.45 * count, 3.2, 7.0))
     with mpl.rc_context(_PLAIN):
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if classes <= 40:
+        if count <= 40:
             long = max(map(len, names)) > 3
             axes.set_xticks(
-                range(classes), names, rotation=45 if long else 0, ha="right" if long else "center"
+                range(count), names, rotation=45 if long else 0, ha="right" if long else "center"
             )
-            axes.set_yticks(range(classes), names)
-        if classes <= _FEW:
+            axes.set_yticks(range(count), names)
+        if count <= _FEW:
             for row, column in np.argwhere(counts > 0):
-                count = float(counts[row, column])
+                cell = float(counts[row, column])
                 axes.text(
                     column,
                     row,
-                    f"{count:.0f}" if count >= 10 or count.is_integer() else f"{count:.1f}",
+                    f"{cell:.0f}" if cell >= 10 or cell.is_integer() else f"{cell:.1f}",
                     ha="center",
                     va="center",
                     color="white" if shares[row, column] > 0.5 else "black",
@@ -109,16 +143,17 @@ def confusion_counts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Count how often a label (row) was answered by a class (column): `[C, C]`, mean over seeds."""
     counts = np.zeros((logits.shape[-1],) * 2)
     for seed in logits:
-        np.add.at(counts, (labels, decide("classification", seed)), 1 / len(logits))
+        np.add.at(counts, (labels, classes(seed)), 1 / len(logits))
     return counts
 
 
 def calibration_plot(
-    task: str, logits: Mapping[str, np.ndarray], labels: np.ndarray
+    confidences: Confidences, logits: Mapping[str, np.ndarray], labels: np.ndarray
 ) -> tuple[str, dict[str, float]]:
     """Draw accuracy against confidence of every model, all seeds together.
 
     Args:
+      confidences: `(logits) -> (confidence, prediction)`, in the order of labels.
       logits: model -> `[S, N, C]`.
       labels: `[N]` or `[N, C]`.
 
@@ -131,7 +166,8 @@ def calibration_plot(
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls=":")
         for name, seeds in logits.items():
-            found = _pooled(task, seeds, labels)
+            together = seeds.reshape(-1, seeds.shape[-1])  # the predictions of all seeds as one set
+            found = calibration(*confidences(together), np.concatenate([labels] * len(seeds)))
             errors[name] = found.error
             filled = found.counts > 0
             axes.plot(
@@ -149,14 +185,15 @@ def calibration_plot(
 
 def label_scores(logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
     """Draw the F1 of each label of a multi-label task, averaged over seeds."""
-    classes = labels.shape[-1]
-    place = np.arange(classes)
+    count = labels.shape[-1]
+    place = np.arange(count)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6, float(np.clip(0.45 * classes, 2.5, 12))), layout="constrained")
+        figure = Figure(figsize=(6, float(np.clip(0.45 * count, 2.5, 12))), layout="constrained")
         axes = figure.subplots()
         for shift, (name, seeds) in enumerate(logits.items()):
-            decisions = [decide("multilabel", seed) for seed in seeds]
-            scores = np.mean([f1_per_class(said, labels, classes) for said in decisions], axis=0)
+            scores = np.mean(
+                [f1_per_class(decisions(seed), labels, count) for seed in seeds], axis=0
+            )
             axes.barh(place + 0.27 * (shift - 1), scores, 0.25, color=COLORS[name], label=name)
         axes.set_yticks(place, names)
         axes.invert_yaxis()
@@ -172,18 +209,24 @@ def scatter(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> str:
         panels: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(logits), sharey=True)))
         ends = [float(labels.min()), float(labels.max())]
         for axes, (name, seeds) in zip(panels, logits.items(), strict=True):
-            values = decide("regression", seeds[0])
+            predicted = values(seeds[0])
             axes.plot(ends, ends, color="black", lw=0.8, ls=":")
-            axes.scatter(labels, values, s=6, alpha=0.4, color=COLORS[name], rasterized=True)
+            axes.scatter(labels, predicted, s=6, alpha=0.4, color=COLORS[name], rasterized=True)
             axes.set(title=name, xlabel="label")
         panels[0].set_ylabel("prediction")
         return _svg(figure)
 
 
-def _pooled(task: str, seeds: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Judge the predictions of all seeds as one set."""
-    together = seeds.reshape(-1, seeds.shape[-1])
-    return calibration(task, together, np.concatenate([labels] * len(seeds)))
+def _calibration(
+    confidences: Confidences, logits: Mapping[str, np.ndarray], labels: np.ndarray
+) -> tuple[str, str, str]:
+    plot, errors = calibration_plot(confidences, logits, labels)
+    told = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
+    return (
+        "Calibration",
+        f"Accuracy against confidence, all seeds together. Expected calibration error: {told}.",
+        plot,
+    )
 
 
 def _svg(figure: Figure) -> str:

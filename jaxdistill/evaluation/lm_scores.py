@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,6 @@ from jaxdistill.engine.mean import Mean
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.outputs import Outputs
 
-PER_TOKEN_AND_BYTE = ("perplexity", "bits_per_byte")
-METRICS = (*PER_TOKEN_AND_BYTE, "accuracy")
 NOTHING = -1.0  # said where nothing is to be predicted
 _CELLS = 2**25  # logits at a time
 
@@ -75,28 +73,44 @@ def _scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]
     return losses.cross_entropy(logits, labels), jnp.argmax(logits, -1).astype(jnp.int32)
 
 
-def language_metrics(
-    scores: np.ndarray, truth: np.ndarray, names: Sequence[str]
-) -> dict[str, float]:
-    """Summarize scores over all tokens.
-
-    Perplexity is `exp(nats / tokens)`; bits per byte is `nats / (ln 2 · bytes)`, which models with
-    other tokenizers can be compared by; accuracy is the share of tokens that were the likeliest.
+def perplexity(scores: np.ndarray, truth: np.ndarray, *, positive: int | None = None) -> float:
+    """Return `exp(nats / tokens)`, at most `exp(700)`.
 
     Args:
       scores: `[N, 2 + T]`, see `make_score_step`.
       truth: tokens to predict and the bytes they stand for, `[N, 2]`.
-      names: of the metrics.
+      positive: has no part in it.
     """
+    nats, _, tokens, _ = _sums(scores, truth)
+    # A model that diverged is infinitely perplexed, without a warning.
+    return float(np.exp(min(nats / max(tokens, 1), 700.0)))
+
+
+def bits_per_byte(scores: np.ndarray, truth: np.ndarray, *, positive: int | None = None) -> float:
+    """Return `nats / (ln 2 · bytes)`, by which models with other tokenizers can be compared.
+
+    Arguments as of `perplexity`.
+    """
+    nats, _, _, size = _sums(scores, truth)
+    return float(nats / np.log(2) / max(size, 1))
+
+
+def token_accuracy(scores: np.ndarray, truth: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the share of tokens that were the likeliest; arguments as of `perplexity`."""
+    _, hits, tokens, _ = _sums(scores, truth)
+    return float(hits / max(tokens, 1))
+
+
+def likeliest_tokens(scores: np.ndarray) -> np.ndarray:
+    """Return the likeliest token at each position, -1 where nothing is to be predicted."""
+    return scores[:, 2:].astype(np.int64)
+
+
+def _sums(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, float]:
+    """Return nats, hits, tokens and bytes over all rows."""
     nats, hits = np.asarray(scores, np.float64)[:, :2].sum(0)
     tokens, size = np.asarray(truth, np.float64).sum(0)
-    # A model that diverged is infinitely perplexed, without a warning.
-    values = {
-        "perplexity": float(np.exp(min(nats / max(tokens, 1), 700.0))),
-        "bits_per_byte": float(nats / np.log(2) / max(size, 1)),
-        "accuracy": float(hits / max(tokens, 1)),
-    }
-    return {name: values[name] for name in names}
+    return float(nats), float(hits), float(tokens), float(size)
 
 
 def same_tokens(scores: np.ndarray, others: np.ndarray) -> float:

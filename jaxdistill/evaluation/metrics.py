@@ -10,41 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdistill.errors import DataError, ModelError
-from jaxdistill.evaluation import lm_scores
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
-    "multilabel": ("exact_match", "f1"),
-    "regression": ("pearson", "spearman", "mse"),
-    "language_model": lm_scores.METRICS,
-}
-
-
-def decide(task: str, logits: np.ndarray) -> np.ndarray:
-    """Turn logits into predictions.
-
-    Args:
-      task: `classification`, `multilabel` or `regression`.
-      logits: `[N, C]`; `[N, 1]` or `[N]` for regression.
-
-    Returns:
-      Class ids `[N]`, label decisions `[N, C]` (logit above 0), or values `[N]`.
-
-    Raises:
-      ModelError: a logit is not a number.
-    """
-    logits = np.asarray(logits, np.float64)
-    broken = int(np.isnan(logits.reshape(len(logits), -1)).any(axis=1).sum())
-    if broken:
-        raise ModelError(
-            f"logits: got NaN in {broken} of {len(logits)} rows, expected numbers; the training "
-            "diverged: lower learning_rate, or set clip_norm"
-        )
-    if task == "multilabel":
-        return (logits > 0).astype(np.int64)
-    if task == "regression":
-        return logits.reshape(len(logits))
-    return logits.argmax(axis=-1)
+from jaxdistill.methods.method import function_of
+from jaxdistill.tasks.registry import task_named
 
 
 def compute_metrics(
@@ -55,30 +22,25 @@ def compute_metrics(
     *,
     positive: int | None = None,
 ) -> dict[str, float]:
-    """Compare predictions with labels, or measure a language model's scores.
-
-    `f1` is that of one class or label, else the unweighted mean (`macro`) as scikit-learn takes it:
-    over the classes that occur or are predicted, and over all labels of a multi-label task, where
-    one that neither occurs nor is predicted counts 0. A correlation in which one side is constant
-    is 0.
+    """Compare predictions with labels, by the metrics of a task.
 
     Args:
-      task: `classification`, `multilabel` or `regression`.
-      logits: `[N, C]`; `[N, 1]` or `[N]` for regression.
-      labels: `[N]` ids, `[N, C]` zeros and ones, or `[N]` values.
-      names: which metrics; all of the task by default (`METRICS`).
-      positive: the class or label that `f1` is of; by default class 1 where there are two classes,
-        else the mean.
+      task: the name of a task.
+      logits: `[N, C]`, or the scores of the task's `score_step`.
+      labels: `[N, ...]`, what the task compares them with.
+      names: which metrics; all of the task by default.
+      positive: the class or label that `f1` is of, see `f1_of_classes`.
 
     Raises:
       DataError: no examples, or a metric that the task does not have.
       ModelError: a logit is not a number.
     """
-    names = METRICS[task] if names is None else names
-    unknown = [name for name in names if name not in METRICS[task]]
+    known = {metric.name: metric for metric in task_named(task).metrics}
+    names = list(known) if names is None else names
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(
-            f"metric: got {unknown[0]!r} for task {task!r}, expected one of {list(METRICS[task])}"
+            f"metric: got {unknown[0]!r} for task {task!r}, expected one of {list(known)}"
         )
     labels = np.asarray(labels)
     if len(labels) == 0 or len(labels) != len(logits):
@@ -86,13 +48,111 @@ def compute_metrics(
             f"evaluation: got {len(logits)} predictions and {len(labels)} labels, expected the "
             "same number and at least one; give a validation split with examples"
         )
-    if task == "language_model":
-        return lm_scores.language_metrics(logits, labels, names)
-    predictions = decide(task, logits)
-    classes = np.asarray(logits).shape[-1]
-    if positive is None and task == "classification" and classes == 2:
+    return {
+        name: float(function_of(known[name].function)(logits, labels, positive=positive))
+        for name in names
+    }
+
+
+def decide(task: str, logits: np.ndarray) -> np.ndarray:
+    """Turn logits `[N, C]` into the predictions of a task, see `classes`, `decisions`, `values`.
+
+    Raises:
+      ModelError: a logit is not a number.
+    """
+    return function_of(task_named(task).decide)(logits)
+
+
+def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray, task: str) -> float:
+    """Return how often the student decides as the teacher does, as the task counts it.
+
+    Args:
+      student_logits: `[N, C]`.
+      teacher_logits: `[N, C]`.
+      task: the name of a task.
+    """
+    return float(function_of(task_named(task).agreement)(student_logits, teacher_logits))
+
+
+def classes(logits: np.ndarray) -> np.ndarray:
+    """Return the likeliest class of each example: int64 `[N]` of `[N, C]`.
+
+    Raises:
+      ModelError: a logit is not a number.
+    """
+    return _numbers(logits).argmax(axis=-1)
+
+
+def decisions(logits: np.ndarray) -> np.ndarray:
+    """Return 1 for each label whose logit is above 0: int64 `[N, C]` of `[N, C]`.
+
+    Raises:
+      ModelError: a logit is not a number.
+    """
+    return (_numbers(logits) > 0).astype(np.int64)
+
+
+def values(logits: np.ndarray) -> np.ndarray:
+    """Return the predicted numbers: float64 `[N]` of `[N, 1]` or `[N]`.
+
+    Raises:
+      ModelError: one is not a number.
+    """
+    return _numbers(logits).reshape(len(logits))
+
+
+def right_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return whether each example's class is right: bool `[N]`."""
+    return classes(logits) == labels
+
+
+def right_sets(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return whether all labels of an example are decided rightly: bool `[N]`."""
+    return (decisions(logits) == labels).all(axis=-1)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the share of examples whose class is right."""
+    return float(right_classes(logits, labels).mean())
+
+
+def exact_match(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the share of examples of which all labels are decided rightly."""
+    return float(right_sets(logits, labels).mean())
+
+
+def f1_of_classes(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the F1 of one class, else the unweighted mean (`macro`) as scikit-learn takes it.
+
+    The mean is over the classes that occur or are predicted. Where there are two classes and none
+    is named, it is the F1 of class 1.
+
+    Args:
+      logits: `[N, C]`.
+      labels: `[N]` ids.
+      positive: the class that it is of.
+    """
+    said, count = classes(logits), np.asarray(logits).shape[-1]
+    scores = f1_per_class(said, labels, count)
+    if positive is None and count == 2:
         positive = 1
-    return {name: _metric(name, predictions, labels, classes, positive) for name in names}
+    if positive is not None:
+        return float(scores[positive])
+    return float(scores[np.union1d(said, labels.astype(np.int64))].mean())
+
+
+def f1_of_labels(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the F1 of one label, else the unweighted mean over all labels.
+
+    A label that neither occurs nor is predicted counts 0, as with scikit-learn.
+
+    Args:
+      logits: `[N, C]`.
+      labels: `[N, C]` zeros and ones.
+      positive: the label that it is of.
+    """
+    scores = f1_per_class(decisions(logits), labels, np.asarray(logits).shape[-1])
+    return float(scores.mean() if positive is None else scores[positive])
 
 
 def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -112,68 +172,74 @@ def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> n
     return 2 * hits / np.maximum(said + meant, 1)
 
 
-def agreement(student_logits: np.ndarray, teacher_logits: np.ndarray, task: str) -> float:
-    """Return how often the student decides as the teacher does.
-
-    The share of equal classes, the share of equal label decisions over all examples and labels,
-    Pearson's correlation of the predicted values (0 where one side is constant), or for language
-    models the share of positions at which both find the same token likeliest.
-
-    Args:
-      student_logits: `[N, C]`.
-      teacher_logits: `[N, C]`.
-      task: `classification`, `multilabel` or `regression`.
-    """
-    if task == "language_model":
-        return lm_scores.same_tokens(student_logits, teacher_logits)
-    student, teacher = decide(task, student_logits), decide(task, teacher_logits)
-    if task == "regression":
-        return _correlation("pearson", student, teacher)
-    return float((student == teacher).mean())
-
-
-def _matthews(predictions: np.ndarray, labels: np.ndarray, classes: int) -> float:
+def matthews(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
     """Correlate classes (Gorodkin 2004, eq. 8, for any number of them); 0 where it is 0 / 0."""
-    said, meant = (np.bincount(ids, minlength=classes) for ids in (predictions, labels))
-    count = float(len(labels))
+    predictions, labels = classes(logits), labels.astype(np.int64)
+    count = np.asarray(logits).shape[-1]
+    said, meant = (np.bincount(ids, minlength=count) for ids in (predictions, labels))
+    rows = float(len(labels))
     right = float((predictions == labels).sum())
-    both = count * right - float(said @ meant)
-    spread = (count**2 - float(said @ said)) * (count**2 - float(meant @ meant))
+    both = rows * right - float(said @ meant)
+    spread = (rows**2 - float(said @ said)) * (rows**2 - float(meant @ meant))
     return both / spread**0.5 if spread > 0 else 0.0
 
 
-def _correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
-    """Correlate values, or for `spearman` their ranks (ties share the mean rank)."""
+def pearson(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Correlate predicted numbers with labels; 0 where one side is constant."""
+    return _correlation(values(logits), _flat(labels))
+
+
+def spearman(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Correlate ranks (ties share the mean rank); 0 where one side is constant."""
     from scipy.stats import rankdata
 
+    predicted, labels = values(logits), _flat(labels)
+    if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return _correlation(rankdata(predicted), rankdata(labels))
+
+
+def mse(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
+    """Return the mean squared error of predicted numbers."""
+    return float(np.square(values(logits) - _flat(labels)).mean())
+
+
+def equal_classes(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+    """Return the share of examples that both models give the same class."""
+    return float((classes(student_logits) == classes(teacher_logits)).mean())
+
+
+def equal_decisions(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+    """Return the share of equal decisions over all examples and labels."""
+    return float((decisions(student_logits) == decisions(teacher_logits)).mean())
+
+
+def correlated_values(student_logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+    """Return Pearson's correlation of the predicted numbers, 0 where one side is constant."""
+    return _correlation(values(student_logits), values(teacher_logits))
+
+
+def _numbers(logits: np.ndarray) -> np.ndarray:
+    """Return logits as float64.
+
+    Raises:
+      ModelError: one is not a number.
+    """
+    logits = np.asarray(logits, np.float64)
+    broken = int(np.isnan(logits.reshape(len(logits), -1)).any(axis=1).sum())
+    if broken:
+        raise ModelError(
+            f"logits: got NaN in {broken} of {len(logits)} rows, expected numbers; the training "
+            "diverged: lower learning_rate, or set clip_norm"
+        )
+    return logits
+
+
+def _flat(labels: np.ndarray) -> np.ndarray:
+    return labels.reshape(len(labels)).astype(np.float64)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    if name == "spearman":
-        first, second = rankdata(first), rankdata(second)
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _f1(predictions: np.ndarray, labels: np.ndarray, classes: int, positive: int | None) -> float:
-    scores = f1_per_class(predictions, labels, classes)
-    if positive is not None:
-        return float(scores[positive])
-    if predictions.ndim == 1:
-        scores = scores[np.union1d(predictions, labels.astype(np.int64))]
-    return float(scores.mean())
-
-
-def _metric(
-    name: str, predictions: np.ndarray, labels: np.ndarray, classes: int, positive: int | None
-) -> float:
-    if name == "accuracy":
-        return float((predictions == labels).mean())
-    if name == "exact_match":
-        return float((predictions == labels).all(axis=-1).mean())
-    if name == "f1":
-        return _f1(predictions, labels, classes, positive)
-    if name == "matthews":
-        return _matthews(predictions, labels.astype(np.int64), classes)
-    labels = labels.reshape(len(labels)).astype(np.float64)
-    if name == "mse":
-        return float(np.square(predictions - labels).mean())
-    return _correlation(name, predictions, labels)

@@ -18,6 +18,7 @@ from jaxdistill.evaluation.speed import ROWS, measured, result_cells, result_hea
 from jaxdistill.evaluation.uncertainty import metric_interval
 from jaxdistill.evaluation.verdict import format_difference, format_metric, mean_and_spread
 from jaxdistill.files.sentence_folder import encoder_folder
+from jaxdistill.methods.method import function_of
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}
 """Which stage trained which student."""
@@ -132,27 +133,10 @@ def _figures(
             f"line is the teacher on the {result['split']} split.",
             figures.learning_curves(curves, teacher, metric),
         )
-    if config.task == "language_model":
-        return
-    if config.task == "regression":
-        yield "Predictions", "First seed of each model.", figures.scatter(logits, labels)
-        return
-    names = label_names(workdir, next(iter(logits.values())).shape[-1])
-    if config.task == "classification":
-        yield (
-            "Confusion matrix",
-            "Rows are labels, columns what the distilled student said; mean counts over seeds.",
-            figures.confusion(logits["student distilled"], labels, names),
-        )
-    else:
-        yield "F1 per label", "Mean over seeds.", figures.label_scores(logits, labels, names)
-    plot, errors = figures.calibration_plot(config.task, logits, labels)
-    told = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
-    yield (
-        "Calibration",
-        f"Accuracy against confidence, all seeds together. Expected calibration error: {told}.",
-        plot,
-    )
+    draw = config.task_record.figures
+    if draw is not None:
+        names = label_names(workdir, next(iter(logits.values())).shape[-1])
+        yield from function_of(draw)(logits, labels, names)
 
 
 def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, result: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import BatchSource, eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.evaluation.lm_scores import last_logits
-from jaxdistill.evaluation.verdict import SHARES, decimals, mean_and_spread
+from jaxdistill.evaluation.verdict import decimals, is_share, mean_and_spread
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.models.sizes import count_bytes
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import fits_one_device, in_host_memory
 from jaxdistill.parallel.mesh import make_mesh
+from jaxdistill.tasks.registry import agreement_is_share
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,6 @@ ROWS = {
     "student_distilled": "student distilled",
 }
 
-_CORRELATED = ("pearson", "spearman", "mse")
 """Metrics of a regression, whose agreement is a correlation."""
 
 
@@ -119,20 +119,20 @@ def measured(result: Mapping[str, Any]) -> str:
 def result_header(name: str, row: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Return the titles of the columns, with those of a row's other metrics; shares in percent."""
     names = [name, *(other for other, _ in _also(row or {}))]
-    metrics = [f"{name} %" if name in SHARES else name.replace("_", " ") for name in names]
-    agreement = "agreement" if name in _CORRELATED else "agreement %"
+    metrics = [f"{name} %" if is_share(name) else name.replace("_", " ") for name in names]
+    agreement = "agreement %" if agreement_is_share(name) else "agreement"
     return ("model", *metrics, agreement, "params", "size", "latency", "examples/s")
 
 
 def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     """Format one model: metric, agreement with the teacher, parameters, size and speed."""
     return (
-        with_spread(row["values"], percent=name in SHARES, decimals=decimals(name)),
+        with_spread(row["values"], percent=is_share(name), decimals=decimals(name)),
         *(
-            with_spread(values, percent=other in SHARES, decimals=decimals(other))
+            with_spread(values, percent=is_share(other), decimals=decimals(other))
             for other, values in _also(row)
         ),
-        with_spread(row["agreement"], percent=name not in _CORRELATED),
+        with_spread(row["agreement"], percent=agreement_is_share(name)),
         _short(row["parameters"]),
         f"{_short(row['bytes'])}B",
         *_speed_cells(row["latency_ms"], row["examples_per_second"]),

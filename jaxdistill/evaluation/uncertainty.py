@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdistill.evaluation.metrics import compute_metrics, decide
+from jaxdistill.evaluation.metrics import classes, compute_metrics, decisions
+from jaxdistill.methods.method import function_of
+from jaxdistill.tasks.registry import task_named
 
 
 class Interval(NamedTuple):
@@ -33,35 +35,36 @@ class Calibration(NamedTuple):
     error: float
 
 
-def confidences(task: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return probability and decision of what a classifier predicts.
+def class_confidences(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest class of logits `[N, C]` and its probability: `(confidence, class)`."""
+    from scipy.special import softmax
 
-    Returns:
-      `(confidence, prediction)`, each `[N]`; each `[N * C]` for multi-label, where a decision
-      against a label has the confidence `1 - sigmoid(logit)`.
+    return softmax(np.asarray(logits, np.float64), axis=-1).max(axis=-1), classes(logits)
+
+
+def decision_confidences(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(confidence, decision)`, each `[N * C]`, of logits `[N, C]`.
+
+    A decision against a label has the confidence `1 - sigmoid(logit)`.
     """
-    from scipy.special import expit, softmax
+    from scipy.special import expit
 
-    logits = np.asarray(logits, np.float64)
-    if task == "multilabel":
-        return expit(np.abs(logits)).ravel(), decide(task, logits).ravel()
-    return softmax(logits, axis=-1).max(axis=-1), decide(task, logits)
+    return expit(np.abs(np.asarray(logits, np.float64))).ravel(), decisions(logits).ravel()
 
 
 def calibration(
-    task: str, logits: np.ndarray, labels: np.ndarray, *, bins: int = 15
+    confidence: np.ndarray, prediction: np.ndarray, labels: np.ndarray, *, bins: int = 15
 ) -> Calibration:
     """Compare confidence and accuracy over equal-width bins.
 
     `ECE = sum_b (n_b / N) |accuracy_b - confidence_b|`; Guo et al. 2017 (arXiv:1706.04599), eq. 3.
 
     Args:
-      task: `classification` or `multilabel`.
-      logits: `[N, C]`.
-      labels: `[N]` ids or `[N, C]` zeros and ones.
+      confidence: probability of each prediction, `[P]`, see `class_confidences`.
+      prediction: class or decision, `[P]`.
+      labels: what is true, with `P` entries in the same order.
       bins: number of bins over confidences from 0 to 1.
     """
-    confidence, prediction = confidences(task, logits)
     correct = prediction == np.asarray(labels).ravel()
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -111,11 +114,11 @@ def metric_interval(
 ) -> Interval:
     """Return the 95 % interval of a metric over the choice of evaluation examples.
 
-    Wilson's for `accuracy` and `exact_match`; percentiles of a bootstrap otherwise. `positive` is
-    the label that F1 is of, see `compute_metrics`.
+    Wilson's for metrics that count right answers, such as `accuracy`; percentiles of a bootstrap
+    otherwise. `positive` is the label that F1 is of, see `compute_metrics`.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
-    if name in ("accuracy", "exact_match"):
+    if task_named(task).metric(name).hits is not None:
         value = compute_metrics(task, logits, labels, [name])[name]
         return accuracy_interval(value, len(labels))
     values = bootstrap(
@@ -172,9 +175,15 @@ def difference_error(
     seeds, examples = len(alone), len(labels)
     if examples < 2:
         return GainError(float("nan"), 0.0)
-    if name in ("accuracy", "exact_match"):
+    hits = task_named(task).metric(name).hits
+    if hits is not None:
         # The mean over examples needs no draws: its variance is that of one example over N.
-        gains = _right(task, distilled, labels) - _right(task, alone, labels)  # [S, N]
+        right = function_of(hits)
+        ours, others = (
+            np.stack([right(seed, labels) for seed in arm]).astype(np.float64)
+            for arm in (distilled, alone)
+        )
+        gains = ours - others  # [S, N]
         scale = 1.0 / examples
     else:
 
@@ -194,9 +203,3 @@ def difference_error(
     of_one = float(gains.var(axis=1, ddof=1).mean()) * scale
     interaction = max(of_one - of_mean, 0.0) / (seeds - 1) if seeds > 1 else 0.0
     return GainError(of_mean**0.5, min(interaction, of_mean) ** 0.5)
-
-
-def _right(task: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return whether each seed answers each example rightly: float64 `[S, N]`."""
-    hits = np.stack([decide(task, seed) == labels for seed in logits]).astype(np.float64)
-    return hits.min(axis=-1) if hits.ndim == 3 else hits

@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHARES = ("accuracy", "exact_match", "f1")
-"""Metrics that are shares of examples, shown in percent and compared in points."""
-DECIMALS = {"perplexity": 2, "bits_per_byte": 3}
-"""With how many decimals metrics are shown that are no shares; four where nothing is said."""
-
+from jaxdistill.tasks.registry import metric_named
 
 CONFIDENCE = 0.95
 
@@ -158,17 +154,22 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 def format_metric(name: str, value: float) -> str:
     """Format a metric: shares in percent, correlations and errors as they are."""
-    return f"{100 * value:.2f} %" if name in SHARES else f"{value:.{decimals(name)}f}"
+    return f"{100 * value:.2f} %" if is_share(name) else f"{value:.{decimals(name)}f}"
+
+
+def is_share(name: str) -> bool:
+    """Return whether a metric is a share of examples, shown in percent and compared in points."""
+    return metric_named(name).kind == "share"
 
 
 def decimals(name: str) -> int:
     """Return with how many decimals a metric is shown that is no share."""
-    return DECIMALS.get(name, 4)
+    return metric_named(name).decimals
 
 
 def format_difference(name: str, difference: float, sign: str = "") -> str:
     """Format a difference of metrics: shares in points; `sign="+"` shows a plus, too."""
-    if name in SHARES:
+    if is_share(name):
         return f"{100 * difference:{sign}.2f} points"
     return f"{difference:{sign}.{decimals(name)}f}"
 
@@ -180,7 +181,7 @@ def _example_variance(
     given, examples = result.get("evaluation_error"), result.get("examples")
     if given is not None and math.isfinite(given):
         return float(given) ** 2, float(result.get("interaction_error") or 0.0) ** 2
-    if result["metric"] not in ("accuracy", "exact_match") or not examples:
+    if metric_named(result["metric"]).hits is None or not examples:
         return None, 0.0
     shares = [float(group.mean()) for group in (alone, distilled)]
     return sum(max(p * (1 - p), 0.0) for p in shares) / examples, 0.0
@@ -197,7 +198,7 @@ def _value(name: str, values: np.ndarray) -> str:
     mean, spread = mean_and_spread(list(values))
     if spread is None:
         return format_metric(name, mean)
-    if name in SHARES:
+    if is_share(name):
         return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
     return f"{mean:.{decimals(name)}f} ± {spread:.{decimals(name)}f}"
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.distill import language
 from jaxdistill.distill.facts import Facts
 from jaxdistill.errors import DataError
 from jaxdistill.models.registry import Model, family_named
@@ -33,7 +32,7 @@ def batch_of(config: Config, train: TrainConfig, model: Model, facts: Facts) -> 
     text = family_named(model.family or "").modality == "text"
     labels = _label_shape(config, model, rows)
     batch = {"labels": labels, "weight": shape((rows,), jnp.float32)}
-    if config.task == language.TASK:
+    if config.task_record.documents:
         length = row_length(config, model)
         names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")
         tokens = {name: shape((rows, length), jnp.int32) for name in names}
@@ -66,10 +65,11 @@ def row_length(config: Config, model: Model) -> int:
 
 
 def _label_shape(config: Config, model: Model, rows: int) -> jax.ShapeDtypeStruct:
-    if config.task == "multilabel":
+    outputs = config.task_record.outputs
+    if outputs == "decisions":
         assert model.options is not None  # of a spec or a folder
         return jax.ShapeDtypeStruct((rows, model.options.num_labels), jnp.float32)
-    dtype: DTypeLike = jnp.float32 if config.task == "regression" else jnp.int32
+    dtype: DTypeLike = jnp.float32 if outputs == "values" else jnp.int32
     return jax.ShapeDtypeStruct((rows,), dtype)
 
 

@@ -221,7 +221,7 @@ def trained(config: Config) -> str:
 
 
 def _dense_program(config: Config, mesh: Any, name: str, apart: bool) -> Program | None:
-    if config.task != "language_model" or config.losses == "dense" or name == "generate":
+    if not config.task_record.over_vocabulary or config.losses == "dense" or name == "generate":
         return None
     try:
         return make_program(changed(config, ("losses=dense",)), mesh, name, apart=apart)

@@ -175,7 +175,7 @@ def _room(wanted: Any, length: int) -> int:
 
 def _generation(config: Config, mesh: Mesh) -> Program:
     """The teacher's writing of a batch of texts, parameters and rows split as in a step."""
-    if config.task != "language_model":
+    if not config.task_record.writes:
         raise ConfigError(f"generate: got task {config.task!r}, expected 'language_model'")
     model, wanted = keep_frozen(teacher_shapes(config, facts_without_data(config))), config.generate
     decoder, options = decode.decoder_of(model)
@@ -228,7 +228,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
 
 def _loss(config: Config, mesh: Mesh) -> Program:
     """The loss alone, on one device's tokens."""
-    if config.task != "language_model":
+    if not config.task_record.over_vocabulary:
         raise ConfigError(f"loss: got task {config.task!r}, expected 'language_model'")
     facts = facts_without_data(config)
     student, teacher = student_shapes(config, facts), teacher_shapes(config, facts)

@@ -103,7 +103,7 @@ def changes(config: Config, topology: Topology, name: str) -> Iterator[tuple[str
     stage = "finetune" if name == "finetune" else "train"
     train = getattr(config, stage)
     free: list[tuple[str, ...]] = []
-    if config.task == "language_model" and config.losses == "dense":
+    if config.task_record.over_vocabulary and config.losses == "dense":
         free.append(("losses=fused",))
     if name == "joint" and config.teacher.dtype == "float32":
         free.append(("teacher.dtype=bfloat16",))
@@ -128,9 +128,8 @@ def changes(config: Config, topology: Topology, name: str) -> Iterator[tuple[str
         yield ("teacher.storage=int8",)
         yield (*base, "teacher.storage=int8")
     if live and config.cache is None and config.on_policy is None:
-        codec = "sampled" if config.task == "language_model" else "full"
-        yield (f"cache.codec={codec}",)
-        yield (*base, f"cache.codec={codec}")
+        yield (f"cache.codec={config.default_codec}",)
+        yield (*base, f"cache.codec={config.default_codec}")
     while rows % (2 * parts) == 0:
         rows //= 2
         yield (*base, f"{stage}.batch_size={rows}", f"{stage}.accumulate=1")

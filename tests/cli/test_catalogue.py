@@ -47,4 +47,4 @@ def test_described_as_one_line_each():
     lines = catalogue.describe_methods().splitlines()
     entries = [line for line in lines if line.startswith("  ")]
     assert len(entries) == len(catalogue.methods())
-    assert lines[0] == "model family:"
+    assert lines[0] == "task:"

@@ -22,7 +22,7 @@ def encode(values, *, task="multilabel", labels=None, other=None):
     table = Table({"labels": values}, "rows.csv")
     space = label_space(table, ["labels"], task=task, labels=labels, num_labels=None)
     table = table if other is None else Table({"labels": other}, "dev.csv")
-    return encode_labels(table, ["labels"], space).tolist(), space
+    return encode_labels(table, ["labels"], space, task=task).tolist(), space
 
 
 def through_csv(column) -> list[str]:

@@ -93,7 +93,7 @@ def encode(values, *, task="classification", names=None, rows=None, **options):
     options = {"labels": None, "num_labels": None, **options}
     space = label_space(found, ["label"], task=task, **options)
     rows = found if rows is None else table(label=rows)
-    return encode_labels(rows, ["label"], space).tolist(), space
+    return encode_labels(rows, ["label"], space, task=task).tolist(), space
 
 
 @pytest.mark.parametrize(
@@ -308,15 +308,15 @@ def test_names_that_contradict_are_refused():
 )
 def test_the_label_that_f1_is_of(names, wanted, place):
     count = 2 if names is None else len(names)
-    assert positive_label(wanted, names, count, task="classification") == place
+    assert positive_label(wanted, names, count, exclusive=True) == place
 
 
 def test_the_label_that_f1_is_of_must_exist():
     with pytest.raises(DataError, match=r"positive: got 'spma', expected .*Did you mean 'spam'"):
-        positive_label("spma", ["ham", "spam"], 2, task="classification")
-    assert positive_label(None, ["a", "b"], 2, task="multilabel") is None
-    assert positive_label("b", ["a", "b"], 2, task="multilabel") == 1
-    given = {"task": "classification", "source_names": ["neg", "pos"]}
+        positive_label("spma", ["ham", "spam"], 2, exclusive=True)
+    assert positive_label(None, ["a", "b"], 2, exclusive=False) is None
+    assert positive_label("b", ["a", "b"], 2, exclusive=False) == 1
+    given = {"exclusive": True, "source_names": ["neg", "pos"]}
     assert positive_label("neg", ["LEFT", "RIGHT"], 2, **given) == 0
 
 
@@ -370,15 +370,15 @@ def test_flag_columns_become_vectors_in_the_order_of_names():
     for names, expected in [(None, [[1, 0], [0, 0]]), (["rude", "toxic"], [[0, 1], [0, 0]])]:
         columns = ["toxic", "rude"]
         space = label_space(rows, columns, task="multilabel", labels=names, num_labels=None)
-        assert encode_labels(rows, columns, space).tolist() == expected
+        assert encode_labels(rows, columns, space, task="multilabel").tolist() == expected
     words = table(toxic=["True", "false"], rude=["0", "1"])
     space = label_space(
         words, columns, task="multilabel", labels=["Rude", "Toxic"], num_labels=None
     )
-    assert encode_labels(words, columns, space).tolist() == [[0, 1], [1, 0]]
+    assert encode_labels(words, columns, space, task="multilabel").tolist() == [[0, 1], [1, 0]]
     bad = table(toxic=["1", "2"], rude=["0", "0"])
     with pytest.raises(DataError, match="row 2: got toxic='2', expected 0 or 1"):
-        encode_labels(bad, ["toxic", "rude"], space)
+        encode_labels(bad, ["toxic", "rude"], space, task="multilabel")
 
 
 def test_a_row_remembers_where_it_came_from():

@@ -16,11 +16,11 @@ from jaxdistill.data.label_space import LabelSpace
 from jaxdistill.doctor import checks_classes
 
 
-def labelled(labels, names=None, *, count=None, task="classification", column="label", **fields):
+def labelled(labels, names=None, *, count=None, column="label", **fields):
     """A data set with these training labels."""
     labels = np.asarray(labels)
     count = count or (labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1)
-    space = LabelSpace(task, count, names, columns=(column,), **fields)
+    space = LabelSpace(count, names, columns=(column,), **fields)
     dataset = with_part(text_dataset(), "train", labels=labels)
     dataset = with_part(dataset, "validation", labels=labels)
     return dataclasses.replace(dataset, labels=names, num_labels=count, space=space)
@@ -28,38 +28,38 @@ def labelled(labels, names=None, *, count=None, task="classification", column="l
 
 def test_many_classes_with_few_rows(healthy):
     setup = healthy(dataset=labelled(np.arange(64) % 40))
-    message = only(checks_classes.label_kind(setup), "warning")
+    message = only(checks_classes.class_kind(setup), "warning")
     assert "40 classes for 64 training rows" in message
     assert "set task=regression" in message
     named = healthy(dataset=labelled(np.arange(64) % 40, tuple(f"n{i}" for i in range(40))))
-    assert "data.label is the right" in only(checks_classes.label_kind(named), "warning")
+    assert "data.label is the right" in only(checks_classes.class_kind(named), "warning")
 
 
 def test_scores_that_are_read_as_classes(healthy):
     setup = healthy(dataset=labelled(np.arange(64) % 5, column="rating"))
-    message = only(checks_classes.label_kind(setup), "warning")
+    message = only(checks_classes.class_kind(setup), "warning")
     assert "the column 'rating' are read as 5 classes without an order" in message
-    only(checks_classes.label_kind(healthy(dataset=labelled(np.arange(64) % 5))), "ok")
+    only(checks_classes.class_kind(healthy(dataset=labelled(np.arange(64) % 5))), "ok")
     two = healthy(dataset=labelled(np.arange(64) % 2, column="rating"))
-    only(checks_classes.label_kind(two), "ok")
+    only(checks_classes.class_kind(two), "ok")
 
 
 def test_a_single_class(healthy):
     setup = healthy(dataset=labelled(np.zeros(64, int), ("a",)))
-    assert "every row has the same label (a)" in only(checks_classes.label_kind(setup), "fatal")
+    assert "every row has the same label (a)" in only(checks_classes.class_kind(setup), "fatal")
 
 
 def test_codes_and_names_are_shown(healthy):
     codes = healthy(dataset=labelled(np.arange(64) % 2, ("10023", "20011"), by_name=True))
-    message = only(checks_classes.label_kind(codes), "ok")
+    message = only(checks_classes.class_kind(codes), "ok")
     assert message == "the numbers 10023, 20011 are names of the outputs 0 to 1"
-    assert only(checks_classes.label_kind(healthy()), "ok") == "2 names: negative, positive"
+    assert only(checks_classes.class_kind(healthy()), "ok") == "2 names: negative, positive"
 
 
 def test_several_labels_in_one(healthy):
     names = ("law", "law|sport", "sport")
     setup = healthy(dataset=labelled(np.arange(64) % 3, names))
-    message = only(checks_classes.label_kind(setup), "warning")
+    message = only(checks_classes.class_kind(setup), "warning")
     assert "'law|sport' is made of the labels ['law', 'sport']; set task=multilabel" in message
 
 
@@ -70,8 +70,8 @@ def test_sets_of_labels(healthy):
     config = {"task": "multilabel", "metric": "f1"}
 
     def found(labels, level="warning"):
-        dataset = labelled(labels, names, task="multilabel")
-        return only(checks_classes.label_kind(healthy(config, dataset=dataset)), level)
+        dataset = labelled(labels, names)
+        return only(checks_classes.set_kind(healthy(config, dataset=dataset)), level)
 
     found(flags, "ok")
     assert "set task=classification" in found(np.eye(3, dtype=np.float32)[np.arange(64) % 3])

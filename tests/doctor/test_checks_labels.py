@@ -28,7 +28,7 @@ def test_a_folder_in_another_order_is_read_in_that_of_the_data(healthy, tmp_path
 
 
 def test_bare_ids_take_the_teachers_names(healthy, tmp_path):
-    space = LabelSpace("classification", 2, LABELS, holds_ids=True)
+    space = LabelSpace(2, LABELS, holds_ids=True)
     dataset = dataclasses.replace(text_dataset(), space=space)
     folder = {"teacher": {"model": str(tmp_path)}}
     message = only(checks_labels.label_order(healthy(folder, dataset=dataset)), "warning")
@@ -93,7 +93,7 @@ def test_outputs_that_are_not_the_labels(healthy):
 def test_classes_that_are_never_taught(healthy):
     dataset = text_dataset()
     setup = healthy(dataset=with_part(dataset, "train", labels=0 * dataset.train.labels))
-    message = only(checks_labels.label_range(setup), "warning")
+    message = only(checks_labels.classes_taught(setup), "warning")
     assert "1 classes of validation never occur in train (positive)" in message
 
 
@@ -101,8 +101,14 @@ def test_classes_that_are_never_asked(healthy):
     dataset = text_dataset()
     labels = 0 * dataset.validation.labels
     setup = healthy(dataset=with_part(dataset, "validation", labels=labels))
-    message = only(checks_labels.label_range(setup), "warning")
+    message = only(checks_labels.classes_taught(setup), "warning")
     assert "1 of 2 classes never occur in validation (positive)" in message
+
+
+def test_classes_that_are_taught_and_asked(healthy):
+    only(checks_labels.classes_taught(healthy()), "ok")
+    outside = with_part(text_dataset(), "train", labels=7 + 0 * text_dataset().train.labels)
+    assert not list(checks_labels.classes_taught(healthy(dataset=outside)))
 
 
 def test_overlap(healthy):

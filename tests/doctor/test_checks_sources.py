@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from support.findings import only
 from support.setups import text_dataset
 
@@ -14,5 +15,10 @@ def test_remarks_become_warnings(healthy):
     dataset = dataclasses.replace(text_dataset(), remarks=(remark,))
     assert only(checks_sources.sources(healthy(dataset=dataset)), "warning") == remark.message
     assert only(checks_sources.sources(healthy()), "ok")
-    assert doctor.CHECKS.count(checks_sources.sources) == 1
-    assert doctor.LANGUAGE_CHECKS.count(checks_sources.sources) == 1
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression", "language_model"])
+def test_every_task_is_checked_once(healthy, task):
+    checks = doctor.checks_of(healthy({"task": task, "metric": None}).config)
+    assert checks_sources.sources in checks
+    assert len(set(checks)) == len(checks)

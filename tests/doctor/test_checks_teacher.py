@@ -13,7 +13,7 @@ from support.setups import WORDS, encoder, save_tokenizer
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.dataset import prepare
-from jaxdistill.doctor import checks_teacher
+from jaxdistill.doctor import blind, checks_teacher
 
 
 def test_a_teacher_that_was_never_fine_tuned(healthy):
@@ -125,7 +125,10 @@ def test_teachers_of_other_tasks(healthy):
     values = random.normal(size=200)
     setup = healthy({"task": "regression"}, teacher_labels=values, teacher_logits=-values[:, None])
     message = only(checks_teacher.teacher_skill(setup), "fatal")
-    assert "spearman is -1.000, that of always saying the mean is 0.000; it has nothing" in message
+    assert (
+        "spearman is -1.000, that of always giving one answer is 0.000 at best; it has nothing"
+        in message
+    )
     setup = dataclasses.replace(setup, teacher_logits=values[:, None] + 1)
     only(checks_teacher.teacher_skill(setup), "ok")
 
@@ -209,18 +212,18 @@ def test_association_is_that_of_scikit_learn_and_scipy():
     labels = random.integers(0, 3, 200)
     logits = np.eye(3)[labels] + random.normal(size=(200, 3))
     expected = scores.matthews_corrcoef(labels, logits.argmax(-1))
-    assert checks_teacher.association("classification", logits, labels) == pytest.approx(expected)
+    assert blind.class_association(logits, labels) == pytest.approx(expected)
     one = (labels == 1).astype(int)[:, None]
     said = np.where(logits[:, 1:2] > 0.5, 1.0, -1.0)
     expected = scores.matthews_corrcoef(one[:, 0], said[:, 0] > 0)
-    assert checks_teacher.association("multilabel", said, one) == pytest.approx(expected)
+    assert blind.decision_association(said, one) == pytest.approx(expected)
     values = labels + random.normal(size=200)
     expected = stats.spearmanr(values, labels).statistic
-    found = checks_teacher.association("regression", values[:, None], labels.astype(float))
+    found = blind.value_association(values[:, None], labels.astype(float))
     assert found == pytest.approx(expected)
     nothing = -np.ones((200, 2))
     flags = random.integers(0, 2, (200, 2))
-    assert checks_teacher.association("multilabel", nothing, flags) == 0
+    assert blind.decision_association(nothing, flags) == 0
 
 
 def test_teachers_that_know_but_score_no_more_than_one_answer(healthy):

@@ -9,6 +9,9 @@ from jaxdistill.evaluation import uncertainty
 RANDOM = np.random.default_rng(0)
 
 
+confidences = uncertainty.class_confidences
+
+
 def _one_hot(ids: list[int], classes: int) -> np.ndarray:
     return np.eye(classes)[ids] * 4 - 2
 
@@ -17,7 +20,7 @@ def test_calibration_by_hand():
     # Two bins: three predictions of confidence 0.6 (one right), one of 0.9 (right).
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]])
     labels = np.array([0, 1, 0, 1])
-    found = uncertainty.calibration("classification", np.log(probabilities), labels, bins=4)
+    found = uncertainty.calibration(*confidences(np.log(probabilities)), labels, bins=4)
     np.testing.assert_array_equal(found.counts, [0, 0, 3, 1])
     assert found.accuracy[2] == pytest.approx(1 / 3)
     assert found.confidence[2] == pytest.approx(0.6)
@@ -28,11 +31,10 @@ def test_calibration_of_a_calibrated_classifier_is_small():
     share = RANDOM.uniform(0.05, 0.95, 40_000)
     labels = (RANDOM.uniform(size=share.size) < share).astype(int)
     logits = np.stack([np.log1p(-share), np.log(share)], -1)
-    assert uncertainty.calibration("classification", logits, labels).error < 0.01
-    assert uncertainty.calibration("classification", 4 * logits, labels).error > 0.1
-    single = uncertainty.calibration(
-        "multilabel", (logits[:, 1] - logits[:, 0])[:, None], labels[:, None]
-    )
+    assert uncertainty.calibration(*confidences(logits), labels).error < 0.01
+    assert uncertainty.calibration(*confidences(4 * logits), labels).error > 0.1
+    alone = uncertainty.decision_confidences((logits[:, 1] - logits[:, 0])[:, None])
+    single = uncertainty.calibration(*alone, labels[:, None])
     assert single.error < 0.01
 
 
@@ -57,10 +59,10 @@ def test_bootstrap_interval_agrees_with_fisher():
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     # Guo et al. 2017, section 2: bins are ((m - 1) / M, m / M].
-    found = uncertainty.calibration("classification", np.zeros((3, 2)), np.zeros(3, int), bins=2)
+    found = uncertainty.calibration(*confidences(np.zeros((3, 2))), np.zeros(3, int), bins=2)
     np.testing.assert_array_equal(found.counts, [3, 0])
     certain = np.array([[-1000.0, 1000.0]])
-    found = uncertainty.calibration("classification", certain, np.ones(1, int), bins=2)
+    found = uncertainty.calibration(*confidences(certain), np.ones(1, int), bins=2)
     np.testing.assert_array_equal(found.counts, [0, 1])
 
 

@@ -8,21 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdistill.config.base import Task
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.column_names import (
     IMAGES,
-    LABELS,
     PAIRS,
-    SCORES,
     TEXTS,
-    WEAKER_LABELS,
-    WEAKER_SCORES,
     WEAKER_TEXTS,
     by_usual_name,
 )
-from jaxdistill.data.reading.table import Remark, Table, listed
+from jaxdistill.data.reading.table import Remark, Table, listed, only_column
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.methods.method import function_of
+from jaxdistill.tasks.registry import task_named
 
 _SAMPLE = 500
 Modality = Literal["text", "image", "features"]
@@ -40,7 +37,7 @@ class Roles:
     labels: tuple[str, ...]
 
 
-def find_roles(table: Table, config: DataConfig, *, task: Task) -> Roles:
+def find_roles(table: Table, config: DataConfig, *, task: str) -> Roles:
     """Choose the columns: those named in the configuration, else the only ones with a usual name.
 
     Raises:
@@ -61,7 +58,9 @@ def find_roles(table: Table, config: DataConfig, *, task: Task) -> Roles:
                 f"{did_you_mean(name, found)}"
             )
     modality, inputs = _inputs(table, config)
-    return Roles(modality, inputs, _labels(table, config, task, inputs))
+    find_labels = task_named(task).find_labels
+    assert find_labels is not None  # of a task with labels
+    return Roles(modality, inputs, function_of(find_labels)(table, config, inputs))
 
 
 def _inputs(table: Table, config: DataConfig) -> tuple[Modality, tuple[str, ...]]:
@@ -77,7 +76,7 @@ def _inputs(table: Table, config: DataConfig) -> tuple[Modality, tuple[str, ...]
     usual = by_usual_name(table.columns)
     images = [usual[name] for name in IMAGES if name in usual]
     if images:
-        return "image", (_only(images, "image", table),)
+        return "image", (only_column(images, "image", table),)
     pairs = [(usual[a], usual[b]) for a, b in PAIRS if a in usual and b in usual]
     paired = {name for pair in pairs for name in pair}
     singles = [usual[name] for name in TEXTS if name in usual and usual[name] not in paired]
@@ -86,44 +85,10 @@ def _inputs(table: Table, config: DataConfig) -> tuple[Modality, tuple[str, ...]
     if len(pairs) == 1 and not singles:
         return "text", pairs[0]
     if not pairs:
-        return "text", (_only(singles, "text", table),)
+        return "text", (only_column(singles, "text", table),)
     raise DataError(
         f"data.text: {table.source} could mean {[*map(list, pairs), *singles]}, expected one; set "
         f"data.text (and data.text_pair) to columns of {list(table.columns)}"
-    )
-
-
-def _labels(
-    table: Table, config: DataConfig, task: Task, inputs: tuple[str, ...]
-) -> tuple[str, ...]:
-    if config.label is not None:
-        return (config.label,)
-    usual = by_usual_name(name for name in table.columns if name not in inputs)
-    names = SCORES if task == "regression" else LABELS
-    found = [usual[name] for name in names if name in usual]
-    if not found:
-        names = WEAKER_SCORES if task == "regression" else WEAKER_LABELS
-        found = [usual[name] for name in names if name in usual]
-    if len(found) > 1 and "score" in usual:
-        # A file with both has one for each task; `score` is the number.
-        score = usual["score"]
-        found = [score] if task == "regression" else [name for name in found if name != score]
-    if task == "multilabel" and not found:
-        flags = config.labels or _flag_columns(table, inputs)
-        if flags and all(name in table.columns for name in flags):
-            return tuple(flags)
-    return (_only(found, "label", table),)
-
-
-def _only(found: list[str], key: str, table: Table) -> str:
-    if len(found) == 1:
-        return found[0]
-    what = f"could mean {found}" if found else "has no column with a usual name"
-    if not found and table.header_doubt:
-        raise DataError(f"data.{key}: {table.source} {what}; {table.header_doubt}")
-    raise DataError(
-        f"data.{key}: {table.source} {what}, expected one; set data.{key} to one of the columns "
-        f"{list(table.columns)}"
     )
 
 
@@ -158,14 +123,3 @@ def _is_text(table: Table, name: str) -> bool:
     # Chinese, Japanese and Thai have no spaces between words.
     letters = sum(not char.isascii() for text in texts for char in text) / len(texts)
     return len(set(texts)) > 0.05 * len(texts) and (words >= 3 or letters >= 8)
-
-
-def _flag_columns(table: Table, inputs: tuple[str, ...]) -> tuple[str, ...]:
-    flags = {"0", "1", "0.0", "1.0", "False", "True"}
-    return tuple(
-        name
-        for name, values in table.columns.items()
-        if name not in (*inputs, "id", "index", "idx")
-        and not name.startswith("Unnamed: ")
-        and all(str(value).strip() in flags for value in values)
-    )

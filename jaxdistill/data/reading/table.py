@@ -138,3 +138,20 @@ def _take(values: Sequence[Any] | np.ndarray, rows: np.ndarray) -> Sequence[Any]
     if isinstance(values, np.ndarray):
         return values[rows]
     return [values[row] for row in rows.tolist()]
+
+
+def only_column(found: Sequence[str], key: str, table: Table) -> str:
+    """Return the one column that could be meant by `data.<key>`.
+
+    Raises:
+      DataError: there is none or more than one.
+    """
+    if len(found) == 1:
+        return found[0]
+    what = f"could mean {[*found]}" if found else "has no column with a usual name"
+    if not found and table.header_doubt:
+        raise DataError(f"data.{key}: {table.source} {what}; {table.header_doubt}")
+    raise DataError(
+        f"data.{key}: {table.source} {what}, expected one; set data.{key} to one of the columns "
+        f"{list(table.columns)}"
+    )

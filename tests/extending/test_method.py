@@ -1,10 +1,6 @@
 """What a package of someone else's adds is used from a YAML file, listed and planned."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +10,6 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.methods import registry
 from jaxdistill.methods.method import Method
 
-PLUGIN = Path(__file__).parent / "plugin"
 CONFIG = """
 seeds: [0]
 data: {source: digits}
@@ -31,34 +26,10 @@ parallel: {data: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Install the plugin beside the package, which is not touched; return how to run a command."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = folder / "source"
-    source.mkdir()
-    for path in PLUGIN.iterdir():
-        if path.is_file():
-            (source / path.name).write_bytes(path.read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    where = ["--no-deps", "--no-build-isolation", "--target", str(folder / "site"), str(source)]
-    subprocess.run([*pip, *where], check=True, capture_output=True)
-    paths = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    (folder / "hints.yaml").write_text(CONFIG, encoding="utf-8")
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jaxdistill", *arguments]
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-
-    return folder, run
-
-
 @pytest.mark.slow
 def test_a_method_is_listed_trained_and_planned(installed):
     folder, run = installed
+    (folder / "hints.yaml").write_text(CONFIG, encoding="utf-8")
     listed = run("methods")
     (line,) = (line for line in listed.stdout.splitlines() if "two_layer_hint" in line)
     assert "Squared distance of the teacher's pooled features" in line

@@ -1,0 +1,1 @@
+"""Tasks: what labels and outputs mean, one file each."""
