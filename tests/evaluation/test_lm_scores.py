@@ -107,3 +107,22 @@ def test_a_lower_perplexity_is_better_in_every_sentence():
     assert verdict(swapped).startswith("Distillation did not pay off")
     low, high = metric_interval("language_model", alone[0], truth, "perplexity")
     assert low < values[0][0] < high
+
+
+def test_the_accuracy_over_tokens_has_an_error_over_rows():
+    random = np.random.default_rng(1)
+    tokens = random.integers(5, 40, 300)
+    truth = np.stack([tokens, 4 * tokens], 1)
+
+    def arm(share):
+        hits = random.binomial(tokens, share)[:, None]
+        return np.concatenate([3.0 * tokens[:, None], hits, np.zeros((300, 3))], 1)
+
+    alone, distilled = np.stack([arm(0.3), arm(0.3)]), np.stack([arm(0.4), arm(0.4)])
+    error = difference_error("language_model", alone, distilled, truth, "accuracy")
+    # A ratio of sums: each row's hits spread binomially about its tokens.
+    expected = np.sqrt((0.3 * 0.7 + 0.4 * 0.6) / 2 / tokens.sum())
+    assert error.examples == pytest.approx(expected, rel=0.15)
+    low, high = metric_interval("language_model", alone[0], truth, "accuracy")
+    assert low < 0.3 < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.21 / tokens.sum()), rel=0.2)
