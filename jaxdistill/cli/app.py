@@ -76,7 +76,10 @@ for _name, _purpose in {
 def cache(
     config: Annotated[
         str | None,
-        typer.Argument(metavar="[CONFIG]", help="As for `run`; not needed with --inspect."),
+        typer.Argument(
+            metavar="[CONFIG]",
+            help="A YAML file, a recipe or a work directory; not needed with --inspect.",
+        ),
     ] = None,
     overrides: Overrides = None,
     workdir: Workdir = None,
@@ -84,7 +87,11 @@ def cache(
     force: Force = False,
     inspect: Annotated[
         Path | None,
-        typer.Option("--inspect", metavar="PATH", help="Say what a cache holds and costs instead."),
+        typer.Option(
+            "--inspect",
+            metavar="PATH",
+            help="Folder of a cache to describe instead: what it holds and costs.",
+        ),
     ] = None,
 ) -> None:
     """Keep the teacher's outputs over the training data on disk, for teacher.cache=PATH."""
@@ -107,7 +114,9 @@ def generate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="JSON lines; WORKDIR/texts.jsonl by default."
+            "--output",
+            metavar="FILE",
+            help="File of JSON lines to write; by default WORKDIR/texts.jsonl.",
         ),
     ] = None,
     workdir: Workdir = None,

@@ -14,17 +14,23 @@ def bench(
     config: Source,
     overrides: Overrides = None,
     workdir: Workdir = None,
-    steps: Annotated[int, typer.Option("--steps", help="That are timed in each repeat.")] = 10,
-    repeats: Annotated[int, typer.Option("--repeats", help="Whose spread tells noise.")] = 3,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Number of steps timed in each repeat.")
+    ] = 10,
+    repeats: Annotated[
+        int, typer.Option("--repeats", help="Number of repeats, whose spread is the noise.")
+    ] = 3,
     loader: Annotated[
         bool,
-        typer.Option(help="Time the real loader, too; without, data and weights need not exist."),
+        typer.Option(
+            help="Time the real loader, too; without it, data and weights need not exist."
+        ),
     ] = True,
     trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="DIR", help="Write a profiler trace here.")
+        Path | None, typer.Option("--trace", metavar="DIR", help="Folder for a profiler trace.")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write everything here.")
+        Path | None, typer.Option("--json", metavar="PATH", help="File for all figures as JSON.")
     ] = None,
 ) -> None:
     """Time the step on the devices that are present, and say how far it is from its floor."""

@@ -134,33 +134,44 @@ def launch(
     context: typer.Context,
     local_processes: Annotated[
         int | None,
-        typer.Option("--local-processes", metavar="N", help="Processes on this machine.", min=1),
+        typer.Option(
+            "--local-processes",
+            metavar="N",
+            help="Number of processes to start on this machine.",
+            min=1,
+        ),
     ] = None,
     devices_per_process: Annotated[
         int | None,
         typer.Option(
             "--devices-per-process",
             metavar="N",
-            help="GPUs of each process, or virtual CPU devices where there are none.",
+            help="Number of GPUs of each process, or of virtual CPU devices where there are none.",
             min=1,
         ),
     ] = None,
     heartbeat_timeout: Annotated[
         float | None,
-        typer.Option("--heartbeat-timeout", metavar="S", help="As for the command."),
+        typer.Option(
+            "--heartbeat-timeout",
+            metavar="S",
+            help="Seconds without a sign of life after which a process counts as lost.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             "--print",
             metavar="gke|slurm|tpu|gpu",
-            help="Print what starts it there: a JobSet manifest or a script.",
+            help="Kind of cluster to print a JobSet manifest or a script for, instead of starting.",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A value of the recipe, e.g. topology=v5e:16x16."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Value of the manifest or script, e.g. topology=v5e:16x16.",
         ),
     ] = None,
 ) -> None:

@@ -19,31 +19,37 @@ def plan(
     ],
     overrides: Overrides = None,
     topology: Annotated[
-        str, typer.Option("--topology", help="v5e:16x16, v5p:4x4x4, v6e:8x8, v4:4x4x4, cpu:8, gpu.")
+        str,
+        typer.Option("--topology", help="Chips, e.g. v5e:16x16, v5p:4x4x4, v6e:8x8, cpu:8, gpu."),
     ] = "cpu:1",
     mesh: Annotated[
-        str | None, typer.Option("--mesh", help="Instead of the config's: data=16,fsdp=16.")
+        str | None,
+        typer.Option("--mesh", help="Mesh that replaces the config's, e.g. data=16,fsdp=16."),
     ] = None,
     programs: Annotated[
         str | None,
         typer.Option(
-            "--programs", help="Of joint,cached,finetune,baseline,generate; by default one step."
+            "--programs",
+            help="Programs to plan: joint,cached,finetune,baseline,generate; by default the step.",
         ),
     ] = None,
     search: Annotated[bool, typer.Option("--search", help="Rank meshes and microbatches.")] = False,
-    dense: Annotated[bool, typer.Option(help="Compile with dense losses, too, to compare.")] = True,
+    dense: Annotated[
+        bool, typer.Option(help="Compile with dense losses, too, for comparison.")
+    ] = True,
     suggest: Annotated[
-        bool, typer.Option(help="Look for the smallest change where it does not fit.")
+        bool, typer.Option(help="Look for the smallest change that makes it fit.")
     ] = True,
     price: Annotated[
-        float | None, typer.Option("--price", help="Of a chip and hour, for cost per tokens.")
+        float | None,
+        typer.Option("--price", help="Price of a chip for an hour, for the cost per token."),
     ] = None,
     machine_code: Annotated[
         bool,
-        typer.Option("--machine-code", help="For TPUs: compile to the end, which takes minutes."),
+        typer.Option("--machine-code", help="Compile to machine code, which takes minutes (TPU)."),
     ] = False,
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write everything here.")
+        Path | None, typer.Option("--json", metavar="PATH", help="File for the whole plan as JSON.")
     ] = None,
 ) -> None:
     """Say what a run needs on a machine that is not there: memory, time, cost, and what fits."""

@@ -20,12 +20,17 @@ Source = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Config values, e.g. student.layers=[0,2,4]."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Values that replace the config's, e.g. student.layers=[0,2,4].",
+    ),
 ]
 Workdir = Annotated[
     Path | None,
     typer.Option(
-        "--workdir", help="Where everything is written.", show_default="runs/<config name>"
+        "--workdir",
+        help="Folder for everything that the run writes.",
+        show_default="runs/<config name>",
     ),
 ]
 

@@ -56,15 +56,16 @@ class Section(BaseModel):
 
 
 class ScheduleConfig(Section):
-    """A value that moves from `start` to `end` and then stays.
-
-    `over` is a share of the run when at most 1.0, else a number of steps.
-    """
+    """A value that moves from `start` to `end` and then stays."""
 
     shape: Literal["constant", "linear", "cosine"] = "linear"
+    """Shape of the way from `start` to `end`."""
     start: float
+    """Value at the first step."""
     end: float
+    """Value at the end of the way, and from then on."""
     over: PositiveFloat = 1.0
+    """Length of the way: a share of the run when at most 1.0, else a number of steps."""
 
     @property
     def highest(self) -> float:

@@ -19,18 +19,23 @@ from jaxdistill.config.base import (
 class SamplingConfig(Section):
     """How a language model goes on with prompts of the data.
 
-    Where a text ends is told by the tokenizer and by `eos_token_id` in the `generation_config.json`
-    of the models; a temperature, top_p and the like in such a file are not applied.
+    A text ends at the tokenizer's end token, and at `eos_token_id` of the models'
+    `generation_config.json`; a temperature, top_p and the like in such a file are not applied.
     """
 
     prompt_tokens: PositiveInt = 32
-    """Longest prompt: of plain text its first tokens, of a chat the last ones before the answer."""
+    """Longest prompt in tokens: the first ones of plain text, the last ones before the answer of a
+    chat."""
     max_new_tokens: PositiveInt | None = None
-    """Written at most; by default as many as fit into a row of `data.max_length`."""
+    """Largest number of tokens to write; by default as many as fit into a row of
+    `data.max_length`."""
     temperature: NonNegativeFloat = 1.0
-    """0 takes the likeliest token each time."""
+    """Number that divides the logits before a token is drawn; 0 takes the likeliest token each
+    time."""
     top_k: PositiveInt | None = None
+    """Number of the likeliest tokens to draw from; all by default."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Probability that the likeliest tokens to draw from have together; all tokens by default."""
 
     @model_validator(mode="after")
     def _samples(self) -> SamplingConfig:
@@ -47,7 +52,7 @@ class OnPolicyConfig(SamplingConfig):
     """Distilling on texts that the student writes (generalized knowledge distillation)."""
 
     share: Fraction | ScheduleConfig = 0.5
-    """Of the batches, those that the student writes; lambda in Agarwal et al. 2023."""
+    """Share of the batches that the student writes; lambda in Agarwal et al. 2023."""
 
     @field_validator("share")
     @classmethod
@@ -61,7 +66,8 @@ class GenerateConfig(SamplingConfig):
     """Texts that `jaxdistill generate` lets the teacher write, to train on."""
 
     examples: PositiveInt | None = None
-    """Prompts: the first of the training data; all by default."""
+    """Number of prompts to continue, the first of the training data; all by default."""
     batch_size: PositiveInt = 32
-    """Prompts continued at once."""
+    """Number of prompts continued at once."""
     seed: int = 0
+    """Seed of the draws of tokens."""

@@ -17,7 +17,9 @@ class TermConfig(Section):
     """One weighted term; the options of its method are further fields, see `term_class`."""
 
     loss: str
+    """Method, as `jaxdistill methods` lists them."""
     weight: NonNegativeFloat | ScheduleConfig = 1.0
+    """Factor of the term's mean in the objective: a number, or a schedule."""
 
     @property
     def method(self) -> Method:

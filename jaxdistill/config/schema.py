@@ -53,7 +53,7 @@ class TokenizerConfig(Section):
     """A byte-level BPE that is trained on the training texts on first use."""
 
     vocabulary: Annotated[int, Field(ge=257)] = 4096
-    """Tokens, the 256 bytes and the special ones among them: the end of a document, or for a
+    """Number of tokens, with the 256 bytes and the special ones: the end of a document, or for a
     classifier the five that BERT has."""
 
 
@@ -65,23 +65,26 @@ class DataConfig(Section):
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     train: str | tuple[str, ...] | None = None
-    """A file, a pattern such as `shards/*.parquet`, a list of them, a folder, or a split of the
-    Hugging Face dataset."""
+    """Training data: a file, a pattern such as `shards/*.parquet`, a list of them, a folder, or a
+    split of the Hugging Face dataset."""
     validation: str | tuple[str, ...] | None = None
-    """The same for what is held out, or the name of a split in the folder `train`."""
+    """Held-out data, named as `train` is, or the name of a split in the folder `train`."""
     test: str | tuple[str, ...] | None = None
-    """The same for what is measured in the end only."""
+    """Data that are measured at the end only, named as `train` is."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of `train` held out where `validation` is not given."""
     format: Literal[
         "auto", "tsv", "csv", "jsonl", "parquet", "arrow", "label_text", "npz", "images", "text"
     ] = "auto"
+    """Format of the files; by default found from their endings."""
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the columns, for CSV and TSV files without a header."""
     encoding: str | None = None
-    """How files of text are encoded, such as `gbk`; by default found out, or UTF-8."""
+    """Encoding of text files, such as `gbk`; by default found out, or UTF-8."""
     text: str | None = None
+    """Column of texts; inferred from the usual names where not given."""
     text_pair: str | None = None
+    """Column of second texts, for pairs; inferred from the usual names where not given."""
     prompt: str | None = None
     """Column that a language model reads before `completion`, and does not learn to write."""
     completion: str | None = None
@@ -89,8 +92,9 @@ class DataConfig(Section):
     messages: str | None = None
     """Column of chats, for a language model; only the assistant's turns are learned."""
     image: str | None = None
+    """Column of images; inferred from the usual names where not given."""
     label: str | None = None
-    """Columns; inferred from the usual names where not given."""
+    """Column of labels; inferred from the usual names where not given."""
     labels: tuple[LabelName, ...] | None = None
     """Names of the data's labels in the order of its ids, matched with the teacher's own names;
     inferred from the teacher or the data when not given."""
@@ -101,36 +105,43 @@ class DataConfig(Section):
     """Longest row in tokens; longer ones are cut and counted, documents of a language model go on
     in further rows."""
     tokenizer: str | TokenizerConfig | None = None
-    """A folder, or `{vocabulary: N}` to train one on the training texts; by default that of the
-    teacher's folder, else of the student's."""
+    """Folder of a tokenizer, or `{vocabulary: N}` to train one on the training texts; by default
+    that of the teacher's folder, else of the student's."""
     streaming: bool = False
     """Read a Hugging Face dataset document by document, up to `train_examples`."""
     layout: Literal["bucket", "pack"] = "bucket"
+    """Batches of one example per row in a few lengths (`bucket`), or of rows that several examples
+    share (`pack`)."""
     buckets: Annotated[int, Field(ge=1, le=8)] = 8
+    """Largest number of row lengths, each of which is compiled once."""
     tokens_per_batch: PositiveInt | None = None
-    """Token budget: rows per batch of a bucket = budget // bucket length."""
+    """Largest number of tokens in a batch, padding included: rows of a bucket = this // its
+    length."""
     train_examples: PositiveInt | None = None
-    """Use only this many training examples or documents (drawn once, by `split_seed`)."""
+    """Number of training examples or documents to use (drawn once, by `split_seed`); all by
+    default."""
     split_seed: int = 0
+    """Seed of the held-out split and of the examples that are drawn."""
     eval_batch_size: PositiveInt = 128
+    """Examples per batch of an evaluation; has no part in its result."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Pixels to resize images to: the side of a square, or height and width; by default as the
-    image processor of the teacher's (else the student's) folder says."""
+    """Size in pixels that images are brought to: the side of a square, or height and width; by
+    default as the image processor of the teacher's (else the student's) folder says."""
     image_mean: tuple[float, ...] | None = None
-    """Subtracted from pixels of 0 to 1, one number or one per channel; by default as the image
-    processor says."""
+    """Mean that is subtracted from pixels of 0 to 1, one number or one per channel; by default as
+    the image processor says."""
     image_std: tuple[float, ...] | None = None
-    """Pixels are divided by this at last, one number or one per channel; by default as the image
-    processor says."""
+    """Deviation that pixels are divided by at last, one number or one per channel; by default as
+    the image processor says."""
     image_max: Annotated[float, Field(gt=0.0)] | None = None
     """Value of a white pixel, where the files do not say: in arrays of fractions beyond 1, or of
     whole numbers that are neither 8 nor 16 bits wide."""
     shift: Annotated[int, Field(ge=0)] = 0
-    """Random translation of training images, in pixels."""
+    """Largest random translation of training images, in pixels."""
     cache: bool = True
     """Keep tokenized data in the work directory."""
     prefetch: PositiveInt = 2
-    """Batches moved to the device ahead of the step."""
+    """Number of batches moved to the device ahead of the step."""
 
     @model_validator(mode="after")
     def _source_has_data(self) -> DataConfig:
@@ -194,7 +205,8 @@ class TeacherConfig(Section):
     dtype: Dtype = "float32"
     """Compute type of the frozen teacher while distilling."""
     storage: Literal["dtype", "int8"] = "dtype"
-    """How its kernels are kept meanwhile: in that type, or as int8 at half of bfloat16's memory."""
+    """Type of the frozen teacher's kernels in memory: that of `dtype`, or int8 at half of
+    bfloat16's memory."""
     precompute: bool | None = None
     """Run the teacher once over the training data instead of at every step; by default where the
     objective reads its logits only and examples are not augmented."""
@@ -206,32 +218,37 @@ class CacheConfig(Section):
     """What a cache keeps of the teacher; in a config, a run writes it and trains from it."""
 
     codec: Literal["full", "topk", "sampled", "hidden"] | None = None
-    """All logits, the largest with the mass of the rest, an unbiased sample, or hidden states;
-    `sampled` for language models and `full` for others when not given."""
+    """Part of the outputs that is kept: all logits, the largest with the mass of the rest, an
+    unbiased sample, or hidden states; `sampled` for language models and `full` for others when not
+    given."""
     k: PositiveInt = 64
-    """Classes that `topk` keeps."""
+    """Number of classes that `topk` keeps."""
     samples: Annotated[int, Field(ge=2)] = 18
-    """Classes that `sampled` keeps."""
+    """Number of classes that `sampled` keeps."""
     dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn", "int8"] | None = None
-    """Of `full` (float32 by default) and `hidden` (int8)."""
+    """Type in which `full` (float32 by default) and `hidden` (int8) are kept."""
     seed: int = 0
-    """Of the draws of `sampled`."""
+    """Seed of the draws of `sampled`."""
 
 
 class StudentConfig(Section):
     """The small model: a folder, a mapping, or a part of the teacher: layers, width or both."""
 
     model: str | dict[str, Any] | None = None
+    """Folder, or mapping `{family: …}`, of a student that is no part of the teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | PositiveInt | None = None
     """Teacher layers to start from: their indices, or how many (evenly spaced)."""
     hidden_size: PositiveInt | None = None
+    """Width of a student cut from its teacher, a decoder: the channels that carry most of it are
+    kept."""
     heads: PositiveInt | None = None
+    """Number of attention heads of a student cut from its teacher, a decoder."""
     mlp_size: PositiveInt | None = None
-    """Of a decoder: the width, heads and feed-forward channels that carry most of the teacher."""
+    """Number of feed-forward channels of a student cut from its teacher, a decoder."""
     calibration_batches: PositiveInt = 16
-    """Training batches on which that is measured."""
+    """Number of training batches on which is measured which channels and heads carry most."""
     initialize_from: Literal["pretrained", "finetuned"] = "pretrained"
-    """Which teacher the layers come from: before or after its fine-tune."""
+    """State of the teacher that the layers come from: before or after its fine-tune."""
     fresh_head: bool = False
     """Draw a new head for the task's labels, whatever head the folder or the teacher holds."""
     pooling: Literal["default", "first", "mean"] = "default"
@@ -269,8 +286,9 @@ class Config(Section):
     """A whole distillation run."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "run"
-    """Names the work directory."""
+    """Name of the run, and of its work directory."""
     description: str = ""
+    """Description of the run, for the report."""
     task: str = "classification"
     """What is learned: `classification`, `multilabel`, `regression`, `language_model`, or a task
     that a plugin brings."""
@@ -278,17 +296,21 @@ class Config(Section):
     """Metric that ranks models; by default the first that `jaxdistill methods` lists for the task,
     such as accuracy, exact_match, spearman or perplexity."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Each seed trains one student alone and one distilled."""
+    """Seeds, each of which trains one student alone and one distilled."""
     data: DataConfig
+    """Source of the examples, and the way that they become batches."""
     teacher: TeacherConfig
+    """Large model that teaches."""
     student: StudentConfig
+    """Small model that learns."""
     finetune: TrainConfig | None = TrainConfig()
-    """The teacher's training; null takes the teacher as it is."""
+    """Training of the teacher; null takes the teacher as it is."""
     train: TrainConfig = TrainConfig()
-    """The student's training, with and without the teacher."""
+    """Training of the student, with and without the teacher."""
     objective: dict[str, Annotated[SerializeAsAny[TermConfig], BeforeValidator(read_term)]] = Field(
         default_factory=dict
     )
+    """Weighted terms by name, each with a `loss`; by default the usual pair of the task."""
     losses: Literal["fused", "dense"] = "fused"
     """How a language model's losses come from hidden states: in chunks of tokens, so that logits
     `[tokens, vocabulary]` never exist, or from whole logits."""
@@ -299,10 +321,13 @@ class Config(Section):
     accept: tuple[Judgement, ...] = ()
     """Fatal findings of the doctor to go on with all the same, e.g. `[teacher_skill]`."""
     generate: GenerateConfig = GenerateConfig()
-    """For `jaxdistill generate`; has no part in a run."""
+    """Settings of `jaxdistill generate`; have no part in a run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints: how often, and which are kept."""
     telemetry: TelemetryConfig = TelemetryConfig()
+    """Metrics: how often, and where they go."""
     parallel: ParallelConfig = ParallelConfig()
+    """Layout over devices."""
 
     @property
     def task_record(self) -> Task:

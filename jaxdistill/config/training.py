@@ -29,41 +29,53 @@ class TrainConfig(Section):
     """One stage of training: the teacher's fine-tune or the student's run."""
 
     epochs: PositiveFloat = 3.0
+    """Passes over the training data, where `steps` is not given."""
     steps: PositiveInt | None = None
     """Exact number of updates; overrides `epochs`."""
     examples: PositiveInt | None = None
-    """Train on only this many of the training examples (drawn once, by `data.split_seed`)."""
+    """Number of training examples to train on (drawn once, by `data.split_seed`); all by
+    default."""
     batch_size: PositiveInt = 32
     """Examples per update, over all devices and microbatches."""
     accumulate: PositiveInt = 1
-    """Microbatches per update."""
+    """Microbatches into which each update's examples are cut to save memory; the result stays the
+    same."""
     learning_rate: PositiveFloat = 5e-5
+    """Peak learning rate, after the warm-up."""
     optimizer: Optimizer = "adamw"
+    """Optimizer, by its name in optax."""
     optimizer_options: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments of the optimizer, such as `b2: 0.95`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up."""
     warmup: NonNegativeFloat = 0.06
-    """Share of the run when below 1, else a number of steps."""
+    """Length of the warm-up: a share of the run when below 1, else a number of steps."""
     weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay of the optimizers that have one."""
     no_decay: tuple[str, ...] = ("bias", "scale", "norm")
-    """Parameters whose path contains one of these words are not decayed."""
+    """Words; parameters whose path contains one of them are not decayed."""
     clip_norm: PositiveFloat | None = 1.0
+    """Largest global norm of the gradient; null does not clip."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Learning rate factor from each layer to the one below it; the last layer is two steps below
-    the head, as in ELECTRA."""
+    """Factor of the learning rate from each layer to the one below it; the last layer is two steps
+    below the head, as in ELECTRA."""
     freeze: tuple[str, ...] = ()
     """Regular expressions; parameters whose path matches are not trained."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Decay of an exponential moving average of the parameters, which is evaluated and handed on;
+    null keeps none."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Overrides the model's own rates."""
+    """Dropout rate that replaces all rates of the model; null leaves them."""
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations; once per epoch by default."""
     early_stopping: PositiveInt | None = None
     """Stop after this many evaluations without a better metric."""
     keep: Literal["best", "last"] = "best"
-    """Which parameters a stage hands on."""
+    """Parameters that a stage hands on: those of the best evaluation, or the last."""
     dtype: Dtype = "float32"
-    """Compute type; parameters and optimizer stay float32."""
+    """Type of the computation; parameters and optimizer stay float32."""
     remat: bool = False
+    """Recompute layers in the backward pass to save memory."""
     used_vocabulary: bool = True
     """Train only the embedding rows of tokens that occur in the data."""
     unroll: bool | None = None
@@ -84,44 +96,55 @@ class CheckpointConfig(Section):
     """How often state is saved and what is kept."""
 
     every: PositiveInt | None = None
-    """Steps between checkpoints, beside those of `train.keep: best` with every evaluation."""
+    """Steps between checkpoints, beside those that `train.keep: best` saves at every evaluation."""
     every_seconds: PositiveFloat = 120.0
-    """And at least this often."""
+    """Seconds after which a checkpoint is saved in any case."""
     keep_last: PositiveInt = 2
+    """Number of the latest checkpoints that are kept."""
     keep_best: bool = True
+    """Keep the checkpoint of the best evaluation, too."""
 
 
 class TelemetryConfig(Section):
-    """What a run tells while it runs. JSONL is always written."""
+    """Where the metrics of a run go while it runs; `metrics.jsonl` is always written."""
 
     log_every: PositiveInt = 20
+    """Steps between rows of metrics, which is when they are fetched from the device."""
     progress: Literal["auto", "live", "plain", "none"] = "auto"
+    """Display of the progress: a live line, plain lines, or nothing; `auto` chooses by the
+    terminal."""
     tensorboard: bool = False
+    """Write TensorBoard event files, too."""
     wandb_project: str | None = None
+    """Weights & Biases project to log to, too."""
 
 
 class ParallelConfig(Section):
     """How a step is laid over devices: sizes of the mesh's axes, one of them -1 for all left."""
 
     strategy: Literal["jit", "pmap"] = "jit"
-    """`pmap` for whole copies on the devices of one process; `jit` does everything else, too."""
+    """`jit` on a mesh, or `pmap` for whole copies on the devices of one process."""
     data: Size = -1
-    """Parts of the batch, each with a copy of the parameters."""
+    """Size of the axis whose devices hold parts of the batch, each with a copy of the
+    parameters."""
     fsdp: Size = 1
-    """Parts of the batch that also share the parameters and the optimizer's state."""
+    """Size of the axis whose devices hold parts of the batch and share the parameters and the
+    optimizer's state."""
     sequence: Size = 1
-    """Parts of each row, for long ones."""
+    """Size of the axis whose devices hold parts of each row, for long rows."""
     tensor: Size = 1
-    """Parts of heads, feed-forward channels and vocabulary."""
+    """Size of the axis whose devices hold parts of heads, feed-forward channels and vocabulary."""
     share: Literal["parameters", "optimizer"] = "parameters"
-    """What `fsdp` splits of the student: parameters and optimizer state (ZeRO-3), or only the
-    latter (ZeRO-1)."""
+    """Arrays of the student that `fsdp` splits: parameters and optimizer state (ZeRO-3), or only
+    the latter (ZeRO-1)."""
     teacher: Literal["shared", "wide", "whole"] = "shared"
-    """The frozen teacher: split over `fsdp` as the student is, over `data` x `fsdp`, or not."""
+    """Placement of the frozen teacher: split over `fsdp` as the student is (`shared`), over `data`
+    x `fsdp` (`wide`), or not (`whole`)."""
     teacher_memory: Literal["device", "host"] = "device"
-    """Where it lies; from the host's memory every layer is fetched for its turn (TPU, GPU)."""
+    """Memory in which the frozen teacher lies; from the host's, every layer is fetched for its turn
+    (TPU, GPU)."""
     attention: Literal["auto", "dense"] = "auto"
-    """Of decoders over long rows: in blocks on TPU, or all scores of a row at once."""
+    """Attention of decoders over long rows: in blocks on TPU, or all scores of a row at once."""
     compilation_cache: bool = True
     """Keep compiled programs in the work directory's parent."""
 
