@@ -1,4 +1,4 @@
-"""What a run with a language model has of its own: its data, its sizes and its objective."""
+"""What a run with a language model has of its own: its data, its tokens and its losses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from jaxdistill.config.objective import TermConfig
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.packed_dataset import prepare_language
 from jaxdistill.data.text.tokenize import load_tokenizer
-from jaxdistill.engine.objective import Term
-from jaxdistill.engine.optimizer import value_schedule
-from jaxdistill.engine.terms_fused import TokenLoss, fused_term
 from jaxdistill.models.registry import Model
-
-FUSED = "fused"
 
 
 def fuses(config: Config) -> bool:
@@ -57,24 +50,3 @@ def among(loss: Callable[..., jax.Array], vocabulary: int) -> Callable[..., jax.
         return loss(student[..., :vocabulary], teacher[..., :vocabulary], **options)
 
     return function
-
-
-def fused_terms(
-    terms: Mapping[str, TermConfig],
-    total_steps: int,
-    *,
-    vocabulary: int | None = None,
-    mesh: Mesh | None = None,
-) -> dict[str, Term]:
-    """Return one term that computes all token losses among `terms` without logits, if any."""
-    parts = {
-        name: TokenLoss(
-            term.loss,
-            value_schedule(term.weight, total_steps),
-            value_schedule(term.options.get("temperature", 1.0), total_steps),
-            term.options.get("beta", 0.5),
-        )
-        for name, term in terms.items()
-        if term.method.fused
-    }
-    return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}
