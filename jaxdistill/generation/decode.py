@@ -25,6 +25,7 @@ from jaxdistill.generation.prompts import (
     round_up,
 )
 from jaxdistill.generation.token_sampling import next_token
+from jaxdistill.losses.head import without_padding
 from jaxdistill.models.bodies.causal_lm import DecoderModel
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.decoder_layer import Shape
@@ -242,8 +243,7 @@ def write(
     def choose(logits: jax.Array, step: jax.Array, before: jax.Array, cache: Cache, old: Generated):
         key = None if rng is None else jax.random.fold_in(rng, step)
         if vocabulary is not None:
-            real = jnp.arange(logits.shape[1])[None] < vocabulary
-            logits = jnp.where(real, logits, -jnp.inf)
+            logits = without_padding(logits, vocabulary)
         token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
         written, done = old.add(step, token, logits, before, ends=ends, pad=pad)
         return _Writing(step + 1, token, done, cache, written)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.losses import head as last
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import (
     LayerNorm,
     Linear,
-    along_last,
     dropout,
     parameter,
     split_rng,
@@ -110,10 +112,5 @@ def untied_head(width: int, vocabulary: int, rngs: nnx.Rngs, *, stddev: float) -
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
-    weights = head.weights.astype(hidden.dtype)
-    logits = product(hidden, weights, ("embed", "vocab"), preferred_element_type=jnp.float32)
-    if head.bias is not None:
-        logits = logits + along_last(head.bias, 3)
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)
+    multiply = functools.partial(product, axes=("embed", "vocab"))
+    return last.logits_of(hidden, head.weights, head.bias, head.constants, multiply=multiply)
