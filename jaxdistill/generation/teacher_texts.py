@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from jaxdistill.config.load import differences
 from jaxdistill.errors import ConfigError, DataError, Preempted
-from jaxdistill.generation.decode import end_tokens, generate
+from jaxdistill.generation.decode import generate
+from jaxdistill.generation.writing import end_tokens
 from jaxdistill.models.family import Model
 from jaxdistill.parallel import sharding
 from jaxdistill.runtime import group, preemption
