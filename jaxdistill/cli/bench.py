@@ -40,11 +40,11 @@ def bench(
 
     from jaxdistill.bench.bench import bench as measure
     from jaxdistill.bench.table import describe
-    from jaxdistill.files.json_files import write_json
+    from jaxdistill.files.json_files import write_answer
 
     found = measure(resolved, folder, steps=steps, repeats=repeats, loader=loader, trace=trace)
     if jax.process_index():
         return
     if json is not None:
-        write_json(json, found.as_json())
+        write_answer(json, found.as_json())
     print(describe(found))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from jaxdistill.config.paths import expand
 from jaxdistill.config.schema import Config
 from jaxdistill.config.values import annotation_at, read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError, did_you_mean
+from jaxdistill.files.hashing import SHORT, hash_json
 
 ELSEWHERE = {
     "lr": "learning_rate",
@@ -166,8 +165,7 @@ def fingerprint(*parts: Any) -> str:
     plain = [
         part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts
     ]
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hash_json(plain, default=str)[:SHORT]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,18 @@ from jaxdistill.data.reading.images import read_images
 from jaxdistill.data.reading.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.reading.sources import read_sources
 from jaxdistill.data.reading.table import Remark, Table, select
-from jaxdistill.data.split import Split, feature_split, image_split, read_texts, text_split
+from jaxdistill.data.split import (
+    Split,
+    combined,
+    feature_split,
+    image_split,
+    read_texts,
+    text_split,
+)
 from jaxdistill.data.text.bpe import ENCODER, choose_tokenizer
 from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer
 from jaxdistill.errors import DataError
+from jaxdistill.files.hashing import hash_bytes
 from jaxdistill.tasks.registry import task_named
 
 _log = logging.getLogger("jaxdistill")
@@ -190,9 +197,6 @@ def prepare(
             part: _split(chosen[part], roles, targets[part], config, tokenizer, cache_dir)
             for part in tables
         }
-    whole = hashlib.sha256(
-        "".join(splits[part].fingerprint for part in ("train", "validation")).encode()
-    )
     return Dataset(
         train=splits["train"],
         validation=splits["validation"],
@@ -200,7 +204,7 @@ def prepare(
         modality=roles.modality,
         labels=space.names,
         num_labels=space.count,
-        fingerprint=whole.hexdigest()[:16],
+        fingerprint=combined(splits),
         notes=_notes(splits, config),
         tokenizer=tokenizer,
         vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
@@ -358,4 +362,4 @@ def _inputs(split: Split) -> list[object]:
         return list(zip(*split.texts, strict=True))
     arrays = split.images if split.images is not None else split.features
     assert arrays is not None  # a split has tokens, images or features
-    return [hashlib.sha256(row.tobytes()).digest() for row in arrays]
+    return [hash_bytes(row.tobytes()) for row in arrays]

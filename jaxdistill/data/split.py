@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from jaxdistill.data.reading.preprocessing import Preprocessing
 from jaxdistill.data.reading.table import Table
 from jaxdistill.data.text.tokenize import tokenize
 from jaxdistill.errors import DataError
+from jaxdistill.files import hashing
+from jaxdistill.files.hashing import SHORT, hash_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +175,11 @@ def read_texts(table: Table, column: str) -> list[str]:
 
 def digest(*arrays: np.ndarray) -> str:
     """Hash arrays with their shapes and types; the same in every process."""
-    whole = hashlib.sha256()
-    for array in arrays:
-        whole.update(f"{array.dtype.str}{array.shape}".encode())
-        whole.update(np.ascontiguousarray(array).data)
-    return whole.hexdigest()[:16]
+    pieces = ((f"{a.dtype.str}{a.shape}".encode(), np.ascontiguousarray(a).data) for a in arrays)
+    return hashing.start(piece for pair in pieces for piece in pair).hexdigest()[:SHORT]
+
+
+def combined(splits: Mapping[str, Split]) -> str:
+    """Hash what training reads: the splits for training and validation."""
+    whole = "".join(splits[part].fingerprint for part in ("train", "validation"))
+    return hash_text(whole)[:SHORT]

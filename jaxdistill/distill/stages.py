@@ -19,7 +19,7 @@ from jaxdistill.distill import cache_stage, workdir_lock
 from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
-from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage, write_json
+from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage
 from jaxdistill.doctor import doctor
 from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
@@ -30,6 +30,7 @@ from jaxdistill.evaluation.report import write_report
 from jaxdistill.evaluation.speed import measure_speed
 from jaxdistill.evaluation.uncertainty import difference_error
 from jaxdistill.evaluation.verdict import verdict
+from jaxdistill.files.json_files import write_json
 from jaxdistill.models.registry import Model, save_model
 from jaxdistill.models.sizes import count_bytes, count_parameters
 from jaxdistill.parallel.mesh import mesh_of

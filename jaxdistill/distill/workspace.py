@@ -21,6 +21,8 @@ from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.doctor import doctor
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError
+from jaxdistill.files.atomic import write_text
+from jaxdistill.files.json_files import write_json
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group
@@ -237,15 +239,6 @@ def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, 
         say(f"{name}  done before, kept")
         return json.loads(result_file.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    (workspace.workdir / "config.yaml").write_text(
-        dump(absolute(workspace.config)), encoding="utf-8"
-    )
+    write_text(workspace.workdir / "config.yaml", dump(absolute(workspace.config)))
     write_json(marker, {**wanted, "workdir": os.path.realpath(workspace.workdir)})
     return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a kill leaves the old file or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxdistill import losses
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, Joint, Schedule, Term, at_step
-from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, Projection
+from jaxdistill.losses.fused.api import FusedLoss, FusedTerm
+from jaxdistill.losses.head import Projection
 from jaxdistill.models.outputs import Outputs
 
 

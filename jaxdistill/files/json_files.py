@@ -1,4 +1,4 @@
-"""What was found out, as a file that others read."""
+"""JSON files: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.errors import ConfigError
+from jaxdistill.files.atomic import write_text
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write values to a file that the user named.
+def write_json(path: Path, content: Any, *, indent: int = 2, sort_keys: bool = False) -> None:
+    """Write a value as JSON.
+
+    Raises:
+      OSError: it cannot be written; what was there before is then untouched.
+    """
+    write_text(path, json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n")
+
+
+def write_answer(path: Path, values: dict[str, Any]) -> None:
+    """Write what was found out to a JSON file that the user named.
 
     Raises:
       ConfigError: it cannot be written.
     """
     try:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(path, values)
     except OSError as error:
         raise ConfigError(f"json: cannot write {str(path)!r} ({error.strerror})") from None

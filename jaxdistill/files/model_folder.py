@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import shutil
 import uuid
@@ -20,6 +19,8 @@ import numpy as np
 import safetensors
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.atomic import sync, sync_folder, write_text
+from jaxdistill.files.json_files import write_json
 from jaxdistill.files.safetensors_stream import Pending, TensorFile, write_file
 
 WEIGHTS = "model.safetensors"
@@ -188,27 +189,25 @@ def write_folder(
         home = new / inside
         home.mkdir(parents=True)
         _write_tensors(home, tensors, shard_bytes)
-        (home / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
-        )
+        write_json(home / "config.json", config, sort_keys=True)
         for path in companions:
             place = home / TEMPLATES if path.parent.name == TEMPLATES else home
             place.mkdir(exist_ok=True)
             shutil.copyfile(path, place / path.name)
+            with (place / path.name).open("rb") as file:
+                sync(file)
         for name, text in (texts or {}).items():
-            (home / name).write_text(text, "utf-8")
+            write_text(home / name, text)
         for name, content in (beside or {}).items():
             (new / name).parent.mkdir(exist_ok=True)
             if isinstance(content, str):
-                (new / name).write_text(content, "utf-8")
+                write_text(new / name, content)
             else:
                 write_file(new / name, content, {"format": "pt"})
-        for path in (path for path in new.rglob("*") if path.is_file()):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+        sync_folder(folder.parent)
     except OSError as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -242,7 +241,7 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Pending], shard_bytes: in
         "total_size": sum(tensor.nbytes for tensor in tensors.values()),
     }
     index = {"metadata": totals, "weight_map": dict(sorted(places.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    write_json(folder / INDEX, index)
 
 
 def _keep_others(old: Path, folder: Path) -> None:

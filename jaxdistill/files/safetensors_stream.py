@@ -15,20 +15,30 @@ import ml_dtypes
 import numpy as np
 
 from jaxdistill.errors import ModelError
+from jaxdistill.files.atomic import replacing
+from jaxdistill.files.hashing import Digest, byte_view
 
-_DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "I64": np.dtype(np.int64),
+    "U64": np.dtype(np.uint64),
     "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
     "I16": np.dtype(np.int16),
+    "U16": np.dtype(np.uint16),
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+"""What safetensors calls the types of numbers."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Weights of 8 bits mean nothing without their scales, which lie elsewhere in a checkpoint.
+_NO_WEIGHTS = ("F8_E4M3", "U16", "U32", "U64")
+_DTYPES = {name: dtype for name, dtype in DTYPES.items() if name not in _NO_WEIGHTS}
 PIECE = 1 << 24  # bytes compared or checked at once
 ALIGNMENT = 64  # of arrays that XLA takes over on CPU without a copy
 
@@ -107,27 +117,55 @@ class TensorFile:
         return raw.view(dtype)
 
 
-def write_file(path: Path, tensors: Mapping[str, Pending], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, making each tensor when its turn comes."""
+def write_file(
+    path: Path,
+    tensors: Mapping[str, Pending | np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    digest: Digest | None = None,
+) -> int:
+    """Write a safetensors file whole or not at all, making each tensor when its turn comes.
+
+    Args:
+      tensors: by name; written in this order, wider types first.
+      metadata: texts for its header.
+      digest: updated with every byte of the file.
+
+    Returns:
+      Its size in bytes.
+
+    Raises:
+      OSError: it cannot be written; what was there before is then untouched.
+    """
     # Wider types first, so that every tensor is aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     for name in order:
-        pending = tensors[name]
-        ends = [offset, offset + pending.nbytes]
-        kind = _NAMES[pending.dtype]
-        header[name] = {"dtype": kind, "shape": list(pending.shape), "data_offsets": ends}
+        tensor = tensors[name]
+        ends = [offset, offset + tensor.nbytes]
+        kind = _NAMES[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": ends}
         offset = ends[1]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        yield len(text).to_bytes(8, "little")
+        yield text
         for name in order:
-            array = np.asarray(tensors[name].make(), tensors[name].dtype)
-            assert array.shape == tensors[name].shape, name
-            file.write(np.ascontiguousarray(array.reshape(-1)).view(np.uint8).data)
+            tensor = tensors[name]
+            made = tensor.make() if isinstance(tensor, Pending) else tensor
+            array = np.asarray(made, tensor.dtype)
+            assert array.shape == tensor.shape, name
+            yield byte_view(array)
+
+    with replacing(path) as file:
+        for piece in pieces():
+            file.write(piece)
+            if digest is not None:
+                digest.update(piece)
+    return 8 + len(text) + offset
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -2,71 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.errors import CacheError
-
-_NAMES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "int16": "I16",
-    "uint16": "U16",
-    "uint32": "U32",
-    "int32": "I32",
-    "int64": "I64",
-    "uint64": "U64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
-    "float8_e4m3fn": "F8_E4M3",
-}
-_DTYPES = {name: jnp.dtype(dtype) for dtype, name in _NAMES.items()}
-_CHUNK = 1 << 22
+from jaxdistill.files import hashing
+from jaxdistill.files.safetensors_stream import DTYPES, write_file
 
 
 def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
-    """Write a safetensors file under a temporary name, sync it to disk and give it its name.
+    """Write a safetensors file whole or not at all, the tensors by name, wider types first.
 
     Returns:
       its SHA-256 and its size in bytes.
     """
-    # The widest numbers first: then every tensor starts at a multiple of its item size.
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    header: dict[str, Any] = {}
-    end = 0
-    for name, array in ordered:
-        start, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": _NAMES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text):
-            file.write(part)
-            digest.update(part)
-        for _, array in ordered:
-            data = byte_view(array)
-            file.write(data)
-            digest.update(data)
-        _sync(file)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-    return digest.hexdigest(), 8 + len(text) + end
+    digest = hashing.start()
+    size = write_file(path, dict(sorted(arrays.items())), digest=digest)
+    return digest.hexdigest(), size
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -88,7 +44,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
             if name == "__metadata__":
                 continue
             start, end = entry["data_offsets"]
-            dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
             if end - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
                 raise ValueError(f"tensor {name} of {end - start} bytes for shape {shape}")
             piece = np.empty(0, np.uint8) if data is None or start == end else data[start:end]
@@ -113,7 +69,7 @@ def check_file(path: Path, size: int, sha256: str | None = None) -> None:
     if got != size:
         how = "truncated" if got < size else "longer than it was"
         raise CacheError(f"{path}: got {got} bytes, expected {size}: it is {how}; {_REPAIR}")
-    if sha256 is not None and (found := hash_file(path)) != sha256:
+    if sha256 is not None and (found := hashing.hash_file(path)) != sha256:
         raise CacheError(
             f"{path}: got SHA-256 {found[:16]}, expected {sha256[:16]}: "
             f"its bytes have changed since it was written; {_REPAIR}"
@@ -121,26 +77,6 @@ def check_file(path: Path, size: int, sha256: str | None = None) -> None:
 
 
 _REPAIR = "write the cache again with the same command: it keeps what is whole and adds the rest"
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, sync it to disk and give it its name."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.write("\n")
-        _sync(file)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -156,22 +92,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CacheError(f"{path}: got {type(content).__name__}, expected a JSON object")
     return content
-
-
-def byte_view(array: np.ndarray) -> memoryview:
-    """Return the bytes of an array, without a copy where it is contiguous."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name itself is on disk only when the folder is.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax import lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -24,83 +20,21 @@ from jaxdistill.generation.prompts import (
     left_padded,
     round_up,
 )
-from jaxdistill.generation.token_sampling import next_token
+from jaxdistill.generation.writing import (
+    Generated,
+    Sampling,
+    Writing,
+    nothing_written,
+    sampling_of,
+    write_all,
+    write_next,
+)
 from jaxdistill.models.bodies.causal_lm import DecoderModel
+from jaxdistill.models.bodies.rebuilt import module_of
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import check_rows
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Generated:
-    """What a model wrote behind each prompt.
-
-    Attributes:
-      tokens: `[B, new]` int32, `pad_id` behind the end of a row.
-      log_probabilities: `[B, new]` float32, of each token under the model itself: its whole softmax
-        at temperature 1, whatever temperature, top-k and top-p the token was drawn with; 0 behind
-        the end. So a loss on these samples needs no second pass for them, while importance weights
-        would need those of the distribution that was drawn from.
-      lengths: `[B]` int32, tokens written; the one that ends a row is counted.
-    """
-
-    tokens: jax.Array
-    log_probabilities: jax.Array
-    lengths: jax.Array
-
-    @classmethod
-    def nothing(cls, rows: int, room: int, pad: jax.Array) -> Generated:
-        """Return what stands there before the first token, with space for `room` of them."""
-        return cls(
-            jnp.full((rows, room), pad),
-            jnp.zeros((rows, room), jnp.float32),
-            jnp.zeros((rows,), jnp.int32),
-        )
-
-    def add(
-        self,
-        step: jax.Array,
-        token: jax.Array,
-        logits: jax.Array,
-        done: jax.Array,
-        *,
-        ends: jax.Array,
-        pad: jax.Array,
-    ) -> tuple[Generated, jax.Array]:
-        """Write tokens `[B]` to rows that are not `done` `[B]`; also return which are done now.
-
-        Args:
-          step: tokens written so far.
-          logits: `[B, V]` that the tokens were chosen by.
-          ends: `[E]` tokens that end a row.
-          pad: what is written to rows that were done.
-        """
-        scores = jax.nn.log_softmax(logits, axis=-1)
-        own = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
-        added = Generated(
-            self.tokens.at[:, step].set(jnp.where(done, pad, token)),
-            self.log_probabilities.at[:, step].set(jnp.where(done, 0.0, own)),
-            self.lengths + ~done,
-        )
-        return added, done | (token[:, None] == ends[None]).any(-1)
-
-    def up_to(self, count: int) -> Generated:
-        """Return the first `count` columns."""
-        return dataclasses.replace(
-            self,
-            tokens=self.tokens[:, :count],
-            log_probabilities=self.log_probabilities[:, :count],
-        )
-
-
-class _Writing(NamedTuple):
-    step: jax.Array  # tokens written so far
-    token: jax.Array  # [B] the last of them
-    done: jax.Array  # [B]
-    cache: Cache
-    written: Generated
 
 
 def generate(
@@ -152,37 +86,28 @@ def generate(
     shape, options = decoder_of(model)
     check_sampling(shape, temperature, top_k, top_p, vocabulary)
     check_writing(max_new_tokens, multiple, temperature, rng)
-    greedy = temperature == 0
     ids, lengths = left_padded(prompts_ids, prompt_mask, shape.vocabulary, multiple)
     check_positions(shape, int(lengths.max()), max_new_tokens)
-    key = None if greedy else rng
+    sampling = sampling_of(rng, temperature=temperature, top_p=top_p, eos_id=eos_id, pad_id=pad_id)
     if mesh is not None:
         check_rows("prompts", len(ids), mesh, setting="generate.batch_size")
         ids, lengths = sharding.place((ids, lengths), sharding.batch_sharding(mesh))
-        key = sharding.place(key, sharding.replicated(mesh))
+        key = sharding.place(sampling.rng, sharding.replicated(mesh))
+        sampling = sampling._replace(rng=key)
     written = write(
         model.params,
         ids,
         lengths,
         np.int32(max_new_tokens),
-        key,
-        temperature=None if greedy else np.float32(temperature),
-        top_p=None if greedy or top_p is None else np.float32(top_p),
-        ends=end_tokens(eos_id),
-        pad=np.int32(pad_id),
+        sampling,
         shape=shape,
         options=options,
         room=round_up(max_new_tokens, multiple),
-        top_k=None if greedy else top_k,
+        top_k=None if temperature == 0 else top_k,
         vocabulary=vocabulary,
         mesh=mesh,
     )
     return written.up_to(max_new_tokens)
-
-
-def end_tokens(eos_id: int | Sequence[int] | None) -> np.ndarray:
-    """Return the tokens that end a row, `[E]` int32."""
-    return np.array([] if eos_id is None else eos_id, np.int32).reshape(-1)
 
 
 def decoder_of(model: Model) -> tuple[Shape, Options]:
@@ -201,13 +126,6 @@ def decoder_of(model: Model) -> tuple[Shape, Options]:
     return shape, options
 
 
-@functools.lru_cache(maxsize=32)
-def _graph(shape: Shape, options: Options) -> Any:
-    """Return the structure of that decoder, which parameters are put in."""
-    module = nnx.eval_shape(lambda: DecoderModel(shape, options, nnx.Rngs(0)))
-    return nnx.split(module)[0]
-
-
 @functools.partial(
     jax.jit, static_argnames=("shape", "options", "room", "top_k", "vocabulary", "mesh")
 )
@@ -216,12 +134,8 @@ def write(
     ids: jax.Array,
     lengths: jax.Array,
     limit: jax.Array,
-    rng: jax.Array | None,
+    sampling: Sampling,
     *,
-    temperature: jax.Array | None,
-    top_p: jax.Array | None,
-    ends: jax.Array,
-    pad: jax.Array,
     shape: Shape,
     options: Options,
     room: int,
@@ -232,36 +146,24 @@ def write(
     """Write at most `limit` tokens, in arrays with space for `room`, behind `[B, P]` prompts.
 
     What `generate` compiles, for use in a program of one's own: nothing is checked. Prompts are
-    padded on the left; `lengths` `[B]` says how many tokens each has. `temperature` None takes the
-    likeliest token; `ends` is `end_tokens(eos_id)`; `shape, options` are `decoder_of(model)`;
-    `mesh` is that of the program, by which it is told from the same one for another mesh.
+    padded on the left; `lengths` `[B]` says how many tokens each has. `shape, options` are
+    `decoder_of(model)`; `mesh` is that of the program, by which it is told from the same one for
+    another mesh.
     """
-    module: DecoderModel = nnx.merge(_graph(shape, options), params)
-    rows, start = ids.shape
+    module = module_of(DecoderModel, shape, options, params)
+    start = ids.shape[1]
+    choice = {"top_k": top_k, "vocabulary": vocabulary}
 
-    def choose(logits: jax.Array, step: jax.Array, before: jax.Array, cache: Cache, old: Generated):
-        key = None if rng is None else jax.random.fold_in(rng, step)
-        if vocabulary is not None:
-            real = jnp.arange(logits.shape[1])[None] < vocabulary
-            logits = jnp.where(real, logits, -jnp.inf)
-        token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
-        written, done = old.add(step, token, logits, before, ends=ends, pad=pad)
-        return _Writing(step + 1, token, done, cache, written)
-
-    def unfinished(state: _Writing) -> jax.Array:
-        return (state.step < limit) & ~state.done.all()
-
-    def advance(state: _Writing) -> _Writing:
+    def read(state: Writing) -> tuple[jax.Array, Cache]:
         slot = start + state.step - 1  # of the last token, which the prompt's padding precedes
         position = lengths[:, None] + state.step - 1
         with sharding.few_tokens():
-            logits, cache = read_token(
+            return read_token(
                 module, state.token[:, None], position, slot, start - lengths, state.cache
             )
-        return choose(logits, state.step, state.done, cache, state.written)
 
     with sharding.on_mesh(mesh):
-        nothing = Generated.nothing(rows, room, pad)
         logits, cache = read_prompts(module, ids, lengths, room - 1)
-        first = choose(logits, jnp.int32(0), jnp.zeros((rows,), bool), cache, nothing)
-        return lax.while_loop(unfinished, advance, first).written
+        state = nothing_written(ids[:, -1], room, cache, sampling)
+        state = write_next(state, logits, sampling, **choice)
+        return write_all(state, read, limit, sampling, **choice)

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdistill.models.bodies.causal_lm import DecoderModel, layer_kinds, rotation_of
+from jaxdistill.models.bodies.causal_lm import DecoderModel
 from jaxdistill.models.layers.attention import attend_causally, visible
-from jaxdistill.models.layers.basic import run_layers
 from jaxdistill.models.layers.decoder_layer import DecoderLayer
 from jaxdistill.models.layers.heads import logits_of
-from jaxdistill.models.layers.rotary import rotations
+from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel.sharding import constrain
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values, each [layers, B, T, K, d]
@@ -24,13 +23,12 @@ def _run(
 ) -> tuple[jax.Array, Cache]:
     """Return the logits `[B, V]` of the last of `[B, T]` tokens, and what `mix` emits per layer.
 
-    `mix(own, query, key, value)` gets, as `own`, the layer's kind, window and part of the cache.
+    `mix(own, key, value)` gets, as `own`, the layer's window and part of the cache.
     """
     shape = module.shape
-    table = rotations(shape.frequencies, positions) if shape.frequencies else None
 
-    def step(
-        layer: DecoderLayer, hidden: jax.Array, _: jax.Array | None, own: Any
+    def call(
+        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Any
     ) -> tuple[jax.Array, Any]:
         def mix_own(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask, key, value, emitted = mix(own, key, value)
@@ -39,16 +37,9 @@ def _run(
             )
             return mixed, emitted
 
-        return layer(hidden, rotation_of(table, own["kind"]), mix_own, None)
+        return layer(hidden, rotation, mix_own, None)
 
-    hidden, emitted, _ = run_layers(
-        module.layers,
-        step,
-        module.embeddings(ids, positions),
-        depth=shape.depth,
-        unroll=module.options.unroll,
-        each={**layer_kinds(shape), "cache": cache},
-    )
+    hidden, emitted = module.run(call, module.embeddings(ids, positions), positions, cache=cache)
     logits = logits_of(module.norm(hidden[:, -1:]), module.last_projection())
     return constrain(logits[:, 0], "rows", "vocab"), emitted
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.errors import ConfigError, DataError
-from jaxdistill.generation.decode import Generated, decoder_of, end_tokens, write
+from jaxdistill.generation.decode import decoder_of, write
 from jaxdistill.generation.prompts import check_positions, check_sampling
+from jaxdistill.generation.writing import Generated, sampling_of
 from jaxdistill.models.family import Model
 from jaxdistill.models.layers.attention import segments_of
 from jaxdistill.parallel.sharding import mesh_of_step
@@ -61,7 +62,6 @@ def make_continue(
     for name, value in (("prompt_tokens", prompt_tokens), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: got {value}, expected at least 1")
-    greedy = temperature == 0
 
     def continue_texts(params: Any, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         _check(batch)
@@ -79,15 +79,11 @@ def make_continue(
             ids,
             lengths,
             jnp.int32(room),
-            None if greedy else rng,
-            temperature=None if greedy else jnp.float32(temperature),
-            top_p=None if greedy or top_p is None else jnp.float32(top_p),
-            ends=jnp.asarray(end_tokens(eos_id)),
-            pad=jnp.int32(pad_id),
+            sampling_of(rng, temperature=temperature, top_p=top_p, eos_id=eos_id, pad_id=pad_id),
             shape=shape,
             options=options,
             room=room,
-            top_k=None if greedy else top_k,
+            top_k=None if temperature == 0 else top_k,
             vocabulary=vocabulary,
             mesh=mesh_of_step(),
         )

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdistill.errors import ModelError
-from jaxdistill.generation.decode import Generated, end_tokens
 from jaxdistill.generation.prompts import check_sampling, check_writing, checked_ids, round_up
-from jaxdistill.generation.token_sampling import next_token
+from jaxdistill.generation.writing import (
+    Generated,
+    Sampling,
+    Writing,
+    nothing_written,
+    sampling_of,
+    write_all,
+)
+from jaxdistill.models.bodies.rebuilt import module_of
 from jaxdistill.models.bodies.seq2seq import EncoderDecoderModel
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.attention import attend_causally
 from jaxdistill.models.layers.basic import run_layers
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.layers.seq2seq_layer import Memory, StackLayer, TwoStacks
-
-
-class _Writing(NamedTuple):
-    step: jax.Array  # tokens written so far
-    token: jax.Array  # [B, 1] the last of them
-    done: jax.Array  # [B]
-    cache: Memory  # of the decoder's own text, each [layers, B, room, H, d]
-    written: Generated
 
 
 def generate_from_source(
@@ -73,7 +71,6 @@ def generate_from_source(
         )
     check_sampling(shape, temperature, top_k, top_p, None)
     check_writing(max_new_tokens, multiple, temperature, rng)
-    greedy = temperature == 0
     ids, mask = checked_ids("sources", source_ids, source_mask, shape.vocabulary)
     behind = ((0, 0), (0, -ids.shape[1] % multiple))
     written = _write(
@@ -81,24 +78,13 @@ def generate_from_source(
         np.pad(np.where(mask, ids, 0), behind).astype(np.int32),
         np.pad(mask, behind).astype(np.int32),
         np.int32(max_new_tokens),
-        None if greedy else rng,
-        temperature=None if greedy else np.float32(temperature),
-        top_p=None if greedy or top_p is None else np.float32(top_p),
-        ends=end_tokens(eos_id),
-        pad=np.int32(pad_id),
+        sampling_of(rng, temperature=temperature, top_p=top_p, eos_id=eos_id, pad_id=pad_id),
         shape=shape,
         options=options,
         room=round_up(max_new_tokens, multiple),
-        top_k=None if greedy else top_k,
+        top_k=None if temperature == 0 else top_k,
     )
     return written.up_to(max_new_tokens)
-
-
-@functools.lru_cache(maxsize=32)
-def _graph(shape: TwoStacks, options: Options) -> Any:
-    """Return the structure of that model, which parameters are put in."""
-    module = nnx.eval_shape(lambda: EncoderDecoderModel(shape, options, nnx.Rngs(0)))
-    return nnx.split(module)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k"))
@@ -107,39 +93,27 @@ def _write(
     ids: jax.Array,
     mask: jax.Array,
     limit: jax.Array,
-    rng: jax.Array | None,
+    sampling: Sampling,
     *,
-    temperature: jax.Array | None,
-    top_p: jax.Array | None,
-    ends: jax.Array,
-    pad: jax.Array,
     shape: TwoStacks,
     options: Options,
     room: int,
     top_k: int | None,
 ) -> Generated:
     """Write at most `limit` tokens, in arrays with space for `room`, from sources `[B, S]`."""
-    module: EncoderDecoderModel = nnx.merge(_graph(shape, options), params)
+    module = module_of(EncoderDecoderModel, shape, options, params)
     encoded, _, _ = module.encode({"input_ids": ids, "attention_mask": mask})
     memory = _memory(module, encoded)
     rows = ids.shape[0]
-
-    def advance(state: _Writing) -> _Writing:
-        step, old = state.step, state.written
-        logits, cache = _read_token(module, state.token, step, state.cache, memory, mask > 0)
-        key = None if rng is None else jax.random.fold_in(rng, step)
-        token = next_token(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
-        written, done = old.add(step, token, logits, state.done, ends=ends, pad=pad)
-        return _Writing(step + 1, token[:, None], done, cache, written)
-
-    nothing = Generated.nothing(rows, room, pad)
     space = (shape.decoder_depth, rows, room, shape.heads, shape.head_width)
     cache = (jnp.zeros(space, encoded.dtype), jnp.zeros(space, encoded.dtype))
-    first = jnp.full((rows, 1), shape.start_id, jnp.int32)
-    start = _Writing(jnp.int32(0), first, jnp.zeros((rows,), bool), cache, nothing)
-    return lax.while_loop(
-        lambda state: (state.step < limit) & ~state.done.all(), advance, start
-    ).written
+
+    def read(state: Writing) -> tuple[jax.Array, Memory]:
+        token = state.token[:, None]
+        return _read_token(module, token, state.step, state.cache, memory, mask > 0)
+
+    start = nothing_written(jnp.full((rows,), shape.start_id, jnp.int32), room, cache, sampling)
+    return write_all(start, read, limit, sampling, top_k=top_k)
 
 
 def _memory(module: EncoderDecoderModel, encoded: jax.Array) -> Memory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,10 @@ from jax.sharding import Mesh
 
 from jaxdistill.config.load import differences
 from jaxdistill.errors import ConfigError, DataError, Preempted
-from jaxdistill.generation.decode import end_tokens, generate
+from jaxdistill.files.atomic import sync
+from jaxdistill.files.json_files import write_json
+from jaxdistill.generation.decode import generate
+from jaxdistill.generation.writing import end_tokens
 from jaxdistill.models.family import Model
 from jaxdistill.parallel import sharding
 from jaxdistill.runtime import group, preemption
@@ -122,8 +124,7 @@ def write_texts(
         if jax.process_index() == 0:
             with part.open("a", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                sync(file)
         progress(done + len(batch), len(prompts))
     group.once("texts", lambda: part.is_file() and part.replace(path))
     return {
@@ -170,9 +171,7 @@ def _begin(path: Path, part: Path, settings: dict[str, Any], force: bool) -> int
         path.unlink(missing_ok=True)
         part.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = marker.with_name(f"{marker.name}.tmp")
-    temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(marker)
+    write_json(marker, settings)
     if path.is_file():
         return int(settings["prompts"])
     content = part.read_bytes() if part.is_file() else b""

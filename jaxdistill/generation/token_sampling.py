@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 
 def candidates(
-    scores: jax.Array, top_k: int | None, top_p: jax.Array | float | None
+    scores: jax.Array, top_k: int | None, top_p: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     """Return the tokens that may be drawn, the likeliest first.
 
@@ -38,9 +39,9 @@ def next_token(
     logits: jax.Array,
     rng: jax.Array | None,
     *,
-    temperature: jax.Array | float | None,
+    temperature: ArrayLike | None,
     top_k: int | None,
-    top_p: jax.Array | float | None,
+    top_p: ArrayLike | None,
 ) -> jax.Array:
     """Choose a token of `[B, V]` float32 logits per row, `[B]` int32.
 

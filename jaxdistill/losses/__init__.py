@@ -24,8 +24,9 @@ from jaxdistill.losses.feature import (
     hidden_mse,
     minilm_relation,
 )
-from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, fused_loss
 from jaxdistill.losses.fused.mesh import fused_loss_on_mesh
+from jaxdistill.losses.head import Projection
 from jaxdistill.losses.task import cross_entropy, multilabel, regression, valid_labels
 
 __all__ = [

@@ -8,24 +8,9 @@ from typing import Any
 import jax
 
 from jaxdistill.errors import ModelError
+from jaxdistill.losses.head import Head
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The last projection of a model: ``logits = softcap(scale * (hidden @ weights + bias))``.
-
-    Attributes:
-      weights: `[D, V]`.
-      bias: `[V]` or None.
-      softcap: static; `logits = softcap * tanh(logits / softcap)` when set.
-      scale: static factor on the logits.
-    """
-
-    weights: jax.Array
-    bias: jax.Array | None = None
-    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
-    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
+__all__ = ["Head", "Outputs"]
 
 
 @jax.tree_util.register_dataclass

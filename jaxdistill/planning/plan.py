@@ -13,7 +13,7 @@ from jaxdistill.config.schema import Config
 from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, did_you_mean
-from jaxdistill.files.json_files import write_json
+from jaxdistill.files.json_files import write_answer
 from jaxdistill.parallel.mesh import AXES, make_mesh, mesh_sizes, shown
 from jaxdistill.planning.account import Account, accounts
 from jaxdistill.planning.programs import Program, make_program
@@ -98,7 +98,7 @@ class Plan:
         Raises:
           ConfigError: it cannot be written.
         """
-        write_json(path, self.as_json())
+        write_answer(path, self.as_json())
 
 
 def plan(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from jaxdistill.data.split import Split
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.errors import CacheError
+from jaxdistill.files.hashing import hash_each, hash_json
 from jaxdistill.files.model_folder import INDEX, WEIGHTS, read_json
 from jaxdistill.files.sentence_folder import sentence_folder
 from jaxdistill.files.tensor_files import map_tensors
@@ -35,8 +34,7 @@ def example_keys(split: Split) -> np.ndarray:
         arrays = split.images if split.images is not None else split.features
         assert arrays is not None  # a split has tokens, images or features
         pieces = (row.tobytes() for row in arrays)
-    digests = b"".join(hashlib.blake2b(piece, digest_size=8).digest() for piece in pieces)
-    return (np.frombuffer(digests, "<u8") >> np.uint64(1)).astype(np.int64)
+    return (hash_each(pieces) >> np.uint64(1)).astype(np.int64)
 
 
 def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | None:
@@ -46,7 +44,7 @@ def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | Non
     file or in many they give the same. A teacher drawn from a spec is known by that and the seed.
     """
     if isinstance(origin, Mapping):
-        return hashlib.sha256(json.dumps([origin, seed], sort_keys=True).encode()).hexdigest()
+        return hash_json([origin, seed])
     sentence = sentence_folder(Path(origin))
     folder = Path(origin) if sentence is None else sentence.encoder
     if (folder / WEIGHTS).is_file():
@@ -73,4 +71,4 @@ def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | Non
 def tokenizer_hash(folder: Path) -> str:
     """Return a hash of a tokenizer's vocabulary: its tokens and their ids."""
     vocabulary = sorted(load_tokenizer(folder).get_vocab().items())
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+    return hash_json(vocabulary)

@@ -11,6 +11,7 @@ from models.writing import prompts, same
 
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.generation import decode as module
+from jaxdistill.generation import writing
 from jaxdistill.generation.decode import generate
 from jaxdistill.generation.token_sampling import next_token
 from jaxdistill.models.layers.stacking import unstack
@@ -147,7 +148,7 @@ def test_writing_stops_when_every_row_has_ended(model, monkeypatch, ends, steps)
         jax.debug.callback(lambda: taken.append(1))
         return next_token(*arguments, **options)
 
-    monkeypatch.setattr(module, "next_token", counted)
+    monkeypatch.setattr(writing, "next_token", counted)
     got = generate(model, *prompts(), max_new_tokens=9, temperature=0, multiple=13, eos_id=ends)
     jax.block_until_ready(got)
     jax.effects_barrier()

@@ -12,6 +12,7 @@ from models.writing import prompts, same
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode as module
 from jaxdistill.generation.decode import generate
+from jaxdistill.generation.writing import sampling_of
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import make_mesh
@@ -65,11 +66,7 @@ def test_no_parameter_crosses_devices_for_a_token():
         jax.ShapeDtypeStruct((4, 16), jnp.int32, sharding=over),
         jax.ShapeDtypeStruct((4,), jnp.int32, sharding=over),
         np.int32(8),
-        None,
-        temperature=None,
-        top_p=None,
-        ends=module.end_tokens(None),
-        pad=np.int32(0),
+        sampling_of(None, temperature=0, top_p=None, eos_id=None, pad_id=0),
         shape=shape,
         options=options,
         room=8,

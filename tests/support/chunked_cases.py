@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import losses
-from jaxdistill.losses.fused.api import Projection
+from jaxdistill.losses.head import Projection
 from jaxdistill.teachers.cache import codecs
 
 ROWS, LENGTH, WIDTH, CLASSES = 2, 7, 8, 40

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from jaxdistill.data.order import Purpose, integers, permutation, stream
 from jaxdistill.data.reading.images import shift_images
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
+from jaxdistill.files.hashing import SHORT, hash_json
 
 Batch = dict[str, np.ndarray]
 
@@ -67,8 +66,7 @@ class BatchSource:
     @property
     def fingerprint(self) -> str:
         """Return a hash of `identity`."""
-        text = json.dumps(self.identity, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hash_json(self.identity)[:SHORT]
 
     def __len__(self) -> int:
         return self.steps_per_epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 from jaxdistill.config.schema import TokenizerConfig
 from jaxdistill.data.text.tokenize import framed
 from jaxdistill.errors import DataError
+from jaxdistill.files.hashing import SHORT, hash_bytes
 
 _VERSION = 1
 _BYTES = 256
@@ -112,9 +112,8 @@ def trained_tokenizer(
     made_by: list[Any] = [_VERSION, vocabulary, version("tokenizers")]
     if specials != LANGUAGE:
         made_by.append(dataclasses.astuple(specials))
-    digest = hashlib.sha256(json.dumps(made_by).encode())
-    digest.update(framed(texts))
-    target = folder / f"tokenizer-{digest.hexdigest()[:16]}"
+    digest = hash_bytes(json.dumps(made_by).encode(), framed(texts))
+    target = folder / f"tokenizer-{digest[:SHORT]}"
     if (target / "tokenizer_config.json").is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)

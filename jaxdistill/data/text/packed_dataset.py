@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from jaxdistill.config.schema import DataConfig, TokenizerConfig
 from jaxdistill.data.batching.pack_documents import row_split
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.reading.documents import Documents, read_documents
-from jaxdistill.data.split import Split
+from jaxdistill.data.split import Split, combined
 from jaxdistill.data.text.bpe import LANGUAGE, choose_tokenizer
 from jaxdistill.data.text.corpus import tokenize_documents
 from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer, padding_id
@@ -69,7 +68,6 @@ def prepare_language(
         }
         _log.info("%s: %s", part, _told(read, split))
     notes |= _seen(documents)
-    whole = "".join(splits[part].fingerprint for part in ("train", "validation"))
     return Dataset(
         train=splits["train"],
         validation=splits["validation"],
@@ -77,7 +75,7 @@ def prepare_language(
         modality="text",
         labels=None,
         num_labels=0,
-        fingerprint=hashlib.sha256(whole.encode()).hexdigest()[:16],
+        fingerprint=combined(splits),
         notes=notes,
         tokenizer=tokenizer,
         vocabulary=len(loaded),

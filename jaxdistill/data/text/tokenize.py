@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import DataError
+from jaxdistill.files import hashing
+from jaxdistill.files.safetensors_stream import write_file
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 
 _log = logging.getLogger("jaxdistill")
@@ -93,7 +92,7 @@ def cache_key(
     """Hash everything the tokens depend on; the same in every process."""
     from importlib.metadata import version
 
-    digest = hashlib.sha256()
+    digest = hashing.start()
     libraries = [version("tokenizers"), version("transformers")]
     digest.update(json.dumps([_VERSION, max_length, pairs is not None, libraries]).encode())
     home = encoder_folder(folder)
@@ -101,7 +100,7 @@ def cache_key(
     for name in (*_TOKENIZER_FILES, *(path.relative_to(home).as_posix() for path in templates)):
         if (home / name).is_file():
             digest.update(f"\0{name}\0".encode())
-            digest.update(hashlib.sha256((home / name).read_bytes()).digest())
+            digest.update(bytes.fromhex(hashing.hash_file(home / name)))
     for column in (texts, pairs or ()):
         digest.update(f"\0{len(column)}\0".encode())
         digest.update(framed(column))
@@ -258,20 +257,9 @@ def _load(path: Path) -> Tokens | None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays aside and rename the file: a reader sees a whole file or none."""
-    from safetensors.numpy import save
-
+    """Keep arrays in a file: a reader sees a whole one or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save(dict(arrays)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_file(path, arrays)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray] | None:

@@ -15,8 +15,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxdistill.errors import ModelError
-from jaxdistill.losses.fused.api import FusedLoss, Projection
+from jaxdistill.losses.fused.api import FusedLoss
 from jaxdistill.losses.fused.chunk import vary, varying_axes
+from jaxdistill.losses.head import Projection, capped, raw_logits
 from jaxdistill.losses.numerics import compute_dtype
 
 _CHUNK_BYTES = 480 * 2**20  # the logits of a chunk, what a loss makes of them, and their gradient
@@ -79,9 +80,7 @@ def chunked_loss(
         return jnp.pad(leaf, beyond).reshape(rows, steps, columns, *leaf.shape[2:]).swapaxes(0, 1)
 
     def values(raw: jax.Array, counts: jax.Array, own: Any) -> dict[str, jax.Array]:
-        logits = raw if student.scale == 1.0 else raw * student.scale
-        if student.softcap is not None:
-            logits = student.softcap * jnp.tanh(logits / student.softcap)
+        logits = capped(raw, student.constants)
         return {
             name: jnp.sum(jnp.where(counts > 0, counts * loss(logits, own), 0.0))
             for name, (loss, _) in terms.items()
@@ -90,7 +89,6 @@ def chunked_loss(
     def scan(weights, bias, hidden, factors, arguments, gradient):
         weights = lax.slice_in_dim(weights, 0, classes, axis=axis).astype(hidden.dtype)
         bias = None if bias is None else bias[:classes].astype(dtype)
-        product = "bcd,vd->bcv" if student.transposed else "bcd,dv->bcv"
         back, to_head = (
             ("bcv,vd->bcd", "bcv,bcd->vd") if student.transposed else ("bcv,dv->bcd", "bcd,bcv->dv")
         )
@@ -99,9 +97,7 @@ def chunked_loss(
             totals, head, bias_sum = carry
             states, counts, own = part
             states = jnp.where((counts > 0)[..., None], states, jnp.zeros_like(states))
-            raw = jnp.einsum(product, states, weights, preferred_element_type=dtype)
-            if bias is not None:
-                raw = raw + bias.reshape(1, 1, -1)
+            raw = raw_logits(states, weights, bias, student.constants, dtype)
 
             def mixed(raw):
                 found = values(raw, counts, own)

@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jaxdistill.losses.chunked.api import TokenLoss, chunked_loss
-from jaxdistill.losses.fused.api import FusedLoss, Projection
+from jaxdistill.losses.fused.api import FusedLoss
 from jaxdistill.losses.fused.mesh import check_tokens, gathered, gathered_axis
+from jaxdistill.losses.head import Projection
 
 
 def chunked_loss_on_mesh(

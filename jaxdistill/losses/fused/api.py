@@ -7,7 +7,6 @@ is one chunk of tokens times the vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import NamedTuple, cast
@@ -20,34 +19,12 @@ from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.losses.fused import chunk as fused_chunk
 from jaxdistill.losses.fused import scan as fused_scan
 from jaxdistill.losses.fused.rows import RULES
+from jaxdistill.losses.head import Projection
 from jaxdistill.losses.numerics import check_between, check_shape, compute_dtype
 from jaxdistill.losses.task import valid_labels
 
 _CHUNK_BYTES = 480 * 2**20  # both sides' logits and their gradient, of one chunk of tokens
 _BLOCK_BYTES = 200 * 2**20  # the same and the head's gradient, of one block of the vocabulary
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Projection:
-    """What logits are made of: `softcap(scale * (hidden @ weights + bias))`.
-
-    Attributes:
-      hidden: `[..., D]`, any float dtype; the products are computed in it.
-      weights: `[D, V]`, or `[V, D]` when `transposed`. Cast to the dtype of `hidden`; their
-        gradient comes in their own.
-      bias: `[V]` or None.
-      scale: static factor on the logits.
-      softcap: static; `softcap * tanh(logits / softcap)` when set.
-      transposed: static; the weights are an embedding `[V, D]`, as of tied heads.
-    """
-
-    hidden: jax.Array
-    weights: jax.Array
-    bias: jax.Array | None = None
-    scale: float = dataclasses.field(default=1.0, metadata={"static": True})
-    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
-    transposed: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 class FusedTerm(NamedTuple):
@@ -164,8 +141,8 @@ def fused_loss(
     plan = fused_chunk.Plan(
         rules=tuple(term.loss for term in terms.values()),
         groups=groups,
-        student=_head(student),
-        teacher=None if teacher is None else _head(teacher),
+        student=student.constants,
+        teacher=None if teacher is None else teacher.constants,
         vocabulary=vocabulary,
         chunk=_chunk(chunk, tokens, width, dtype),
         block=_block(student, teacher, dtype) if low_memory else 0,
@@ -281,10 +258,6 @@ def _scalar(value: ArrayLike, dtype) -> jax.Array:
 def _side(side: Projection) -> fused_chunk.Side:
     hidden = side.hidden.reshape(-1, side.hidden.shape[-1])  # [N, D]
     return fused_chunk.Side(hidden, side.weights, side.bias)
-
-
-def _head(side: Projection) -> fused_chunk.Head:
-    return fused_chunk.Head(side.scale, side.softcap, side.transposed)
 
 
 def _labels(labels: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array:

@@ -8,15 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdistill.losses import head
 from jaxdistill.losses.fused.rows import RULES, Normalizer, Row, distribution, shifted
-
-
-class Head(NamedTuple):
-    """The static half of a projection, as in `fused.Projection`."""
-
-    scale: float
-    softcap: float | None
-    transposed: bool
+from jaxdistill.losses.head import Constants, raw_gradient, without_padding
 
 
 class Plan(NamedTuple):
@@ -35,8 +29,8 @@ class Plan(NamedTuple):
 
     rules: tuple[str, ...]
     groups: tuple[int, ...]
-    student: Head
-    teacher: Head | None
+    student: Constants
+    teacher: Constants | None
     vocabulary: int
     chunk: int
     block: int
@@ -124,34 +118,24 @@ def logits_of(plan: Plan, part: Operands, first: ArrayIndex) -> Logits:
     `first` is the class of the first column.
     """
     dtype = part.where.dtype
-    student = _logits(plan.student, part.student, dtype)
+    student = head.logits_of(*part.student, plan.student, dtype=dtype)  # [C, V]
     width = student.shape[1]
-    columns = first + lax.broadcasted_iota(jnp.int32, student.shape, 1)
     padded = plan.axis_name is not None or width > plan.vocabulary
     if padded:
-        student = jnp.where(columns < plan.vocabulary, student, -jnp.inf)
+        student = without_padding(student, plan.vocabulary, first)
     teacher = None
     if part.teacher is not None and plan.teacher is not None:
-        teacher = _logits(plan.teacher, part.teacher, dtype)[:, :width]
+        teacher = head.logits_of(*part.teacher, plan.teacher, dtype=dtype)[:, :width]
         missing = width - teacher.shape[1]
         if missing:
             teacher = jnp.pad(teacher, ((0, 0), (0, missing)))  # beyond the vocabulary
         if padded:
-            teacher = jnp.where(columns < plan.vocabulary, teacher, -jnp.inf)
-    is_label = None if part.labels is None else columns == part.labels[:, None]
+            teacher = without_padding(teacher, plan.vocabulary, first)
+    is_label = None
+    if part.labels is not None:
+        columns = first + lax.broadcasted_iota(jnp.int32, student.shape, 1)
+        is_label = columns == part.labels[:, None]
     return student, teacher, is_label
-
-
-def _logits(head: Head, side: Side, dtype: Any) -> jax.Array:
-    axis = 1 if head.transposed else 0
-    logits = lax.dot_general(
-        side.hidden, side.weights, (((1,), (axis,)), ((), ())), preferred_element_type=dtype
-    )
-    if side.bias is not None:
-        logits = logits + side.bias.astype(dtype)[None, :]
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)
 
 
 def statistics_of(plan: Plan, part: Operands, logits: Logits) -> Statistics:
@@ -229,11 +213,7 @@ def slope_of(plan: Plan, part: Operands, logits: Logits, found: Statistics) -> j
             assert found.teacher is not None
             kept = kept & (found.teacher.highest[:, 0] != -jnp.inf)
         gradient = gradient + jnp.where(kept[:, None], factor[:, None] * slope, 0.0)
-    if plan.student.softcap is not None:
-        ratio = logits[0] / plan.student.softcap
-        # At -inf (padding) the gradient is 0 already.
-        gradient = gradient * jnp.where(jnp.isfinite(ratio), 1.0 - ratio * ratio, 0.0)
-    return gradient if plan.student.scale == 1.0 else gradient * plan.student.scale
+    return raw_gradient(gradient, logits[0], plan.student)
 
 
 def _power(plan: Plan, part: Operands, term: int, power: int) -> jax.Array | float:

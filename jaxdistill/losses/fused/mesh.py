@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, Projection, fused_loss
+from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, fused_loss
 from jaxdistill.losses.fused.chunk import vary
+from jaxdistill.losses.head import Projection
 
 
 def fused_loss_on_mesh(

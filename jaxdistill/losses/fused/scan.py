@@ -16,7 +16,6 @@ from jax import lax
 
 from jaxdistill.losses.fused.chunk import (
     ArrayIndex,
-    Head,
     Operands,
     Plan,
     Side,
@@ -29,6 +28,7 @@ from jaxdistill.losses.fused.chunk import (
     totals_of,
     vary,
 )
+from jaxdistill.losses.head import Constants
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -227,7 +227,7 @@ def _columns(plan: Plan, weights: jax.Array) -> int:
     return present if plan.axis_name is not None else min(present, plan.vocabulary)
 
 
-def _block(side: Side, head: Head, first: jax.Array, size: int) -> Side:
+def _block(side: Side, head: Constants, first: jax.Array, size: int) -> Side:
     """Columns `first:first + size` of a head."""
     weights = lax.dynamic_slice_in_dim(side.weights, first, size, 0 if head.transposed else 1)
     bias = None if side.bias is None else lax.dynamic_slice_in_dim(side.bias, first, size)

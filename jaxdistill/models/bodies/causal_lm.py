@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,25 +18,28 @@ from jaxdistill.models.layers.attention import attend_causally, positions_of, se
 from jaxdistill.models.layers.basic import Embedding, dropout, run_layers, split_rng
 from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape, norm_of
 from jaxdistill.models.layers.encoder_layer import check_taps
-from jaxdistill.models.layers.heads import logits_of, untied_head
+from jaxdistill.models.layers.heads import own_head, projection_weights, token_outputs
 from jaxdistill.models.layers.rotary import Rotation, rotations
 from jaxdistill.models.outputs import Head, Outputs
 
-EVERYTHING = 2**30  # a window that no row is longer than: what a layer without one sees
+_EVERYTHING = 2**30  # a window that no row is longer than: what a layer without one sees
+
+Call = Callable[..., tuple[jax.Array, Any]]
+"""Runs one layer: `(layer, hidden, rotation, rng, own) -> (hidden, emitted)`."""
 
 
-def layer_kinds(shape: Shape) -> dict[str, jax.Array | None]:
+def _layer_kinds(shape: Shape) -> dict[str, jax.Array | None]:
     """Return what differs between layers, as arrays `[depth]` to scan with, None where nothing."""
     windows = None
     if any(window is not None for window in shape.windows):
         windows = jnp.asarray(
-            np.array([EVERYTHING if w is None else w for w in shape.windows], np.int32)
+            np.array([_EVERYTHING if w is None else w for w in shape.windows], np.int32)
         )
     kinds = jnp.asarray(np.array(shape.kinds, np.int32)) if shape.kinds else None
     return {"window": windows, "kind": kinds}
 
 
-def rotation_of(rotations: Rotation | None, kind: jax.Array | None) -> Rotation | None:
+def _rotation_of(rotations: Rotation | None, kind: jax.Array | None) -> Rotation | None:
     """Pick a layer's rotation from those of all kinds, `[kinds, ...]`."""
     if rotations is None:
         return None
@@ -80,20 +83,56 @@ class DecoderModel(nnx.Module):
         self.embeddings = DecoderEmbeddings(shape, rngs, dtype=dtype)
         self.layers = DecoderLayer(shape, rngs, stack=(shape.depth,), dtype=dtype)
         self.norm = norm_of(shape, (), dtype)
-        self.head = (
-            untied_head(shape.width, shape.vocabulary, rngs, stddev=shape.stddev)
-            if options.head == "lm" and not shape.tied
-            else None
-        )
+        self.head = own_head(shape, options, rngs, stddev=shape.stddev)
         self.shape = shape
         self.options = options
 
     def last_projection(self) -> Head:
         """Return the projection from the last hidden state to logits."""
-        weights = (
-            self.embeddings.word.table[...].T if self.head is None else self.head.kernel[...]
-        )  # [D, V]
+        weights = projection_weights(self.head, self.embeddings.word)
         return Head(weights, softcap=self.shape.head_softcap)
+
+    def run(
+        self,
+        call: Call,
+        hidden: jax.Array,
+        positions: jax.Array,
+        *,
+        rng: jax.Array | None = None,
+        remat: bool = False,
+        cache: Any = None,
+    ) -> tuple[jax.Array, Any]:
+        """Run the stacked layers on embedded tokens `[B, T, D]` at positions `[1 or B, T]`.
+
+        Args:
+          call: how one layer is run; `own` is what differs between layers: its `window` (None where
+            all see everything) and its part of the `cache`.
+          rng: split into one key per layer.
+          remat: recompute each layer's intermediates in the backward pass.
+          cache: nested arrays with a leading axis of layers, or None.
+
+        Returns:
+          The hidden state before the last normalization, and what `call` emitted, stacked.
+        """
+        shape = self.shape
+        table = rotations(shape.frequencies, positions) if shape.frequencies else None
+
+        def step(
+            layer: DecoderLayer, hidden: jax.Array, rng: jax.Array | None, own: Any
+        ) -> tuple[jax.Array, Any]:
+            return call(layer, hidden, _rotation_of(table, own["kind"]), rng, own)
+
+        hidden, emitted, _ = run_layers(
+            self.layers,
+            step,
+            hidden,
+            depth=shape.depth,
+            rng=rng,
+            unroll=self.options.unroll,
+            remat=remat,
+            each={**_layer_kinds(shape), "cache": cache},
+        )
+        return hidden, emitted
 
     def __call__(
         self,
@@ -123,11 +162,7 @@ class DecoderModel(nnx.Module):
             features[f"layers.{shape.depth - 1}.hidden"] = hidden
         if "embeddings" in taps:
             features["embeddings"] = embedded
-        if self.options.head is None:
-            return Outputs(None, hidden, features)
-        head = self.last_projection()
-        logits = logits_of(hidden, head) if self.options.logits else None
-        return Outputs(logits, hidden, features, head)
+        return token_outputs(hidden, features, self.last_projection, self.options)
 
     def _decode(
         self,
@@ -143,7 +178,6 @@ class DecoderModel(nnx.Module):
         wanted = [name for name in names[:-2] + names[-1:] if name in taps]
         emit_hidden = any(name.endswith("hidden") for name in wanted)
         emit_attention = any(name.endswith("attention") for name in wanted)
-        table = rotations(shape.frequencies, positions) if shape.frequencies else None
         in_blocks = not emit_attention and flash.wanted(
             hidden.shape[0],
             hidden.shape[1],
@@ -153,8 +187,12 @@ class DecoderModel(nnx.Module):
             dropped=shape.attention_rate > 0.0 and rng is not None,
         )
 
-        def step(
-            layer: DecoderLayer, hidden: jax.Array, rng: jax.Array | None, own: Any
+        def call(
+            layer: DecoderLayer,
+            hidden: jax.Array,
+            rotation: Rotation | None,
+            rng: jax.Array | None,
+            own: Any,
         ) -> tuple[jax.Array, Any]:
             def mix(
                 query: jax.Array, key: jax.Array, value: jax.Array, rng: jax.Array | None
@@ -184,19 +222,10 @@ class DecoderModel(nnx.Module):
                     emit=emit_attention,
                 )
 
-            hidden, probabilities = layer(hidden, rotation_of(table, own["kind"]), mix, rng)
+            hidden, probabilities = layer(hidden, rotation, mix, rng)
             return hidden, (hidden if emit_hidden else None, probabilities)
 
-        hidden, emitted, _ = run_layers(
-            self.layers,
-            step,
-            hidden,
-            depth=depth,
-            rng=rng,
-            unroll=self.options.unroll,
-            remat=self.options.remat,
-            each=layer_kinds(shape),
-        )
+        hidden, emitted = self.run(call, hidden, positions, rng=rng, remat=self.options.remat)
         features = {}
         for name in wanted:
             _, index, kind = name.split(".")

@@ -14,7 +14,7 @@ from jaxdistill.models.bodies.text_encoder import input_ids_of
 from jaxdistill.models.family import Options
 from jaxdistill.models.layers.attention import segments_of
 from jaxdistill.models.layers.basic import Embedding, split_rng
-from jaxdistill.models.layers.heads import logits_of, untied_head
+from jaxdistill.models.layers.heads import own_head, projection_weights, token_outputs
 from jaxdistill.models.layers.seq2seq_layer import Stack, TwoStacks
 from jaxdistill.models.outputs import Head, Outputs
 
@@ -78,18 +78,13 @@ class EncoderDecoderModel(nnx.Module):
         self.embeddings = Words(shape, rngs, dtype=dtype)
         self.encoder = Stack(shape, rngs, depth=shape.encoder_depth, decoder=False, dtype=dtype)
         self.decoder = Stack(shape, rngs, depth=shape.decoder_depth, decoder=True, dtype=dtype)
-        self.head = (
-            untied_head(shape.width, shape.vocabulary, rngs, stddev=shape.factor)
-            if options.head == "lm" and not shape.tied
-            else None
-        )
+        self.head = own_head(shape, options, rngs, stddev=shape.factor)
         self.shape = shape
         self.options = options
 
     def last_projection(self) -> Head:
         """Return the projection from the decoder's last hidden state to logits."""
-        table = self.embeddings.word.table[...]
-        weights = table.T if self.head is None else self.head.kernel[...]  # [D, V]
+        weights = projection_weights(self.head, self.embeddings.word)
         return Head(weights, scale=self.shape.head_scale)
 
     def encode(
@@ -151,11 +146,7 @@ class EncoderDecoderModel(nnx.Module):
             cross_mask=visible_between(own if packed else None, segments, sizes, causal=False),
         )
         features |= found
-        if self.options.head is None:
-            return Outputs(None, hidden, features)
-        head = self.last_projection()
-        logits = logits_of(hidden, head) if self.options.logits else None
-        return Outputs(logits, hidden, features, head)
+        return token_outputs(hidden, features, self.last_projection, self.options)
 
     def _decoder_ids(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         if "decoder_input_ids" in batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +183,28 @@ class DecoderAttention(nnx.Module):
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), emitted
 
 
+class Inside(NamedTuple):
+    """What a layer computes on the way.
+
+    Attributes:
+      entered: `[B, T, D]`, what the attention's normalization reads.
+      attended: `[B, T, D]`, what the attention reads.
+      mixed: `[B, T, D]`, what the attention gives.
+      between: `[B, T, D]`, what the normalization of the feed-forward network reads.
+      fed: `[B, T, D]`, what the feed-forward network reads.
+      inner: `[B, T, I]`, what its last projection reads.
+      outer: `[B, T, D]`, what it gives.
+    """
+
+    entered: jax.Array
+    attended: jax.Array
+    mixed: jax.Array
+    between: jax.Array
+    fed: jax.Array
+    inner: jax.Array
+    outer: jax.Array
+
+
 class DecoderLayer(nnx.Module):
     """Attention and a feed-forward network, each on a normalized input and added to it."""
 
@@ -222,18 +244,32 @@ class DecoderLayer(nnx.Module):
         rng: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Map `[B, T, D]` to `[B, T, D]`; also returns what `mix` emits."""
-        rngs = split_rng(rng, 3)
-        mixed, emitted = self.attention(self.attention_norm(hidden), rotation, mix, rngs[0])
-        hidden = self.join(hidden, mixed, self.attention_post_norm, rngs[1])
-        outer = self.down(self.inner(self.mlp_norm(hidden)))
-        return self.join(hidden, outer, self.mlp_post_norm, rngs[2]), emitted
+        hidden, emitted, _ = self.opened(hidden, rotation, mix, rng)
+        return hidden, emitted
 
-    def inner(self, x: jax.Array) -> jax.Array:
-        """Return what the last projection of the feed-forward network reads, `[B, T, I]`."""
+    def opened(
+        self,
+        hidden: jax.Array,
+        rotation: Rotation | None,
+        mix: Mix,
+        rng: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any, Inside]:
+        """Do the same; also returns what is computed on the way."""
+        rngs = split_rng(rng, 3)
+        attended = self.attention_norm(hidden)
+        mixed, emitted = self.attention(attended, rotation, mix, rngs[0])
+        between = self._join(hidden, mixed, self.attention_post_norm, rngs[1])
+        fed = self.mlp_norm(between)
+        inner = self._inner(fed)
+        outer = self.down(inner)
+        inside = Inside(hidden, attended, mixed, between, fed, inner, outer)
+        return self._join(between, outer, self.mlp_post_norm, rngs[2]), emitted, inside
+
+    def _inner(self, x: jax.Array) -> jax.Array:
         act = activation(self.act)
         return act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
 
-    def join(
+    def _join(
         self,
         hidden: jax.Array,
         block: jax.Array,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.losses import head as last
+from jaxdistill.models.family import Options
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import (
+    Embedding,
     LayerNorm,
     Linear,
-    along_last,
     dropout,
     parameter,
     split_rng,
@@ -103,17 +109,44 @@ class MaskedLMHead(nnx.Module):
         return Outputs(logits_of(hidden, head), hidden, features, head)
 
 
-def untied_head(width: int, vocabulary: int, rngs: nnx.Rngs, *, stddev: float) -> Linear:
-    """Make a projection to logits of its own, `[D, V]` float32, for a model without a tied one."""
-    return Linear(width, vocabulary, rngs, axes=("embed", "vocab"), stddev=stddev, bias=False)
+class Sizes(Protocol):
+    """What the head of a language model is made by."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def tied(self) -> bool: ...
+
+
+def own_head(sizes: Sizes, options: Options, rngs: nnx.Rngs, *, stddev: float) -> Linear | None:
+    """Make a projection to logits, `[D, V]` float32; None where it is tied or there is no head."""
+    if options.head != "lm" or sizes.tied:
+        return None
+    axes = ("embed", "vocab")
+    return Linear(sizes.width, sizes.vocabulary, rngs, axes=axes, stddev=stddev, bias=False)
+
+
+def projection_weights(head: Linear | None, words: Embedding) -> jax.Array:
+    """Return the weights `[D, V]` of a model's own head, else those of its word table."""
+    return words.table[...].T if head is None else head.kernel[...]
+
+
+def token_outputs(
+    hidden: jax.Array,
+    features: dict[str, jax.Array],
+    last_projection: Callable[[], Head],
+    options: Options,
+) -> Outputs:
+    """Return what a language model gives for its last hidden states `[B, T, D]`."""
+    if options.head is None:
+        return Outputs(None, hidden, features)
+    head = last_projection()
+    return Outputs(logits_of(hidden, head) if options.logits else None, hidden, features, head)
 
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """Project `[B, T, D]` by a model's head to `[B, T, V]` float32 logits."""
-    weights = head.weights.astype(hidden.dtype)
-    logits = product(hidden, weights, ("embed", "vocab"), preferred_element_type=jnp.float32)
-    if head.bias is not None:
-        logits = logits + along_last(head.bias, 3)
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)
+    multiply = functools.partial(product, axes=("embed", "vocab"))
+    return last.logits_of(hidden, head.weights, head.bias, head.constants, multiply=multiply)

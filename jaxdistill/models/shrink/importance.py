@@ -10,17 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill.errors import DataError, ModelError
-from jaxdistill.models.bodies.causal_lm import DecoderModel, layer_kinds, rotation_of
+from jaxdistill.models.bodies.causal_lm import DecoderModel
+from jaxdistill.models.bodies.rebuilt import module_of
 from jaxdistill.models.bodies.text_encoder import input_ids_of
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.attention import attend_causally, positions_of, segments_of, visible
-from jaxdistill.models.layers.basic import run_layers
 from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape
-from jaxdistill.models.layers.rotary import rotations
+from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel import sharding
 
 Totals = dict[str, Any]
@@ -118,14 +117,12 @@ def _sums(
 
 
 def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: Options) -> Totals:
-    graph = nnx.split(nnx.eval_shape(lambda: DecoderModel(shape, options, nnx.Rngs(0))))[0]
-    module: DecoderModel = nnx.merge(graph, params)
+    module: DecoderModel = module_of(DecoderModel, shape, options, params)
     ids = input_ids_of(batch, shape.positions)
     positions = positions_of(batch, ids.shape[1])
     segments = segments_of(batch)
     real = jnp.ones(ids.shape, bool) if segments is None else segments > 0
     weight = real.astype(jnp.float32)
-    table = rotations(shape.frequencies, positions) if shape.frequencies else None
 
     def size(x: jax.Array) -> jax.Array:
         return jnp.einsum("bt...,bt->...", jnp.abs(x.astype(jnp.float32)), weight)
@@ -133,8 +130,8 @@ def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: 
     def energy(x: jax.Array) -> jax.Array:
         return jnp.einsum("btd,bt->d", jnp.square(x.astype(jnp.float32)), weight)
 
-    def step(
-        layer: DecoderLayer, hidden: jax.Array, _: jax.Array | None, own: Any
+    def call(
+        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Any
     ) -> tuple[jax.Array, Totals]:
         def mix(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask = visible(segments, query.shape[1], own["window"])
@@ -143,33 +140,19 @@ def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: 
             )
             return mixed, size(mixed)  # [H, d]
 
-        energies = {"attention_norm": energy(hidden)}
-        x = layer.attention_norm(hidden)
-        mixed, heads = layer.attention(x, rotation_of(table, own["kind"]), mix, None)
-        if layer.attention_post_norm is not None:
-            energies["attention_post_norm"] = energy(mixed)
-        hidden = layer.join(hidden, mixed, layer.attention_post_norm)
-        energies["mlp_norm"] = energy(hidden)
-        y = layer.mlp_norm(hidden)
-        inner = layer.inner(y)
-        outer = layer.down(inner)
-        if layer.mlp_post_norm is not None:
-            energies["mlp_post_norm"] = energy(outer)
+        hidden, heads, inside = layer.opened(hidden, rotation, mix)
+        normalized = {"attention_norm": inside.entered, "mlp_norm": inside.between}
+        if shape.post_norms:
+            normalized |= {"attention_post_norm": inside.mixed, "mlp_post_norm": inside.outer}
         sums = {
             "heads": heads.reshape(shape.key_heads, -1).sum(-1),
-            "mlp": size(inner),
-            "hidden": size(x) + size(y),
-            "energy": {f"layers/{name}": value for name, value in energies.items()},
+            "mlp": size(inside.inner),
+            "hidden": size(inside.attended) + size(inside.fed),
+            "energy": {f"layers/{name}": energy(x) for name, x in normalized.items()},
         }
-        return layer.join(hidden, outer, layer.mlp_post_norm), sums
+        return hidden, sums
 
-    hidden, sums, _ = run_layers(
-        module.layers,
-        step,
-        module.embeddings(ids, positions),
-        depth=shape.depth,
-        each=layer_kinds(shape),
-    )
+    hidden, sums = module.run(call, module.embeddings(ids, positions), positions)
     last = size(module.norm(hidden))
     return {
         **sums,

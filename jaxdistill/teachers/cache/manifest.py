@@ -11,7 +11,6 @@ cache/
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ import jax
 import numpy as np
 
 from jaxdistill.errors import CacheError
-from jaxdistill.files.tensor_files import byte_view, read_json, write_json
+from jaxdistill.files import hashing
+from jaxdistill.files.hashing import byte_view
+from jaxdistill.files.json_files import write_json
+from jaxdistill.files.tensor_files import read_json
 from jaxdistill.teachers.cache import codecs
 
 FORMAT = "jaxdistill teacher cache"
@@ -103,7 +105,7 @@ def merge(folder: Path, writers: int) -> dict[str, Any] | None:
             "tokens_compared": tokens,
         },
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest, indent=1, sort_keys=True)
     return manifest
 
 
@@ -184,7 +186,7 @@ def hash_tree(tree: Any) -> str:
 
     It identifies a teacher by its parameters, whatever file they came from.
     """
-    digest = hashlib.sha256()
+    digest = hashing.start()
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         array = np.asarray(leaf)

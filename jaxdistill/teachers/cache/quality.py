@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxdistill.errors import ConfigError
 from jaxdistill.losses.divergence import forward_kl
 from jaxdistill.losses.gather import mark_classes
+from jaxdistill.losses.head import logits_of
 from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs
 
@@ -57,15 +58,8 @@ def reconstruction_kl(
 
 
 def project(head: Head, hidden: ArrayLike) -> jax.Array:
-    """Return the logits float32 `[..., V]` that a frozen head gives for hidden states `[..., D]`.
-
-    `softcap tanh(scale (hidden @ weights + bias) / softcap)`, summed up in float32.
-    """
-    logits = jnp.einsum("...d,dv->...v", hidden, head.weights, preferred_element_type=jnp.float32)
-    if head.bias is not None:
-        logits = logits + head.bias.astype(jnp.float32).reshape((1,) * (logits.ndim - 1) + (-1,))
-    logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * jnp.tanh(logits / head.softcap)
+    """Return a frozen head's logits float32 `[..., V]` of hidden states `[..., D]`."""
+    return logits_of(jnp.asarray(hidden), head.weights, head.bias, head.constants)
 
 
 def _evenly(targets: codecs.TopKTargets, shape: tuple[int, ...]) -> jax.Array:

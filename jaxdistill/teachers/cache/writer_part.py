@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import CacheError, ConfigError
+from jaxdistill.files.json_files import write_json
 from jaxdistill.files.tensor_files import (
     check_file,
     map_tensors,
     read_json,
-    write_json,
     write_tensors,
 )
 from jaxdistill.teachers.cache import manifest
@@ -98,7 +98,7 @@ class Part:
     ) -> None:
         """Note on disk which shards are whole, and whether there will be more."""
         content = {**header, **measured, "shards": self.shards, "complete": complete}
-        write_json(self._note_path, content)
+        write_json(self._note_path, content, indent=1, sort_keys=True)
 
     def close(self) -> None:
         """Let others write this part."""

@@ -9,7 +9,7 @@ from support.chunked_cases import case, stored, terms_of
 from jaxdistill import losses
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.chunked.api import chunked_loss
-from jaxdistill.losses.fused.api import Projection
+from jaxdistill.losses.head import Projection
 from jaxdistill.teachers.cache import codecs
 
 

@@ -14,7 +14,7 @@ from support.collectives import collectives, mesh_of
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.chunked.api import chunked_loss
 from jaxdistill.losses.chunked.mesh import chunked_loss_on_mesh
-from jaxdistill.losses.fused.api import Projection
+from jaxdistill.losses.head import Projection
 from jaxdistill.teachers.cache import codecs
 
 ROWS, LENGTH = 4, 8
