@@ -144,8 +144,8 @@ def theirs(phrases: int, scratch: Path, compiled: bool) -> Epoch:
         length = int(lengths[index].max())
         ids = np.zeros((len(index), length), np.int64)
         for row, example in enumerate(index):
-            ids[row, : lengths[example]] = split.tokens[
-                split.offsets[example] : split.offsets[example + 1]
+            ids[row, : lengths[example]] = split.inputs.tokens[
+                split.inputs.offsets[example] : split.inputs.offsets[example + 1]
             ]
         mask = np.arange(length)[None] < lengths[index][:, None]
         return {

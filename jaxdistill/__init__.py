@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxdistill import losses
     from jaxdistill.config.base import Section
+    from jaxdistill.data.inputs.inputs import Arrays, Inputs
+    from jaxdistill.data.inputs.reading import Found
     from jaxdistill.data.label_space import LabelSpace
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from jaxdistill.generation.rollout import make_continue
     from jaxdistill.methods.method import Method
     from jaxdistill.methods.registry import register_method
+    from jaxdistill.modalities.modality import Field, Modality
+    from jaxdistill.modalities.registry import register_modality
     from jaxdistill.models.outputs import Outputs
     from jaxdistill.models.registry import Model, build_model, load_model, save_model
     from jaxdistill.parallel.compilation import (
@@ -42,11 +46,16 @@ if TYPE_CHECKING:
     from jaxdistill.teachers.cache.writer import CacheWriter
 
 __all__ = [
+    "Arrays",
     "CacheWriter",
+    "Field",
+    "Found",
+    "Inputs",
     "LabelSpace",
     "Mean",
     "Method",
     "Metric",
+    "Modality",
     "Model",
     "Objective",
     "Outputs",
@@ -73,6 +82,7 @@ __all__ = [
     "plan",
     "pmap_step",
     "register_method",
+    "register_modality",
     "register_task",
     "replicate",
     "save_model",
@@ -88,6 +98,10 @@ _HOMES = {
     "methods.registry": ("register_method",),
     "tasks.registry": ("register_task",),
     "tasks.task": ("Metric", "Task"),
+    "modalities.modality": ("Field", "Modality"),
+    "modalities.registry": ("register_modality",),
+    "data.inputs.inputs": ("Arrays", "Inputs"),
+    "data.inputs.reading": ("Found",),
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
     "parallel.mesh": ("make_mesh",),
     "engine.on_policy_step": ("make_on_policy_step",),

@@ -13,7 +13,7 @@ PACKAGE = Path(jaxdistill.__file__).parent
 
 FLOORS = (
     ("files", "losses", "parallel", "runtime"),
-    ("config", "methods", "tasks"),
+    ("config", "methods", "modalities", "tasks"),
     ("data",),
     ("models",),
     ("engine", "teachers", "generation"),

@@ -64,7 +64,7 @@ def time_loader(
     infos = [step.info for step in every if step.info is not None]
     total = sum(step.seconds for step in every)
     tokens, slots = sum(info.tokens for info in infos), sum(info.slots for info in infos)
-    text = dataset.modality == "text"
+    text = dataset.train.inputs.tokenized
     return Timing(
         **percentiles(times),
         tokens_per_second=tokens / total if text else None,

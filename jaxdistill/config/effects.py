@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdistill.config.base import DECAYING
 from jaxdistill.config.training import TrainConfig
+from jaxdistill.modalities.registry import modalities, modality_named
 
 if TYPE_CHECKING:
     from jaxdistill.config.schema import Config
 
 Path = tuple[str, ...]
 _EMBEDDED = ("digits", "stdlib")
-_IMAGE_OPTIONS = ("image", "image_size", "image_mean", "image_std", "shift")
 _LABEL_OPTIONS = ("label", "labels")
 
 
@@ -95,9 +95,16 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
                     ("data", name),
                     f"of Hugging Face datasets, and data.source is {data.source!r}",
                 )
+    if data.modality is not None:
+        own = modality_named(data.modality).keys
+        for other in modalities().values():
+            for name in other.keys:
+                if name not in own:
+                    yield ("data", name), f"of {other.plural}; data.modality is {data.modality!r}"
     if task.documents:
-        for name in (*_IMAGE_OPTIONS, *_LABEL_OPTIONS):
+        for name in (*modality_named("image").keys, *_LABEL_OPTIONS):
             yield ("data", name), "not of language models, which learn from text alone"
+        yield ("data", "modality"), "not of language models, which learn from documents"
         for name in ("layout", "buckets"):
             yield (
                 ("data", name),

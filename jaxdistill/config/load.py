@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jaxdistill.config.effects import effective
+from jaxdistill.config.inputs import InputsConfig, inputs_fields, read_inputs
 from jaxdistill.config.objective import TermConfig, option_fault, read_term, term_fields
 from jaxdistill.config.paths import expand
 from jaxdistill.config.schema import Config
@@ -127,8 +128,10 @@ def check(values: Mapping[str, Any]) -> Config:
             values = {**values, name: {}}
     config = None
     terms, faults = _read_terms(values.get("objective"))
+    data, more = _read_data(values.get("data"))
+    faults += more
     try:
-        config = Config.model_validate({**values, **terms})
+        config = Config.model_validate({**values, **terms, **data})
     except ValidationError as error:
         faults += _describe(error.errors())
     if faults or config is None:
@@ -153,6 +156,23 @@ def _read_terms(objective: Any) -> tuple[dict[str, Any], list[str]]:
             faults.append(f"objective.{name}.{error}")
     # What has faults was told; the rest of the config is checked without it.
     return {"objective": {} if faults else terms}, faults
+
+
+def _read_data(data: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the section `data` with its kind of input read, where it can be, and its faults."""
+    if not isinstance(data, Mapping):
+        return {}, []
+    faults = []
+    try:
+        return {"data": read_inputs(data)}, faults
+    except ValidationError as error:
+        faults = _describe(
+            [{**fault, "loc": ("data", "inputs", *fault["loc"])} for fault in error.errors()]
+        )
+    except ValueError as error:
+        faults = [f"data.{error}"]
+    # What has faults was told; the rest of the config is checked without it.
+    return {"data": {key: data[key] for key in data if key not in ("modality", "inputs")}}, faults
 
 
 def dump(config: Config) -> str:
@@ -212,6 +232,13 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
                 for name, item in value.items():
                     if isinstance(item, dict):
                         faults += _key_faults(section, item, f"{prefix}{key}.{name}.")
+            elif isinstance(value, dict) and section is InputsConfig:
+                known = inputs_fields(values.get("modality"))  # None is told with the values
+                unknown = [] if known is None else [one for one in value if one not in known]
+                faults += [
+                    f"{prefix}{key}.{one}: unknown key.{_nearest(known or {}, str(one))}"
+                    for one in unknown
+                ]
             elif isinstance(value, dict):
                 faults += _key_faults(section, value, f"{prefix}{key}.")
     return faults

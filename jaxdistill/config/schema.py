@@ -24,6 +24,7 @@ from jaxdistill.config.checks import (
 )
 from jaxdistill.config.effects import check_effects
 from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
+from jaxdistill.config.inputs import InputsConfig, read_inputs
 from jaxdistill.config.objective import TermConfig, make_term, read_term
 from jaxdistill.config.training import (
     CheckpointConfig,
@@ -79,6 +80,10 @@ class DataConfig(Section):
     """Format of the files; by default found from their endings."""
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the columns, for CSV and TSV files without a header."""
+    modality: str | None = None
+    """Kind of input, such as `text` or one that a plugin adds; by default what columns show."""
+    inputs: SerializeAsAny[InputsConfig] | None = None
+    """Options of a kind of input that has some, under its name in `modality`."""
     encoding: str | None = None
     """Encoding of text files, such as `gbk`; by default found out, or UTF-8."""
     text: str | None = None
@@ -142,6 +147,11 @@ class DataConfig(Section):
     """Keep tokenized data in the work directory."""
     prefetch: PositiveInt = 2
     """Number of batches moved to the device ahead of the step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_inputs(cls, values: Any) -> Any:
+        return read_inputs(values)
 
     @model_validator(mode="after")
     def _source_has_data(self) -> DataConfig:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from jaxdistill.config.inputs import InputsConfig, inputs_annotation
 from jaxdistill.config.objective import TermConfig, option_annotation
 from jaxdistill.errors import ConfigError
 
@@ -251,6 +252,8 @@ def _below(annotation: Any, key: str) -> Any:
             field = kind.model_fields.get(key)
             if field is None and issubclass(kind, TermConfig):
                 return option_annotation(key)
+            if field is None and issubclass(kind, InputsConfig):
+                return inputs_annotation(key)
             return Any if field is None else field.annotation
         if typing.get_origin(kind) is dict:
             return typing.get_args(kind)[1]

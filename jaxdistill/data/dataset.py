@@ -12,30 +12,22 @@ import numpy as np
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.holdout import hold_out, subset
+from jaxdistill.data.inputs.reading import Found, Source
 from jaxdistill.data.label_names import model_and_data_names, positive_label
 from jaxdistill.data.label_space import LabelSpace, UnknownLabelError
 from jaxdistill.data.labels import encode_labels, label_space
-from jaxdistill.data.reading.columns import Modality, Roles, find_roles, remarks_on
-from jaxdistill.data.reading.images import read_images
-from jaxdistill.data.reading.preprocessing import Preprocessing, processor_config, with_options
+from jaxdistill.data.reading.columns import Roles, find_roles, remarks_on
+from jaxdistill.data.reading.preprocessing import Preprocessing
 from jaxdistill.data.reading.sources import read_sources
 from jaxdistill.data.reading.table import Remark, Table, select
-from jaxdistill.data.split import (
-    Split,
-    combined,
-    feature_split,
-    image_split,
-    read_texts,
-    text_split,
-)
-from jaxdistill.data.text.bpe import ENCODER, choose_tokenizer
-from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer
+from jaxdistill.data.split import Split, combined, make_split
 from jaxdistill.errors import DataError
 from jaxdistill.files.hashing import hash_bytes
+from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modalities, modality_named, reads
 from jaxdistill.tasks.registry import task_named
 
 _log = logging.getLogger("jaxdistill")
-_PLURAL = {"text": "texts", "image": "images", "features": "features"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +35,7 @@ class Dataset:
     """A data set ready to be batched.
 
     Attributes:
+      modality: what kind of input its examples are, by name.
       labels: names in the order of ids, or None where there are none.
       num_labels: classes; 1 for regression.
       fingerprint: hash of what training reads, the splits for training and validation.
@@ -53,13 +46,12 @@ class Dataset:
       positive: id of the label whose F1 counts, or None for the mean over labels.
       space: how labels were read, or None where there are none.
       remarks: what was noticed while reading, for the doctor to say.
-      preprocessing: what was done to images, else None.
     """
 
     train: Split
     validation: Split
     test: Split | None
-    modality: Modality
+    modality: str
     labels: tuple[str, ...] | None
     num_labels: int
     fingerprint: str
@@ -69,7 +61,6 @@ class Dataset:
     positive: int | None = None
     space: LabelSpace | None = None
     remarks: tuple[Remark, ...] = ()
-    preprocessing: Preprocessing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +87,11 @@ def prepare(
     num_labels: int | None = None,
     row_limits: Mapping[str, int] | None = None,
     outputs: int | None = None,
-    readers: Mapping[str, Sequence[Modality]] | None = None,
+    readers: Mapping[str, str] | None = None,
     cache_dir: Path | None = None,
     preprocessing: Preprocessing | None = None,
     channels: int | None = None,
+    remarks: tuple[Remark, ...] = (),
 ) -> Dataset:
     """Read, check, split and tokenize the data a configuration names.
 
@@ -111,11 +103,12 @@ def prepare(
       labels: the model's label names in the order of its ids, or its head.
       num_labels: the model's number of classes.
       outputs: those of a model without names: numbers below are ids, others are names.
-      readers: what each model can read, by a name for messages.
+      readers: the kind of input that each model is made for, by a name for messages.
       row_limits: the longest row that each model has positions for, by who it is.
       cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
       preprocessing: of the model that reads images; what `data` says goes before it.
       channels: of the images that the model reads, 1 or 3; None: as the data has them.
+      remarks: what was noticed while the models were asked how they read inputs.
 
     Raises:
       DataError: one line that names the source, what it holds and what was expected.
@@ -126,7 +119,7 @@ def prepare(
     head = labels if isinstance(labels, NamedHead) else None
     roles = _roles(sources.train, config, task, head)
     _check_readers(sources.train, roles, readers or {})
-    tables, remarks = _with_labels(tables, roles, sources.brought)
+    tables, noticed = _with_labels(tables, roles, sources.brought)
     for table in tables.values():
         _check_columns(table, roles)
     names = labels.names if isinstance(labels, NamedHead) else labels
@@ -169,34 +162,24 @@ def prepare(
             source=sources.train.source,
         )
     rows["train"] = _fewer(rows["train"], config)
-    tokenizer = None
-    if roles.modality == "text":
-        check_row_limits(config.max_length, row_limits or {})
-        tokenizer = choose_tokenizer(
-            config.tokenizer,
-            tokenizer_folder,
-            texts=lambda: _texts(select(sources.train, rows["train"]), roles),
-            source=sources.train.source,
-            folder=cache_dir,
-            specials=ENCODER,
-        )
-    cache_dir = cache_dir if config.cache else None
     chosen = {part: select(tables[part], rows[part]) for part in tables}
-    targets = {part: encoded[part][rows[part]] for part in tables}
-    if roles.modality == "image":
-        preprocessing = with_options(preprocessing or Preprocessing(), config)
-        images, found = read_images(
-            chosen, roles.inputs[0], preprocessing, channels=channels, white=config.image_max
-        )
-        remarks += found
-        splits = {part: image_split(images[part], targets[part], preprocessing) for part in tables}
-    else:
-        _refuse_image_options(config, sources.train, roles)
-        preprocessing = None
-        splits = {
-            part: _split(chosen[part], roles, targets[part], config, tokenizer, cache_dir)
-            for part in tables
-        }
+    _refuse_options_of_others(config, sources.train, roles)
+    found: Found = function_of(modality_named(roles.modality).read)(
+        chosen,
+        Source(
+            columns=roles.inputs,
+            config=config,
+            tokenizer=tokenizer_folder,
+            row_limits=row_limits or {},
+            preprocessing=preprocessing,
+            channels=channels,
+            cache=cache_dir,
+            remarks=remarks,
+        ),
+    )
+    splits = {
+        part: make_split(encoded[part][rows[part]], inputs) for part, inputs in found.inputs.items()
+    }
     return Dataset(
         train=splits["train"],
         validation=splits["validation"],
@@ -205,58 +188,30 @@ def prepare(
         labels=space.names,
         num_labels=space.count,
         fingerprint=combined(splits),
-        notes=_notes(splits, config),
-        tokenizer=tokenizer,
-        vocabulary=None if tokenizer is None else len(load_tokenizer(tokenizer)),
+        notes=_notes(splits),
+        tokenizer=found.tokenizer,
+        vocabulary=found.vocabulary,
         positive=positive,
         space=space,
-        remarks=(*remarks, *_remarks(tables, splits, roles)),
-        preprocessing=preprocessing,
+        remarks=(*noticed, *found.remarks, *_remarks(tables, splits, roles)),
     )
 
 
 def image_processor(dataset: Dataset) -> dict[str, Any] | None:
     """Return the `preprocessor_config.json` of what was done to a data set's images, if any."""
-    images = dataset.train.images
-    if images is None or dataset.preprocessing is None:
-        return None
-    height, width, channels = images.shape[1:]
-    return processor_config(dataset.preprocessing, height, width, channels)
+    return dataset.train.inputs.processor()
 
 
-def _texts(table: Table, roles: Roles) -> list[str]:
-    return [text for name in roles.inputs for text in read_texts(table, name)]
-
-
-def _split(
-    table: Table,
-    roles: Roles,
-    labels: np.ndarray,
-    config: DataConfig,
-    tokenizer_folder: Path | None,
-    cache_dir: Path | None,
-) -> Split:
-    if roles.modality == "features":
-        return feature_split(table, roles, labels)
-    assert tokenizer_folder is not None  # texts were asked for theirs
-    return text_split(
-        table,
-        roles,
-        labels,
-        max_length=config.max_length,
-        tokenizer_folder=tokenizer_folder,
-        cache_dir=cache_dir,
-    )
-
-
-def _refuse_image_options(config: DataConfig, table: Table, roles: Roles) -> None:
-    for key in ("image_size", "image_mean", "image_std", "image_max", "shift"):
-        value = getattr(config, key)
-        if value:
-            raise DataError(
-                f"data.{key}: got {value}, but the column {roles.inputs[0]!r} of {table.source} is "
-                f"read as {roles.modality}; drop it, or name the column of images as data.image"
-            )
+def _refuse_options_of_others(config: DataConfig, table: Table, roles: Roles) -> None:
+    """Refuse options of other kinds of input that would not merely do nothing."""
+    for other in modalities().values():
+        for key in () if other.name == roles.modality else other.refused_keys:
+            if value := getattr(config, key):
+                raise DataError(
+                    f"data.{key}: got {value}, but the column {roles.inputs[0]!r} of "
+                    f"{table.source} is read as {roles.modality}; drop it, or name the column of "
+                    f"{other.plural} as data.{other.column_keys[0]}"
+                )
 
 
 def _with_labels(
@@ -311,12 +266,13 @@ def _roles(table: Table, config: DataConfig, task: str, head: NamedHead | None) 
     return find_roles(table, config, task=task)
 
 
-def _check_readers(table: Table, roles: Roles, readers: Mapping[str, Sequence[Modality]]) -> None:
-    for model, modalities in readers.items():
-        if roles.modality not in modalities:
+def _check_readers(table: Table, roles: Roles, readers: Mapping[str, str]) -> None:
+    for model, reader in readers.items():
+        if not reads(reader, roles.modality):
+            held, wanted = modality_named(roles.modality), modality_named(reader)
             raise DataError(
-                f"{table.source}: holds {_PLURAL[roles.modality]} in {list(roles.inputs)}, "
-                f"expected {_PLURAL[modalities[0]]}, which {model} reads; give the data's columns "
+                f"{table.source}: holds {held.plural} in {list(roles.inputs)}, "
+                f"expected {wanted.plural}, which {model} reads; give the data's columns "
                 "as data.text or data.image, or another model"
             )
 
@@ -330,24 +286,14 @@ def _fewer(rows: np.ndarray, config: DataConfig) -> np.ndarray:
     return rows[subset(len(rows), wanted, seed=config.split_seed)]
 
 
-def _notes(splits: Mapping[str, Split], config: DataConfig) -> dict[str, int]:
+def _notes(splits: Mapping[str, Split]) -> dict[str, int]:
     """Count what a reader of results wants to know, and tell it once."""
     notes = {}
     inputs = {part: _inputs(split) for part, split in splits.items()}
     seen = set(inputs["train"])
     for part, split in splits.items():
         notes[f"{part}.rows"] = len(split)
-        if split.tokens is not None:
-            notes[f"{part}.cut"] = split.cut
-            if split.cut:
-                share = 100 * split.cut / len(split)
-                _log.info(
-                    "%s: %d rows (%.2f %%) cut to data.max_length=%d tokens",
-                    part,
-                    split.cut,
-                    share,
-                    config.max_length,
-                )
+        notes |= {f"{part}.{name}": count for name, count in split.inputs.counts().items()}
         if part == "train":
             notes["train.repeated"] = len(split) - len(seen)
         else:
@@ -360,6 +306,4 @@ def _notes(splits: Mapping[str, Split], config: DataConfig) -> dict[str, int]:
 def _inputs(split: Split) -> list[object]:
     if split.texts:
         return list(zip(*split.texts, strict=True))
-    arrays = split.images if split.images is not None else split.features
-    assert arrays is not None  # a split has tokens, images or features
-    return [hash_bytes(row.tobytes()) for row in arrays]
+    return [hash_bytes(example) for example in split.inputs.example_bytes()]

@@ -51,7 +51,7 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[s
     return {
         "teacher": teacher_hash(finetuned or config.teacher.model or {}, config.seeds[0]),
         "tokenizer": None
-        if folder is None or dataset.modality != "text"
+        if folder is None or not dataset.train.inputs.tokenized
         else tokenizer_hash(folder),
         "data": dataset.train.fingerprint,
         "labels": None if dataset.labels is None else list(dataset.labels),

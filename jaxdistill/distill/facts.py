@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.ends import ends_of
-from jaxdistill.distill.preprocessing import channels_of
 from jaxdistill.doctor.checks_models import described
+from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modality_named, recognizable
 
 log = logging.getLogger("jaxdistill")
 
 _EMBEDDED_LABELS = {"digits": 10}
-_EMBEDDED_IMAGES = {"digits": (8, 8, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,8 @@ class Facts:
       vocabulary: tokens of the tokenizer, or None where none is known.
       pad_id: the token that pads.
       ends: tokens that end a text; None where the tokenizer is not there to say.
-      row: tokens of the longest row.
-      token_types: kinds of token in a row, such as two for pairs of texts.
-      image: height, width and channels, or None.
-      features: numbers of an example, or None.
+      modality: kind of input, or None where neither data nor config say it.
+      sizes: sizes of an example by name, such as `height` of an image, as far as they are known.
     """
 
     labels: tuple[str, ...] | None = None
@@ -39,27 +37,21 @@ class Facts:
     vocabulary: int | None = None
     pad_id: int = 0
     ends: tuple[int, ...] | None = None
-    row: int = 0
-    token_types: int = 1
-    image: tuple[int, int, int] | None = None
-    features: int | None = None
+    modality: str | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def facts_of(config: Config, dataset: Dataset) -> Facts:
     """Return what the data of a run say."""
-    split = dataset.train
-    types, images, features = split.token_types, split.images, split.features
-    task = config.task_record
+    inputs, task = dataset.train.inputs, config.task_record
     return Facts(
         labels=dataset.labels,
         outputs=dataset.num_labels,
         vocabulary=dataset.vocabulary,
-        pad_id=split.pad_id,
+        pad_id=inputs.pad_id,
         ends=ends_of(config, dataset) if task.writes and config.on_policy is not None else None,
-        row=split.labels.shape[1] if task.documents else config.data.max_length,
-        token_types=1 if types is None else 1 + int(types.max(initial=0)),
-        image=None if images is None else (images.shape[1], images.shape[2], images.shape[3]),
-        features=None if features is None else features.shape[1],
+        modality=dataset.modality,
+        sizes=inputs.sizes(),
     )
 
 
@@ -67,14 +59,26 @@ def facts_without_data(config: Config) -> Facts:
     """Return what a config alone says; what it leaves to the data is taken as usual, and told."""
     tokenizer = config.data.tokenizer
     vocabulary = tokenizer.vocabulary if isinstance(tokenizer, TokenizerConfig) else None
+    modality, sizes = _inputs(config)
     return Facts(
         labels=config.data.labels,
         outputs=_outputs(config),
         vocabulary=vocabulary,
-        row=config.data.max_length,
-        token_types=1 if config.data.text_pair is None else 2,
-        image=_image(config),
+        modality=modality,
+        sizes=sizes,
     )
+
+
+def _inputs(config: Config) -> tuple[str | None, Mapping[str, int]]:
+    """Return the kind of input that a config names, or the first that it says the sizes of."""
+    named = "documents" if config.task_record.documents else config.data.modality
+    kinds = recognizable() if named is None else [modality_named(named)]
+    for kind in kinds:
+        found = kind.sizes_of_config
+        sizes = {} if found is None else function_of(found)(config)
+        if sizes or named is not None:
+            return kind.name, sizes
+    return None, {}
 
 
 def _outputs(config: Config) -> int | None:
@@ -94,15 +98,6 @@ def _outputs(config: Config) -> int | None:
     if not counts:
         log.warning("plan: data.labels is not given; two labels are taken")
     return counts[0] if counts else 2
-
-
-def _image(config: Config) -> tuple[int, int, int] | None:
-    """Return height, width and channels, or None where the models say them or there are none."""
-    embedded, size = _EMBEDDED_IMAGES.get(config.data.source), config.data.image_size
-    if size is None:
-        return embedded
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width, channels_of(config) or (3 if embedded is None else embedded[2])
 
 
 def tokens_among(columns: int, vocabulary: int | None) -> int | None:

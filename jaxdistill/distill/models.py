@@ -20,11 +20,12 @@ from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.files.sentence_folder import encoder_folder
+from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.abstract import abstract_model, without_weights
 from jaxdistill.models.family import assemble
 from jaxdistill.models.hub.rules import flatten
-from jaxdistill.models.positions import FIELDS as POSITIONS
-from jaxdistill.models.positions import row_limit, table_size
+from jaxdistill.models.positions import row_limit
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
 from jaxdistill.models.shrink.importance import measure_importance
 from jaxdistill.models.shrink.layers import student_from_teacher
@@ -69,9 +70,8 @@ def load_data(config: Config, cache: Path) -> Dataset:
         cache_dir=cache,
         preprocessing=preprocessing,
         channels=channels_of(config),
+        remarks=remarks,
     )
-    if dataset.modality == "image":
-        dataset = dataclasses.replace(dataset, remarks=(*remarks, *dataset.remarks))
     checks_models.refuse_unfit_heads(config, dataset)
     measured = measured_label(config, dataset)
     if measured:
@@ -276,23 +276,8 @@ def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
             "e.g. {family: cnn, hidden_sizes: [32, 64]}"
         )
     family = family_named(origin["family"])
-    sizes: dict[str, Any] = {}
-    if facts.vocabulary is not None:
-        sizes["vocab_size"] = facts.vocabulary
-    if config.task_record.documents:
-        sizes |= dict.fromkeys(POSITIONS, facts.row)
-    elif facts.vocabulary is not None:
-        sizes["pad_token_id"] = origin.get("pad_token_id", facts.pad_id)
-        sizes["max_position_embeddings"] = table_size(origin["family"], facts.row, sizes)
-        if facts.token_types > 1:
-            sizes["type_vocab_size"] = facts.token_types
-    if facts.image is not None:
-        height, width, channels = facts.image
-        sizes["image_size"] = height
-        sizes["num_channels"] = channels
-        sizes["num_features"] = height * width * channels
-    if facts.features is not None:
-        sizes["num_features"] = facts.features
+    filled = modality_named(facts.modality or family.modality).model_sizes
+    sizes = {} if filled is None else function_of(filled)(config, facts, origin)
     known = {field.name for field in dataclasses.fields(family.config)}
     given = {family.field_aliases.get(name, name) for name in origin}
     return {**{name: size for name, size in sizes.items() if name in known - given}, **origin}

@@ -17,10 +17,13 @@ from jaxdistill.data.reading.preprocessing import (
 )
 from jaxdistill.data.reading.table import Remark
 from jaxdistill.errors import ConfigError, ModelError
+from jaxdistill.modalities.registry import modality_named, reads
 from jaxdistill.models.family import Family
 from jaxdistill.models.registry import family_named
 
 _PIXELS = ("scale", "mean", "std")
+_AXES = ("height", "width", "channels")
+_EMBEDDED = {"digits": (8, 8, 1)}
 
 
 def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark, ...]]:
@@ -101,6 +104,16 @@ def channels_of(config: Config) -> int | None:
     return next(iter(stated.values()), None)
 
 
+def sizes_of_config(config: Config) -> dict[str, int]:
+    """Return the sizes of images that a config says, none where it leaves them to the data."""
+    embedded, size = _EMBEDDED.get(config.data.source), config.data.image_size
+    if size is None:
+        return {} if embedded is None else dict(zip(_AXES, embedded, strict=True))
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = channels_of(config) or (3 if embedded is None else embedded[2])
+    return dict(zip(_AXES, (height, width, channels), strict=True))
+
+
 def _found(config: Config) -> dict[str, Preprocessing]:
     found = {}
     for side in ("teacher", "student"):
@@ -116,7 +129,7 @@ def _found(config: Config) -> dict[str, Preprocessing]:
 def _is_pretrained(origin: Any) -> bool:
     raw = _config_of(Path(origin)) if isinstance(origin, str) else None
     family = None if raw is None else _image_family(raw.get("model_type"))
-    return family is not None and family.modality == "image"
+    return family is not None and "images" in modality_named(family.modality).fields
 
 
 def _config_of(folder: Path) -> dict[str, Any] | None:
@@ -134,4 +147,4 @@ def _image_family(name: Any) -> Family | None:
     except ModelError:
         return None
     # A perceptron takes the pixels of an image as features.
-    return family if family is not None and family.modality != "text" else None
+    return family if family is not None and reads(family.modality, "image") else None

@@ -183,6 +183,10 @@ class Workspace:
         whole = real(self.config.model_dump(mode="json"))
         for name in ("cache", "prefetch", "test"):
             whole["data"].pop(name)
+        # Work directories of before know no kinds of input, and go on.
+        for name in ("modality", "inputs"):
+            if whole["data"][name] is None:
+                whole["data"].pop(name)
         if "cache" not in names:
             whole["teacher"].pop("cache")
         return {name: whole[name] for name in ("task", "metric", "data", *names)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.files.sentence_folder import SentenceFolder, encoder_folder, sentence_folder
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import pools
 from jaxdistill.models.registry import Model, family_named
 
@@ -27,7 +28,7 @@ def pooling(setup: Setup) -> Check:
         yield Finding(
             "ok", "pooling", f"transformers has a {family.name} that pools as the student"
         )
-    elif family.modality == "text":
+    elif modality_named(family.modality).tokenized:
         yield Finding(
             "warning",
             "pooling",
@@ -46,8 +47,6 @@ def pooling(setup: Setup) -> Check:
 
 def folder_settings(setup: Setup) -> Check:
     """Check what the models' folders say of texts against how they are read here."""
-    if setup.dataset.modality != "text":
-        return
     healthy = True
     for name, model in setup.models.items():
         folder = setup.folder(name)

@@ -9,10 +9,8 @@ _OF_TRANSFORMERS = ("vit", "resnet")
 
 def shapes(setup: Setup) -> Check:
     """Check that models read images of the size and the channels that the data has."""
-    images = setup.dataset.train.images
-    if images is None:
-        return
-    height, width, channels = images.shape[1:]
+    sizes = setup.dataset.train.inputs.sizes()
+    height, width, channels = (sizes[name] for name in ("height", "width", "channels"))
     healthy = True
     for name, model in setup.models.items():
         wanted = field(model, "num_channels")

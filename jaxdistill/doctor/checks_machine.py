@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdistill.config.schema import TrainConfig
+from jaxdistill.data.inputs.shapes import batch_shapes
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.lm_scores import last_logits
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.host_memory import available_memory
 from jaxdistill.parallel.mesh import check_heads, check_length, mesh_sizes, shown
@@ -27,8 +28,8 @@ def devices(setup: Setup) -> Check:
         sizes = mesh_sizes(config.parallel.sizes, jax.device_count())
         for who, model in (("teacher", setup.teacher), ("student", setup.student)):
             check_heads(who, None if model is None else model.config, sizes["tensor"])
-        if setup.dataset.train.segments is not None:
-            check_length(setup.dataset.train.labels.shape[1], sizes["sequence"])
+        if setup.dataset.train.inputs.full_rows:
+            check_length(setup.dataset.train.inputs.places, sizes["sequence"])
     except ConfigError as error:
         yield Finding("fatal", "devices", str(error))
         return
@@ -94,15 +95,8 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     """Return the bytes that the backward pass of one microbatch on one device keeps."""
     sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
     rows = max(1, train.batch_size // train.accumulate // (sizes["data"] * sizes["fsdp"]))
-    split = setup.dataset.train
-    if split.tokens is not None:
-        ids = jax.ShapeDtypeStruct((rows, int(split.lengths.max(initial=1))), jnp.int32)
-        batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids}
-    else:
-        name = "images" if split.images is not None else "features"
-        array = split.images if split.images is not None else split.features
-        assert array is not None  # a split has tokens, images or features
-        batch = {name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), jnp.float32)}
+    modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
+    batch = batch_shapes(modality, rows, inputs.sizes())
 
     def residuals(params: Any, batch: Any) -> Any:
         def forward(params: Any) -> Any:

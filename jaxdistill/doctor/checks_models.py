@@ -7,19 +7,14 @@ from pathlib import Path
 
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset, NamedHead
-from jaxdistill.data.reading.columns import Modality
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
+from jaxdistill.modalities.registry import modalities, reads
 from jaxdistill.models.family import Family
 from jaxdistill.models.hub.described import Described, describe, family_of
 from jaxdistill.models.registry import families, family_named
 
 SIDES = ("teacher", "student")
-_READS: dict[str, tuple[Modality, ...]] = {
-    "text": ("text",),
-    "image": ("image",),
-    "features": ("features", "image"),
-}
 
 
 def refuse_unfit(config: Config) -> None:
@@ -45,19 +40,22 @@ def refuse_unfit(config: Config) -> None:
                 f"{_those(lambda f: task.head in f.architectures)}; or set "
                 "task=language_model"
             )
-    modalities = {side: family.modality for side, family in found.items()}
-    if "text" in modalities.values() and len(set(modalities.values())) > 1:
+    held = config.data.modality
+    kinds = list(modalities()) if held is None else [held]
+    if not any(all(reads(one.modality, kind) for one in found.values()) for kind in kinds):
         shown = " and ".join(
-            f"{side}.model {_shown(config, side)}, which reads {modality}"
-            for side, modality in modalities.items()
+            f"{side}.model {_shown(config, side)}, which reads {family.modality}"
+            for side, family in found.items()
         )
+        if held is not None:
+            raise ConfigError(f"models: got {shown}; expected such as read {held} (data.modality)")
         raise ConfigError(f"models: got {shown}; expected two that read the same")
 
 
-def readers(config: Config) -> Mapping[str, tuple[Modality, ...]]:
-    """Return what each model of a configuration can read, by a name for messages."""
+def readers(config: Config) -> Mapping[str, str]:
+    """Return the kind of input that each model is made for, by a name for messages."""
     return {
-        f"{side}.model {_shown(config, side)}": _READS[family.modality]
+        f"{side}.model {_shown(config, side)}": family.modality
         for side, family in _families(config).items()
     }
 

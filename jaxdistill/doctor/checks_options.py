@@ -11,13 +11,7 @@ from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.stage import count_steps
 from jaxdistill.doctor.findings import Check, Finding, Setup
-
-_OF_IMAGES = ("image", "image_size", "image_mean", "image_std", "shift")
-_OF_TEXT = (
-    *("text", "text_pair", "max_length", "tokenizer"),
-    *("layout", "buckets", "tokens_per_batch"),
-)
-_UNREAD = {"text": _OF_IMAGES, "image": _OF_TEXT, "features": (*_OF_IMAGES, *_OF_TEXT)}
+from jaxdistill.modalities.registry import modalities, modality_named
 
 
 def objective(setup: Setup) -> Check:
@@ -55,8 +49,10 @@ def options(setup: Setup) -> Check:
 
 def _idle(setup: Setup) -> Iterator[str]:
     config, modality = setup.config, setup.dataset.modality
-    for name in _UNREAD.get(modality, ()):
-        if _changed(config.data, name):
+    own = modality_named(modality).keys
+    others = dict.fromkeys(key for other in modalities().values() for key in other.keys)
+    for name in others:
+        if name not in own and _changed(config.data, name):
             yield f"data.{name} has no part in {modality} data; drop it"
     if config.data.validation is not None and _changed(config.data, "validation_fraction"):
         yield "data.validation_fraction holds nothing out, since data.validation is given; drop it"

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
+from jaxdistill.data.inputs.shapes import example_batch
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.layer_maps import check_layers
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.models.shrink.shapes import student_of_teacher
 from jaxdistill.parallel.mesh import batch_parts, check_heads, mesh_of
+
+_TOKENS = 4
 
 
 def shapes(setup: Setup) -> Check:
@@ -90,10 +93,6 @@ def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
 
 
 def _example(setup: Setup) -> dict[str, Any]:
-    """Return a batch of one example of the data, of zeros."""
-    split = setup.dataset.train
-    for name, values in (("images", split.images), ("features", split.features)):
-        if values is not None:
-            return {name: jnp.zeros((1, *values.shape[1:]), jnp.float32)}
-    ids = jnp.zeros((1, 4), jnp.int32)
-    return {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "token_type_ids": ids}
+    """Return a batch of one example like those of the data, texts of a few tokens."""
+    modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
+    return example_batch(modality, 1, {**inputs.sizes(), "length": _TOKENS})

@@ -18,8 +18,6 @@ _CUT_SHARE = 0.01
 def tokenizers(setup: Setup) -> Check:
     """Check that the models read the texts' tokens as the words they stand for."""
     teacher, student = setup.folder("teacher"), setup.folder("student")
-    if setup.dataset.modality != "text":
-        return
     if student is not None and teacher is not None and teacher != student:
         yield from _same_words(setup, "teacher", teacher, "student", student)
     reader = setup.dataset.tokenizer
@@ -81,9 +79,7 @@ def vocabulary_difference(
 
 def vocabulary(setup: Setup) -> Check:
     """Check that every token id has a row in both embedding tables."""
-    tokens = [split.tokens for split in setup.splits.values() if split.tokens is not None]
-    if not tokens:
-        return
+    tokens = [split.inputs.token_ids() for split in setup.splits.values()]
     largest = max(int(ids.max(initial=0)) for ids in tokens)
     sizes = {name: field(model, "vocab_size") for name, model in setup.models.items()}
     small = {name: size for name, size in sizes.items() if size is not None and largest >= size}
@@ -125,8 +121,6 @@ def _beyond(setup: Setup, sizes: Mapping[str, int]) -> str | None:
 
 def lengths(setup: Setup) -> Check:
     """Check the longest row against the position tables, and how many rows are cut off."""
-    if setup.dataset.modality != "text":
-        return
     limit, notes = setup.config.data.max_length, setup.dataset.notes
     positions = {name: usable_positions(model) for name, model in setup.models.items()}
     short = {name: n for name, n in positions.items() if n is not None and limit > n}
@@ -168,10 +162,9 @@ def usable_positions(model: Model) -> int | None:
 def token_types(setup: Setup) -> Check:
     """Check that models which tell the first text of a pair from the second can do so."""
     splits = setup.splits.values()
-    if setup.dataset.modality != "text" or not any(len(split.texts) == 2 for split in splits):
+    if not any(len(split.texts) == 2 for split in splits):
         return
-    types = [split.token_types for split in splits if split.token_types is not None]
-    largest = max((int(array.max(initial=0)) for array in types), default=0)
+    largest = max(split.inputs.sizes()["token_types"] for split in splits) - 1
     healthy = True
     for name, model in setup.models.items():
         count = field(model, "type_vocab_size")

@@ -12,18 +12,17 @@ from jaxdistill.config.base import Judgement
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.doctor import (
-    checks_images,
     checks_labels,
     checks_machine,
     checks_options,
     checks_shapes,
     checks_sources,
     checks_teacher,
-    checks_text,
 )
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model
 
 if TYPE_CHECKING:
@@ -34,11 +33,6 @@ __all__ = ["Finding", "checks_of", "examine", "findings_table", "stop_if_fatal"]
 _JUDGEMENTS = {name.replace("_", " "): name for name in get_args(Judgement)}
 
 CHECKS = (
-    checks_sources.sources,
-    checks_images.shapes,
-    checks_text.tokenizers,
-    checks_text.vocabulary,
-    checks_text.lengths,
     checks_labels.overlap,
     checks_teacher.teacher_head,
     checks_teacher.sizes,
@@ -49,12 +43,13 @@ CHECKS = (
     checks_machine.devices,
     checks_machine.memory,
 )
-"""Checks of every run; each task has more."""
+"""Checks of every run; each kind of input and each task has more."""
 
 
-def checks_of(config: Config) -> tuple[Callable[[Setup], Check], ...]:
-    """Return the checks of a run: those of every run, then those of its task."""
-    return (*CHECKS, *map(function_of, config.task_record.checks))
+def checks_of(config: Config, modality: str) -> tuple[Callable[[Setup], Check], ...]:
+    """Return the checks of a run: of its inputs, those of every run, then those of its task."""
+    inputs = map(function_of, modality_named(modality).checks)
+    return (checks_sources.sources, *inputs, *CHECKS, *map(function_of, config.task_record.checks))
 
 
 def examine(
@@ -66,7 +61,7 @@ def examine(
     teacher_logits: np.ndarray | None = None,
     teacher_labels: np.ndarray | None = None,
 ) -> list[Finding]:
-    """Run every check that has something to look at.
+    """Run every check that has something to look at: of the inputs, then of the task.
 
     Args:
       teacher: None where a cache stands for it.
@@ -76,7 +71,8 @@ def examine(
       teacher_labels: `[N]` (`[N, C]` for multi-label), what the data says about them.
     """
     setup = Setup(config, dataset, teacher, student, teacher_logits, teacher_labels)
-    found = [finding for check in checks_of(config) for finding in check(setup)]
+    checks = checks_of(config, dataset.modality)
+    found = [finding for check in checks for finding in check(setup)]
     return [_accepted(config, finding) for finding in found]
 
 

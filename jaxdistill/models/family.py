@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ class Family:
 
     Attributes:
       name: the name in a spec, `{"family": name, ...}`.
-      modality: what its batches hold.
+      modality: name of the kind of input that its batches hold.
       paper: author, year and title.
       config: frozen dataclass with the field names of the Hugging Face config and `extra`, the raw
         config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built.
@@ -116,7 +116,7 @@ class Family:
     """
 
     name: str
-    modality: Literal["text", "image", "features"]
+    modality: str
     paper: str
     config: type[Any]
     build: Callable[[Any, Options, nnx.Rngs], nnx.Module]

@@ -23,6 +23,7 @@ from jaxdistill.files.model_folder import (
     write_folder,
 )
 from jaxdistill.files.sentence_folder import sentence_folder
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import (
     Apply,
     Family,
@@ -327,7 +328,8 @@ def save_model(
     writes = model.options.head == "lm"
     if writes and generation is None and source is not None:
         files += [path for path in (source / GENERATION,) if path.is_file()]
-    if not files and family.modality == "text":
+    tokenized = modality_named(family.modality).tokenized
+    if not files and tokenized:
         log.warning("%s: saved without a tokenizer; none was found in %s", folder, source)
     plain = family.standard(model.config, model.options)
     if plain is not None and pools(model.options):
@@ -343,7 +345,7 @@ def save_model(
         if content is not None:
             texts = {**texts, name: json.dumps(content, indent=2, sort_keys=True) + "\n"}
     place: dict[str, Any] = {"texts": texts, "shard_bytes": shard_bytes}
-    if plain is None and family.modality == "text":
+    if plain is None and tokenized:
         log.info("%s: written for sentence-transformers", folder)
         config["architectures"] = [family.architectures[None]]
         tensors, beside = lay_out(family, model, tensors, max_length or row_limit_of(model))

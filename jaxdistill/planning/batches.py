@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxdistill.config.schema import Config, TrainConfig
+from jaxdistill.data.inputs.shapes import batch_shapes
 from jaxdistill.distill.facts import Facts
 from jaxdistill.errors import DataError
+from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
@@ -26,35 +31,50 @@ def batch_of(config: Config, train: TrainConfig, model: Model, facts: Facts) -> 
       facts: what the data say.
 
     Raises:
-      DataError: the model reads neither text nor images of a known size.
+      DataError: a size of the inputs is one that only the data say.
     """
     rows, shape = train.batch_size, jax.ShapeDtypeStruct
-    text = family_named(model.family or "").modality == "text"
-    labels = _label_shape(config, model, rows)
-    batch = {"labels": labels, "weight": shape((rows,), jnp.float32)}
+    modality = modality_named(facts.modality or family_named(model.family or "").modality)
+    completed = modality.sizes_of_model
+    sizes = facts.sizes
+    if completed is not None:
+        sizes = function_of(completed)(config, model, sizes)
+    batch = {**batch_shapes(modality, rows, sizes), "weight": shape((rows,), jnp.float32)}
     if config.task_record.documents:
-        length = row_length(config, model)
-        names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")
-        tokens = {name: shape((rows, length), jnp.int32) for name in names}
-        return batch | tokens | {"loss_mask": shape((rows, length), jnp.float32)}
-    if text:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        size = (rows, row_length(config, model))
-        return {name: shape(size, jnp.int32) for name in names} | batch
-    if facts.image is not None:
-        return {"images": shape((rows, *facts.image), jnp.float32)} | batch
+        tokens = (rows, sizes["length"])
+        labels, mask = shape(tokens, jnp.int32), shape(tokens, jnp.float32)
+        return {**batch, "labels": labels, "loss_mask": mask}
+    return {**batch, "labels": _label_shape(config, model, rows)}
+
+
+def token_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the sizes of rows of tokens, which are as long as a model lets them be."""
+    return {**sizes, "length": row_length(config, model)}
+
+
+def image_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the sizes of images, those that the model reads where only the data say them.
+
+    Raises:
+      DataError: the model says none either.
+    """
     image = getattr(model.config, "image_size", None)
+    if sizes:
+        return sizes
     if image is None:
-        width = facts.features or getattr(model.config, "num_features", None)
-        if width is None:
-            raise DataError(
-                f"plan: a {model.family} without image_size reads images of a size that only the "
-                "data say; give image_size in the model's mapping or data.image_size"
-            )
-        return {"features": shape((rows, width), jnp.float32)} | batch
+        raise DataError(
+            f"plan: a {model.family} without image_size reads images of a size that only the "
+            "data say; give image_size in the model's mapping or data.image_size"
+        )
     height, width = (image, image) if isinstance(image, int) else image
     channels = getattr(model.config, "num_channels", 3)
-    return {"images": shape((rows, height, width, channels), jnp.float32)} | batch
+    return {"height": height, "width": width, "channels": channels}
+
+
+def feature_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
+    """Return how many numbers an example has, or the model reads where only the data say it."""
+    width = getattr(model.config, "num_features", None)
+    return sizes if sizes or width is None else {"features": width}
 
 
 def row_length(config: Config, model: Model) -> int:

@@ -15,9 +15,7 @@ Kind = Literal["share", "correlation", "amount"]
 
 CHECKS: tuple[Target, ...] = (
     "jaxdistill.doctor.checks_models:problem_type",
-    "jaxdistill.doctor.checks_text:token_types",
     "jaxdistill.doctor.checks_encoder:pooling",
-    "jaxdistill.doctor.checks_encoder:folder_settings",
     "jaxdistill.doctor.checks_labels:label_range",
     "jaxdistill.doctor.checks_classes:measured_label",
     "jaxdistill.doctor.checks_teacher:teacher_skill",

@@ -25,15 +25,7 @@ def example_keys(split: Split) -> np.ndarray:
     shuffling, packing, buckets, epochs and subsets find what the teacher said. Equal inputs share
     a number.
     """
-    if split.tokens is not None and split.token_types is not None and split.offsets is not None:
-        pieces = (
-            split.tokens[start:end].tobytes() + split.token_types[start:end].tobytes()
-            for start, end in zip(split.offsets[:-1], split.offsets[1:], strict=True)
-        )
-    else:
-        arrays = split.images if split.images is not None else split.features
-        assert arrays is not None  # a split has tokens, images or features
-        pieces = (row.tobytes() for row in arrays)
+    pieces = split.inputs.example_bytes()
     return (hash_each(pieces) >> np.uint64(1)).astype(np.int64)
 
 

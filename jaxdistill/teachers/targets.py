@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.config.inputs import altering
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import Batch, BatchSource
 from jaxdistill.data.batching.draws import Draw, Part
@@ -63,9 +64,7 @@ def obstacle(config: Config) -> str | None:
     for name, term in config.terms.items():
         if term.method.reads_teacher_inside:
             return f"objective.{name} reads the teacher's layers"
-    if config.data.shift:
-        return "data.shift alters the examples"
-    return None
+    return next((f"{name} alters the examples" for name in altering(config.data)), None)
 
 
 def in_memory(logits: np.ndarray) -> Targets:
@@ -92,9 +91,10 @@ def from_cache(cache: Cache, split: Split) -> Targets:
         )
 
     def read(index: np.ndarray) -> dict[str, np.ndarray]:
-        if split.segments is not None:
-            return cache.rows(keys[index], split.labels.shape[1])
-        return {name: field[:, 0] for name, field in cache.rows(keys[index], 1).items()}
+        fields = cache.rows(keys[index], split.inputs.places)
+        if split.inputs.full_rows:
+            return fields
+        return {name: field[:, 0] for name, field in fields.items()}
 
     head = cache.head() if isinstance(cache.codec, codecs.Hidden) else None
     return Targets(codec=cache.codec, width=cache.width, head=head, read=read)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxdistill.data.inputs.tokens import Tokens
 from jaxdistill.data.split import Split, digest
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "good", "bad", "film", "one", "two", "three"]
@@ -62,15 +63,8 @@ def random_split(lengths: np.ndarray, seed: int = 0) -> Split:
     example = np.repeat(np.arange(len(lengths)), lengths)
     tokens = (1000 * (example + 1) + np.arange(offsets[-1]) - offsets[example]).astype(np.int32)
     labels = np.random.default_rng(seed).integers(0, 3, len(lengths)).astype(np.int32)
-    return Split(
-        labels=labels,
-        lengths=lengths,
-        fingerprint=digest(labels, tokens),
-        tokens=tokens,
-        token_types=(tokens % 2).astype(np.uint8),
-        offsets=offsets,
-        pad_id=7,
-    )
+    inputs = Tokens(tokens, (tokens % 2).astype(np.uint8), offsets, pad_id=7)
+    return Split(labels, inputs, digest(labels, tokens))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_the_same_configuration_gives_the_same_data(write, tokenizer_folder, tmp
     first = load(tokenizer_folder, train=path, cache_dir=tmp_path / "cache")
     second = load(tokenizer_folder, train=path, cache_dir=tmp_path / "cache")
     assert first.fingerprint == second.fingerprint
-    np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
+    np.testing.assert_array_equal(first.train.inputs.tokens, second.train.inputs.tokens)
     assert len(list((tmp_path / "cache").iterdir())) == 2
     load(tokenizer_folder, train=path, cache_dir=tmp_path / "other", cache=False)
     assert not (tmp_path / "other").exists()
@@ -123,10 +123,8 @@ def test_digits_are_split_by_class():
     data = load(source="digits", validation_fraction=0.2)
     assert data.modality == "image"
     assert data.labels == tuple("0123456789")
-    assert data.train.images is not None
-    assert data.train.images.shape == (1438, 8, 8, 1)
-    assert data.validation.images is not None
-    assert data.train.images.max() == data.validation.images.max() == 1.0
+    assert data.train.inputs.images.shape == (1438, 8, 8, 1)
+    assert data.train.inputs.images.max() == data.validation.inputs.images.max() == 1.0
     shares = np.bincount(data.validation.labels) / np.bincount(data.train.labels)
     assert shares.min() > 0.23
     assert shares.max() < 0.27
@@ -144,9 +142,8 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     data = load(train=str(tmp_path / "train"), validation=str(tmp_path / "dev"), image_size=4)
     assert data.labels == ("cat", "dog")
-    assert data.train.images is not None
-    assert data.train.images.shape == (12, 4, 4, 3)
-    bright = data.train.images[..., 0].mean((1, 2)) > 0.6
+    assert data.train.inputs.images.shape == (12, 4, 4, 3)
+    bright = data.train.inputs.images[..., 0].mean((1, 2)) > 0.6
     np.testing.assert_array_equal(bright, data.train.labels == 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"got no images in .*empty, expected empty/<label>"):
@@ -164,14 +161,12 @@ def test_arrays_of_images_and_of_features(tmp_path):
     data = load(train=str(tmp_path / "i.npz"))
     assert data.test is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 6, 6)
-    assert data.test.images is not None
-    np.testing.assert_allclose(data.test.images[..., 0], images[:6] / 255, rtol=1e-6)
+    np.testing.assert_allclose(data.test.inputs.images[..., 0], images[:6] / 255, rtol=1e-6)
     assert data.notes["test.seen"] + data.notes["validation.seen"] <= 6
     np.savez(tmp_path / "f.npz", x=rng.random((30, 7)), y=labels)
     data = load(train=str(tmp_path / "f.npz"))
     assert data.modality == "features"
-    assert data.train.features is not None
-    assert data.train.features.shape == (24, 7)
+    assert data.train.inputs.arrays["features"].shape == (24, 7)
 
 
 def test_a_hugging_face_data_set(tmp_path, monkeypatch, tokenizer_folder):
@@ -209,9 +204,8 @@ def test_a_saved_data_set_with_names_and_images(tmp_path):
     saved.save_to_disk(str(tmp_path / "saved"))
     data = load(train=str(tmp_path / "saved"), validation=str(tmp_path / "saved"))
     assert data.labels == ("light", "dark")
-    assert data.train.images is not None
     np.testing.assert_allclose(
-        data.train.images[:, 0, 0, 0], np.arange(0, 200, 20) / 255, rtol=1e-6
+        data.train.inputs.images[:, 0, 0, 0], np.arange(0, 200, 20) / 255, rtol=1e-6
     )
     turned = load(
         train=str(tmp_path / "saved"),
@@ -303,13 +297,11 @@ def test_images_in_the_columns_of_files(tmp_path, kind):
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     train = str(tmp_path / f"a.{kind}")
     data = load(train=train, validation=train, image_mean=(0.5,), image_std=(0.25,))
-    assert data.validation.images is not None
     expected = (pixels / 65535 - 0.5) / 0.25
-    np.testing.assert_allclose(data.validation.images[..., 0], expected, atol=1e-5)
-    assert data.preprocessing is not None
-    assert data.preprocessing.mean == (0.5,)
+    np.testing.assert_allclose(data.validation.inputs.images[..., 0], expected, atol=1e-5)
+    assert data.train.inputs.preprocessing.mean == (0.5,)
     assert "40 of 40 images" in data.remarks[0].message
-    np.testing.assert_allclose(data.train.fill, [-2.0])
+    np.testing.assert_allclose(data.train.inputs.fill, [-2.0])
 
 
 def test_a_test_split_whose_labels_are_kept_secret_is_left_out(write, tokenizer_folder, tmp_path):

@@ -62,9 +62,9 @@ def test_sst2_is_read_whole(sst2, minilm_folder):
     assert sst2.train.text(0) == ("hide new secretions from the parental units",)
     tokenizer = AutoTokenizer.from_pretrained(str(minilm_folder))
     for example in range(0, 67349, 4567):
-        start, stop = sst2.train.offsets[example : example + 2]
+        start, stop = sst2.train.inputs.offsets[example : example + 2]
         expected = tokenizer(sst2.train.text(example)[0])["input_ids"]
-        assert sst2.train.tokens[start:stop].tolist() == expected
+        assert sst2.train.inputs.tokens[start:stop].tolist() == expected
     source = eval_batches(sst2.validation, batch_size=128, config=DataConfig(train="x"))
     assert sum(batch["weight"].sum() for batch in source) == 872
 
@@ -134,9 +134,8 @@ def test_fashion_brings_its_test_split(data_folder):
     assert data.test is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (2400, 600, 600)
     assert data.num_labels == 10
-    assert data.train.images is not None
-    assert abs(float(data.train.images.mean())) < 0.05
-    assert abs(float(data.train.images.std()) - 1) < 0.05
+    assert abs(float(data.train.inputs.images.mean())) < 0.05
+    assert abs(float(data.train.inputs.images.std()) - 1) < 0.05
 
 
 @pytest.mark.slow

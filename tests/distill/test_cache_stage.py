@@ -238,9 +238,7 @@ def test_every_example_finds_what_was_said_of_it(toy, tmp_path, layout):
     """Logits made of an example's own tokens: any batch can be checked by itself."""
     config = load_config(str(toy / "toy.yaml"), [f"data.layout={layout}"])
     split = build.load_data(config, tmp_path / "data").train
-    assert split.tokens is not None
-    assert split.offsets is not None
-    sums = np.add.reduceat(split.tokens, split.offsets[:-1])
+    sums = np.add.reduceat(split.inputs.tokens, split.inputs.offsets[:-1])
     said = np.stack([sums, split.lengths], -1).astype(np.float32)
     keys, first = np.unique(example_keys(split), return_index=True)
     with CacheWriter(tmp_path / "cache", Full()) as writer:

@@ -80,7 +80,7 @@ def test_every_row_finds_what_was_said_of_it(toy, tmp_path):
     inside = np.arange(length) < split.lengths[:, None]
     said = np.zeros((len(split), length, 2), np.float32)
     said[inside] = np.stack(
-        [split.tokens, np.concatenate([np.arange(n) for n in split.lengths])], -1
+        [split.inputs.tokens, np.concatenate([np.arange(n) for n in split.lengths])], -1
     )
     keys, first = np.unique(example_keys(split), return_index=True)
     assert len(keys) == len(split)

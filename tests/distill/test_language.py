@@ -142,8 +142,8 @@ def test_the_export_is_a_plain_hugging_face_folder_with_its_tokenizer(finished):
     total, count = 0.0, 0
     split = dataset.validation
     for row in range(len(split)):
-        own = slice(split.offsets[row], split.offsets[row + 1])
-        tokens, segments = split.tokens[own], split.segments[own]
+        own = slice(split.inputs.offsets[row], split.inputs.offsets[row + 1])
+        tokens, segments = split.inputs.tokens[own], split.inputs.segments[own]
         for segment in range(1, segments.max() + 1):
             document = torch.tensor(tokens[segments == segment].astype(np.int64))[None]
             with torch.no_grad():

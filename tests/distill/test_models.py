@@ -92,7 +92,10 @@ def test_an_encoder_of_a_mapping_reads_text_and_its_export_says_the_same(
     dataset = build.load_data(settings, tmp_path / "work")
     assert dataset.tokenizer.parent == tmp_path / "work"
     model = build.load_teacher(settings, dataset, training=True, seed=3)
-    assert (model.config.vocab_size, model.config.pad_token_id) == (270, dataset.train.pad_id)
+    assert (model.config.vocab_size, model.config.pad_token_id) == (
+        270,
+        dataset.train.inputs.pad_id,
+    )
     assert model.config.max_position_embeddings == (13 if family == "roberta" else 12)
     assert dataset.notes["validation.cut"] > 0
     save_model(tmp_path / "m", model, tokenizer_from=dataset.tokenizer, max_length=12)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from jaxdistill.config.load import check
 from jaxdistill.data.dataset import Dataset, image_processor
+from jaxdistill.data.inputs.images import Images
 from jaxdistill.data.reading.preprocessing import Preprocessing, read_preprocessing
-from jaxdistill.data.split import Split
+from jaxdistill.data.split import make_split
 from jaxdistill.distill import models as build
 from jaxdistill.distill import stages
 from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
@@ -61,16 +62,18 @@ def config_of(teacher, student=None, *, data=None, **sections):
     return check(values | sections)
 
 
+SPLIT = make_split(
+    np.zeros(1), Images(np.zeros((1, 4, 6, 1), np.float32), Preprocessing(mean=(0.1,)))
+)
 STUB = Dataset(
-    train=Split(np.zeros(1), np.zeros(1), "", images=np.zeros((1, 4, 6, 1), np.float32)),
-    validation=Split(np.zeros(1), np.zeros(1), ""),
+    train=SPLIT,
+    validation=SPLIT,
     test=None,
     modality="image",
     labels=None,
     num_labels=2,
     fingerprint="",
     notes={},
-    preprocessing=Preprocessing(mean=(0.1,)),
 )
 
 
@@ -170,15 +173,13 @@ def test_a_run_reads_as_its_folder_says(tmp_path):
         files = sorted(Path(folder).glob("*/*.png"))
         found = [Image.open(file).convert("RGB") for file in files]
         theirs = process(images=found, return_tensors="np")["pixel_values"]
-        assert split.images is not None
-        np.testing.assert_allclose(split.images.transpose(0, 3, 1, 2), theirs, atol=1e-5)
+        np.testing.assert_allclose(split.inputs.images.transpose(0, 3, 1, 2), theirs, atol=1e-5)
     # A mapping's channels count, too: files that are all grey become three.
     for file in Path(train).glob("*/*.png"):
         Image.open(file).convert("L").save(file)
     data = {"train": train, "validation": train, "image_mean": [0.5]}
     dataset = build.load_data(config_of(VIT, data=data), tmp_path / "cache")
-    assert dataset.train.images is not None
-    assert dataset.train.images.shape[3] == 3
+    assert dataset.train.inputs.images.shape[3] == 3
     told = build.load_data(
         config_of(teacher, data=data | {"image_mean": [0.4]}), tmp_path / "cache"
     )
@@ -203,8 +204,7 @@ def test_models_that_read_other_images_are_found(tmp_path):
     data = {"train": write_images(tmp_path / "train", 16, size=(16, 16))}
     config = config_of(VIT, data=data)
     dataset = build.load_data(config, tmp_path / "cache")
-    assert dataset.train.images is not None
-    assert dataset.train.images.shape[1:] == (16, 16, 3)
+    assert dataset.train.inputs.images.shape[1:] == (16, 16, 3)
 
     def findings(**fields):
         spec = {name: value for name, value in VIT.items() if name != "family"}
@@ -245,8 +245,7 @@ def test_the_processor_of_models_from_scratch(tmp_path):
             images=[Image.open(f).convert("L" if grey else "RGB") for f in files],
             return_tensors="np",
         )["pixel_values"]
-        assert dataset.validation.images is not None
-        ours = dataset.validation.images.transpose(0, 3, 1, 2)
+        ours = dataset.validation.inputs.images.transpose(0, 3, 1, 2)
         assert ours.shape[1:] == (1 if grey else 3, 20, 16)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

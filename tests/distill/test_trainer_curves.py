@@ -105,9 +105,9 @@ def bert(folder: str | Path) -> Any:
 
 def padded(split: Split, examples: Any) -> dict[str, Any]:
     """Put the tokens of some examples below each other, as a tokenizer pads them."""
-    assert split.tokens is not None
-    assert split.offsets is not None
-    texts = [split.tokens[split.offsets[i] : split.offsets[i + 1]] for i in examples]
+    texts = [
+        split.inputs.tokens[split.inputs.offsets[i] : split.inputs.offsets[i + 1]] for i in examples
+    ]
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)
     for row, text in enumerate(texts):

@@ -65,13 +65,10 @@ def gpt2(model: Model, folder: Path) -> Any:
 
 def documents(split: Split, rows: Any) -> list[Any]:
     """The texts that lie in some rows, one by one."""
-    assert split.tokens is not None
-    assert split.offsets is not None
-    assert split.segments is not None
     found = []
     for row in rows:
-        own = slice(split.offsets[row], split.offsets[row + 1])
-        tokens, segments = split.tokens[own].astype(np.int64), split.segments[own]
+        own = slice(split.inputs.offsets[row], split.inputs.offsets[row + 1])
+        tokens, segments = split.inputs.tokens[own].astype(np.int64), split.inputs.segments[own]
         found += [torch.tensor(tokens[segments == n]) for n in range(1, segments.max() + 1)]
     return found
 

@@ -201,12 +201,12 @@ def test_only_so_many_examples_are_trained_on_the_same_for_every_seed(toy):
         assert len(trainer.dataset.train) == 40
         assert trainer.dataset.validation is toy[0].validation
         assert trainer.make_source(0).steps_per_epoch == trainer.make_source(1).steps_per_epoch == 3
-        return trainer.dataset.train.images
+        return trainer.dataset.train.inputs.images
 
     first, again, other = drawn(0), drawn(0), drawn(1)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    whole = {image.tobytes() for image in toy[0].train.images}
+    whole = {image.tobytes() for image in toy[0].train.inputs.images}
     assert {image.tobytes() for image in first} <= whole
 
 

@@ -7,6 +7,9 @@ import pytest
 from support.findings import only
 from support.setups import encoder, text_dataset
 
+from jaxdistill.data.inputs.images import Images
+from jaxdistill.data.reading.preprocessing import Preprocessing
+from jaxdistill.data.split import make_split
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.doctor import checks_shapes
 from jaxdistill.errors import ConfigError
@@ -67,7 +70,7 @@ def test_attention_of_unlike_heads_and_of_families_without_it(healthy):
     images = {"data": {"source": "digits"}}
     pixels = np.zeros((4, 8, 8, 1), np.float32)
     dataset = text_dataset()
-    split = dataclasses.replace(dataset.train, tokens=None, texts=None, images=pixels)
+    split = make_split(np.zeros(4, np.int32), Images(pixels, Preprocessing()))
     dataset = dataclasses.replace(dataset, train=split, modality="image")
     cnn = build_model({"family": "cnn", "hidden_sizes": [4, 4], "dense_size": 8}, num_labels=2)
     setup = healthy(

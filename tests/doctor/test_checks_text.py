@@ -103,7 +103,8 @@ def test_token_types(healthy):
 def test_a_teacher_fed_without_its_token_types(healthy):
     pairs = text_dataset(pairs=True)
     for part in ("train", "validation"):
-        pairs = with_part(pairs, part, token_types=np.zeros_like(getattr(pairs, part).token_types))
+        types = np.zeros_like(getattr(pairs, part).inputs.token_types)
+        pairs = with_part(pairs, part, token_types=types)
     findings = list(checks_text.token_types(healthy(dataset=pairs)))
     assert [finding.level for finding in findings] == ["warning", "warning"]
     assert "the teacher has 2 token types, but the tokenizer marks both" in findings[0].message

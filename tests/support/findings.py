@@ -16,7 +16,9 @@ def only(findings: Iterable[Finding], level: str) -> str:
 
 
 def with_part(dataset: Dataset, part: str, **fields: Any) -> Dataset:
-    """Replace fields of one of its splits."""
-    return dataclasses.replace(
-        dataset, **{part: dataclasses.replace(getattr(dataset, part), **fields)}
-    )
+    """Replace fields of one of its splits, or of that split's inputs."""
+    split = getattr(dataset, part)
+    own = {name: value for name, value in fields.items() if name in ("labels", "fingerprint")}
+    of_inputs = {name: value for name, value in fields.items() if name not in own}
+    inputs = dataclasses.replace(split.inputs, **of_inputs)
+    return dataclasses.replace(dataset, **{part: dataclasses.replace(split, inputs=inputs, **own)})

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.split import Split
+from jaxdistill.data.inputs.tokens import Tokens
+from jaxdistill.data.split import Split, make_split
 from jaxdistill.models.family import Model, Options, abstract, assemble, config_from
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named
@@ -28,15 +29,9 @@ def text_split(rows: int, seed: int, *, pairs: bool = False) -> Split:
     if pairs:
         types[offsets[1:] - 1] = 1
     texts = [" ".join(WORDS[t] for t in tokens[a:b]) for a, b in pairwise(offsets)]
-    return Split(
-        labels=(np.arange(rows) % 2).astype(np.int32),
-        lengths=lengths,
-        fingerprint=f"{seed}",
-        tokens=tokens,
-        token_types=types,
-        offsets=offsets,
-        texts=(texts, texts) if pairs else (texts,),
-    )
+    columns = (texts, texts) if pairs else (texts,)
+    inputs = Tokens(tokens, types, offsets, texts=columns)
+    return make_split((np.arange(rows) % 2).astype(np.int32), inputs)
 
 
 def text_dataset(*, pairs: bool = False, **notes: int) -> Dataset:

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.config.inputs import altering
 from jaxdistill.config.schema import DataConfig
-from jaxdistill.data.batching.buckets import bucket_of, choose_buckets
+from jaxdistill.data.batching.buckets import bucket_of
 from jaxdistill.data.batching.draws import WHOLE, Draw, Part, bucket_counts, bucket_draws
-from jaxdistill.data.batching.pack_documents import row_batch
 from jaxdistill.data.batching.pack_examples import pack_batch, pack_plan
-from jaxdistill.data.order import Purpose, integers, permutation, stream
-from jaxdistill.data.reading.images import shift_images
+from jaxdistill.data.inputs.inputs import Batch, Chance
+from jaxdistill.data.order import Purpose, permutation, stream
 from jaxdistill.data.split import Split
 from jaxdistill.errors import ConfigError
 from jaxdistill.files.hashing import SHORT, hash_json
-
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +125,10 @@ def train_batches(
     """
     parts = accumulate * shards
     check_parts(batch_size, accumulate, shards)
-    if config.layout == "pack" and split.segments is None:
+    if config.layout == "pack" and not split.inputs.full_rows:
         return _packed(split, batch_size, seed, config, accumulate, shards)
     lengths = split.lengths
-    buckets = _buckets(split, config.buckets, multiple)
+    buckets = split.inputs.buckets(config.buckets, multiple)
     rows = [_rows(bucket, batch_size, parts, config, split) for bucket in buckets]
     bucket = bucket_of(lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -144,19 +142,15 @@ def train_batches(
 
     def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
         batch = make_batch(split, part.draw(draw))
-        if config.shift and "images" in batch:
-            assert split.fill is not None  # set beside images
-            bits = stream(seed, epoch, Purpose.AUGMENT, position)
-            moves = integers(bits, 2 * len(draw.index), 2 * config.shift + 1) - config.shift
-            down, right = (part.take(move) for move in moves.reshape(2, -1))
-            batch["images"] = shift_images(batch["images"], down, right, config.shift, split.fill)
-        return batch
+        chance = Chance(seed, epoch, position, len(draw.index), part)
+        return split.inputs.augment(batch, config, chance)
 
     return _source(
         split,
         counts,
         list(zip(rows, buckets, strict=True)),
-        {"seed": seed, "batch_size": batch_size, "layout": "bucket", "shift": config.shift},
+        {"seed": seed, "batch_size": batch_size, "layout": "bucket", "shift": config.shift}
+        | {name: value for name, value in altering(config).items() if name != "data.shift"},
         draws,
         assemble,
     )
@@ -188,7 +182,7 @@ def eval_batches(
     """
     rows_per_batch = -(-batch_size // shards) * shards
     few = max(1, min(config.buckets, len(split) // rows_per_batch // 2))
-    buckets = _buckets(split, few, multiple)
+    buckets = split.inputs.buckets(few, multiple)
     rows = [rows_per_batch] * len(buckets)
     bucket = bucket_of(split.lengths, buckets)
     counts = bucket_counts(np.bincount(bucket, minlength=len(buckets)).tolist(), rows)
@@ -204,28 +198,9 @@ def eval_batches(
 
 
 def make_batch(split: Split, draw: Draw) -> Batch:
-    """Gather the arrays of a batch of one example per row, padded to its length."""
-    if split.segments is not None:
-        return row_batch(split, draw)
-    index = draw.index
-    batch: Batch = {"labels": split.labels[index], "weight": draw.weight.copy()}
-    if split.images is not None:
-        return {"images": split.images[index], **batch}
-    if split.features is not None:
-        return {"features": split.features[index], **batch}
-    assert split.tokens is not None  # a split has tokens, images or features
-    assert split.token_types is not None
-    assert split.offsets is not None
-    columns = np.arange(draw.shape[1])  # [T]
-    mask = columns < split.lengths[index][:, None]  # [B, T]
-    # Padding may point past the last token of the split; what it reads there is masked.
-    where = np.minimum(split.offsets[index][:, None] + columns, len(split.tokens) - 1)  # [B, T]
-    return {
-        "input_ids": np.where(mask, split.tokens[where], np.int32(split.pad_id)),
-        "attention_mask": mask.astype(np.int32),
-        "token_type_ids": np.where(mask, split.token_types[where], np.uint8(0)).astype(np.int32),
-        **batch,
-    }
+    """Gather the arrays of a batch with a row for each example, padded to its length."""
+    inputs = split.inputs.batch(draw.index, draw.shape[1])
+    return {**inputs, **split.inputs.labelled(split.labels[draw.index], draw.weight)}
 
 
 def _packed(
@@ -250,18 +225,11 @@ def _packed(
     )
 
 
-def _buckets(split: Split, count: int, multiple: int) -> tuple[int, ...]:
-    """Choose the lengths of batches; packed rows are full, so that one fits them all."""
-    if split.segments is not None:
-        return (split.labels.shape[1],)
-    return choose_buckets(split.lengths, count, multiple=multiple)
-
-
 def _rows(length: int, batch_size: int, parts: int, config: DataConfig, split: Split) -> int:
     budget = config.tokens_per_batch
     if budget is None:
         return batch_size
-    if split.tokens is None:
+    if not split.inputs.tokenized:
         raise ConfigError(
             f"data.tokens_per_batch: got {budget} for data without tokens; drop it: "
             "train.batch_size says how many examples a batch has"
@@ -284,12 +252,10 @@ def _source(
     assemble: Callable[[int, int, Draw, Part], Batch],
 ) -> BatchSource:
     used = [shape for shape, count in zip(shapes, counts, strict=True) if count]
-    arrays = split.images if split.images is not None else split.features
-    inputs = used if arrays is None else [(rows, *arrays.shape[1:]) for rows, _ in used]
     buckets = [list(shape) for shape in shapes]
     return BatchSource(
         steps_per_epoch=sum(counts),
-        shapes=tuple(inputs),
+        shapes=tuple((rows, *split.inputs.row_shape(length)) for rows, length in used),
         identity={"data": split.fingerprint, **identity, "buckets": buckets},
         lengths=split.lengths,
         draws=draws,

@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxdistill.data.batching.draws import Draw
-from jaxdistill.data.split import Split, digest
+from jaxdistill.data.inputs.packed_rows import PackedRows
 from jaxdistill.data.text.corpus import Corpus
 
 NOTHING = -1  # the label of a token after which nothing is to be predicted
@@ -107,8 +106,8 @@ def _in_sequence(offsets: np.ndarray, capacity: int) -> tuple[np.ndarray, np.nda
     return np.array(starts, np.int64), np.array(stops, np.int64), np.array(rows, np.int64)
 
 
-def row_split(corpus: Corpus, capacity: int, pad_id: int) -> Split:
-    """Pack a corpus into rows, each of which is an example.
+def pack_rows(corpus: Corpus, capacity: int, pad_id: int) -> tuple[np.ndarray, PackedRows]:
+    """Pack a corpus into rows, each of which is an example; return their labels and the rows.
 
     The next token is looked up here, and only here: `labels[i, t]` is the token after the one at
     `t` of row `i` in the same piece, or -1 where there is none or it is not to be learned.
@@ -135,44 +134,11 @@ def row_split(corpus: Corpus, capacity: int, pad_id: int) -> Split:
     tokens = corpus.ids[places]
     segments = np.repeat(segment, lengths).astype(np.int32)
     labels = table(corpus.ids[after], NOTHING)
-    offsets = np.concatenate([[0], np.cumsum(per_row)])
-    return Split(
-        labels=labels,
-        lengths=per_row,
-        fingerprint=digest(labels, tokens, segments, offsets),
+    rows = PackedRows(
         tokens=tokens,
-        token_types=np.zeros(len(tokens), np.uint8),
-        offsets=offsets,
-        pad_id=pad_id,
         segments=segments,
-        sizes=table(corpus.sizes[after], 0),
+        offsets=np.concatenate([[0], np.cumsum(per_row)]),
+        sizes_of_labels=table(corpus.sizes[after], 0),
+        pad_id=pad_id,
     )
-
-
-def row_batch(split: Split, draw: Draw) -> dict[str, np.ndarray]:
-    """Gather the arrays of a batch of packed rows.
-
-    Returns:
-      `input_ids`, `attention_mask`, `segment_ids` (0 on padding), `position_ids` and `labels` (the
-      next token, -1 for none), int32 [B, T]; `loss_mask`, float32 [B, T], 1 where there is a next
-      token to predict in a row that counts; `weight`, float32 [B].
-    """
-    assert split.tokens is not None  # rows are made of them
-    assert split.offsets is not None
-    assert split.segments is not None
-    columns = np.arange(draw.shape[1])  # [T]
-    inside = columns < split.lengths[draw.index][:, None]  # [B, T]
-    where = np.minimum(split.offsets[draw.index][:, None] + columns, len(split.tokens) - 1)
-    segments = np.where(inside, split.segments[where], 0)
-    begins = np.diff(segments, axis=1, prepend=0) != 0
-    starts = np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
-    labels = split.labels[draw.index]
-    return {
-        "input_ids": np.where(inside, split.tokens[where], np.int32(split.pad_id)),
-        "attention_mask": inside.astype(np.int32),
-        "segment_ids": segments,
-        "position_ids": np.where(inside, columns - starts, 0).astype(np.int32),
-        "labels": labels,
-        "loss_mask": (labels >= 0) * draw.weight[:, None],
-        "weight": draw.weight.copy(),
-    }
+    return labels, rows

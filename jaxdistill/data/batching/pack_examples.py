@@ -156,9 +156,7 @@ def pack_batch(
       `position_ids`, int32 [R, T]; `pool_rows` (counted inside the microbatch) and `pool_columns`,
       int32 [N], where each example's first token is; `labels` and `weight`, [N].
     """
-    assert split.tokens is not None  # packing is for text
-    assert split.token_types is not None
-    assert split.offsets is not None
+    ragged = split.inputs.ragged()
     own, width = part.rows(draw.shape[0]), draw.shape[1]
     rows, index = len(own), part.take(draw.index)
     lengths = part.take(arrangement.lengths[draw.pattern])  # [N]
@@ -174,7 +172,7 @@ def pack_batch(
     columns = before - first[row]  # [N]
     total = int(ends[-1])
     inside = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # [tokens]
-    source = np.repeat(split.offsets[index], lengths) + inside
+    source = np.repeat(ragged.offsets[index], lengths) + inside
     target = np.repeat(row * width + columns, lengths) + inside
 
     def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
@@ -184,16 +182,14 @@ def pack_batch(
 
     segments = spread(np.repeat(segment, lengths))
     return {
-        "input_ids": spread(split.tokens[source], split.pad_id),
+        **{name: spread(values[source], pad) for name, (values, pad) in ragged.fields.items()},
         "attention_mask": (segments > 0).astype(np.int32),
-        "token_type_ids": spread(split.token_types[source]),
         "segment_ids": segments,
         "position_ids": spread(inside),
         "pool_rows": (whole_row // arrangement.accumulate).astype(np.int32),
         # An absent example reads some token of its row; its weight is 0.
         "pool_columns": np.minimum(columns, width - 1).astype(np.int32),
-        "labels": split.labels[index],
-        "weight": part.take(draw.weight).copy(),
+        **split.inputs.labelled(split.labels[index], part.take(draw.weight)),
     }
 
 
@@ -211,8 +207,7 @@ def pack_plan(
     Raises:
       ConfigError: the data or one of its texts has no tokens, or a token budget is given too.
     """
-    if split.tokens is None:
-        raise ConfigError("data.layout: got 'pack' for data without tokens, expected 'bucket'")
+    split.inputs.ragged()  # refuses what has no tokens
     if tokens_per_batch is not None:
         raise ConfigError(
             f"data.tokens_per_batch: got {tokens_per_batch} with data.layout=pack, expected none; "

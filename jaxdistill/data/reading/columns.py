@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Literal
 
 import numpy as np
 
@@ -19,20 +18,20 @@ from jaxdistill.data.reading.column_names import (
 from jaxdistill.data.reading.table import Remark, Table, listed, only_column
 from jaxdistill.errors import DataError, did_you_mean
 from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.registry import modalities, modality_named, recognizable
 from jaxdistill.tasks.registry import task_named
 
 _SAMPLE = 500
-Modality = Literal["text", "image", "features"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """The columns that matter: one input (a pair for two texts) and the labels.
+    """The columns that matter: those of the input (a pair for two texts) and of the labels.
 
     Several label columns are 0/1 columns of a multi-label task.
     """
 
-    modality: Modality
+    modality: str
     inputs: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -49,7 +48,7 @@ def find_roles(table: Table, config: DataConfig, *, task: str) -> Roles:
                 f"data.{key}: has no effect for task {task!r}, expected data.text (and "
                 "data.text_pair); drop it, or set task=language_model"
             )
-    for key in ("text", "text_pair", "image", "label"):
+    for key in (*(key for one in modalities().values() for key in one.column_keys), "label"):
         name = getattr(config, key)
         if name is not None and name not in table.columns:
             found = list(table.columns)
@@ -63,29 +62,75 @@ def find_roles(table: Table, config: DataConfig, *, task: str) -> Roles:
     return Roles(modality, inputs, function_of(find_labels)(table, config, inputs))
 
 
-def _inputs(table: Table, config: DataConfig) -> tuple[Modality, tuple[str, ...]]:
-    if "features" in table.columns and isinstance(table.columns["features"], np.ndarray):
-        return "features", ("features",)
-    if config.image is not None:
-        return "image", (config.image,)
-    if config.text is not None:
-        pair = () if config.text_pair is None else (config.text_pair,)
-        return "text", (config.text, *pair)
-    if config.text_pair is not None:
-        raise DataError("data.text: got only data.text_pair, expected the first text's column too")
+def _inputs(table: Table, config: DataConfig) -> tuple[str, tuple[str, ...]]:
+    """Look for columns that are named for a kind of input, then for columns with usual names."""
+    wanted = config.modality
+    candidates = recognizable() if wanted is None else [modality_named(wanted)]
+    for way in ("named", "usual"):
+        for modality in candidates:
+            found = getattr(modality, way)
+            columns = None if found is None else function_of(found)(table, config)
+            if columns is not None:
+                return modality.name, columns
+    raise DataError(
+        f"data.modality: got {wanted!r}, but {table.source} has no column that is known to hold "
+        f"{candidates[0].plural}, only {list(table.columns)}; name other columns, or drop "
+        "data.modality"
+    )
+
+
+def feature_columns(table: Table, config: DataConfig) -> tuple[str, ...] | None:
+    """Return the column of vectors that an `.npz` file holds as `x`."""
+    values = table.columns.get("features")
+    return ("features",) if isinstance(values, np.ndarray) else None
+
+
+def named_image(table: Table, config: DataConfig) -> tuple[str, ...] | None:
+    """Return the column that `data.image` names."""
+    return None if config.image is None else (config.image,)
+
+
+def usual_image(table: Table, config: DataConfig) -> tuple[str, ...] | None:
+    """Return the only column with a usual name of images.
+
+    Raises:
+      DataError: there are several.
+    """
     usual = by_usual_name(table.columns)
     images = [usual[name] for name in IMAGES if name in usual]
-    if images:
-        return "image", (only_column(images, "image", table),)
+    return (only_column(images, "image", table),) if images else None
+
+
+def named_texts(table: Table, config: DataConfig) -> tuple[str, ...] | None:
+    """Return the column, or the pair, that `data.text` and `data.text_pair` name.
+
+    Raises:
+      DataError: only the second text is named.
+    """
+    if config.text is not None:
+        pair = () if config.text_pair is None else (config.text_pair,)
+        return (config.text, *pair)
+    if config.text_pair is not None:
+        raise DataError("data.text: got only data.text_pair, expected the first text's column too")
+    return None
+
+
+def usual_texts(table: Table, config: DataConfig) -> tuple[str, ...]:
+    """Return the only column, or pair of columns, with usual names of texts.
+
+    Raises:
+      DataError: there are none or several.
+    """
+    usual = by_usual_name(table.columns)
     pairs = [(usual[a], usual[b]) for a, b in PAIRS if a in usual and b in usual]
     paired = {name for pair in pairs for name in pair}
     singles = [usual[name] for name in TEXTS if name in usual and usual[name] not in paired]
     if not pairs and not singles:
         singles = [usual[name] for name in WEAKER_TEXTS if name in usual]
     if len(pairs) == 1 and not singles:
-        return "text", pairs[0]
+        return pairs[0]
     if not pairs:
-        return "text", (only_column(singles, "text", table),)
+        return (only_column(singles, "text", table),)
     raise DataError(
         f"data.text: {table.source} could mean {[*map(list, pairs), *singles]}, expected one; set "
         f"data.text (and data.text_pair) to columns of {list(table.columns)}"

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdistill.config.schema import DataConfig, TokenizerConfig
-from jaxdistill.data.batching.pack_documents import row_split
+from jaxdistill.data.batching.pack_documents import pack_rows
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.inputs.reading import Found, Source
 from jaxdistill.data.reading.documents import Documents, read_documents
-from jaxdistill.data.split import Split, combined
+from jaxdistill.data.split import Split, combined, make_split
 from jaxdistill.data.text.bpe import LANGUAGE, choose_tokenizer
 from jaxdistill.data.text.corpus import tokenize_documents
 from jaxdistill.data.text.tokenize import check_row_limits, load_tokenizer, padding_id
@@ -43,44 +44,60 @@ def prepare_language(
         )
     check_row_limits(config.max_length, positions)
     documents = read_documents(config)
-    tokenizer = _tokenizer(config, documents["train"], tokenizer_folder, folder)
+    source = Source((), config, tokenizer=tokenizer_folder, row_limits=positions, cache=folder)
+    found = read_rows(documents, source)
+    splits = {part: make_split(found.labels[part], found.inputs[part]) for part in found.inputs}
+    for part, read in documents.items():
+        _log.info("%s: %s", part, _told(read, splits[part]))
+    return Dataset(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        modality="documents",
+        labels=None,
+        num_labels=0,
+        fingerprint=combined(splits),
+        notes={**found.notes, **_seen(documents)},
+        tokenizer=found.tokenizer,
+        vocabulary=found.vocabulary,
+        remarks=found.remarks,
+    )
+
+
+def read_rows(documents: Mapping[str, Documents], source: Source) -> Found:
+    """Tokenize the documents of every split and pack them into rows, which bring their labels.
+
+    Raises:
+      DataError: no tokenizer can be had, or a split has nothing to predict.
+    """
+    config = source.config
+    assert source.cache is not None  # a run keeps tokenizers in its work directory
+    tokenizer = _tokenizer(config, documents["train"], source.tokenizer, source.cache)
     loaded = load_tokenizer(tokenizer)
     pad_id = padding_id(loaded, tokenizer)
-    splits, notes = {}, {}
+    inputs, labels, notes = {}, {}, {}
     for part, read in documents.items():
         corpus = tokenize_documents(
-            read, folder=tokenizer, cache_dir=folder if config.cache else None
+            read, folder=tokenizer, cache_dir=source.cache if config.cache else None
         )
-        split = splits[part] = row_split(corpus, config.max_length, pad_id)
-        if not len(split):
+        labels[part], rows = pack_rows(corpus, config.max_length, pad_id)
+        if not len(rows):
             raise DataError(
                 f"{read.source}: got {len(read)} documents of {part} with nothing to predict, "
                 "expected two tokens in one"
             )
+        inputs[part] = rows
         notes |= {
             f"{part}.rows": len(read),
             f"{part}.cut": 0,
             f"{part}.empty": read.empty,
             f"{part}.silent": corpus.silent,
             **{f"{part}.chats.{name}": count for name, count in corpus.faults.items()},
-            f"{part}.tokens": int(split.lengths.sum()),
+            f"{part}.tokens": int(rows.lengths.sum()),
             f"{part}.bytes": int(corpus.sizes[corpus.learned].sum()),
         }
-        _log.info("%s: %s", part, _told(read, split))
-    notes |= _seen(documents)
-    return Dataset(
-        train=splits["train"],
-        validation=splits["validation"],
-        test=splits.get("test"),
-        modality="text",
-        labels=None,
-        num_labels=0,
-        fingerprint=combined(splits),
-        notes=notes,
-        tokenizer=tokenizer,
-        vocabulary=len(loaded),
-        remarks=tuple(dict.fromkeys(r for read in documents.values() for r in read.remarks)),
-    )
+    remarks = tuple(dict.fromkeys(r for read in documents.values() for r in read.remarks))
+    return Found(inputs, remarks, tokenizer, len(loaded), labels=labels, notes=notes)
 
 
 def _tokenizer(config: DataConfig, documents: Documents, own: Path | None, folder: Path) -> Path:

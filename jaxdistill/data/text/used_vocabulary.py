@@ -22,12 +22,12 @@ AXIS = "vocab"
 
 def used_ids(dataset: Dataset) -> np.ndarray | None:
     """Return the token ids of training and validation, ascending, int64; None without tokens."""
-    splits = [dataset.train, dataset.validation]
-    parts = [np.unique(split.tokens) for split in splits if split.tokens is not None]
-    if not parts:
+    inputs = [dataset.train.inputs, dataset.validation.inputs]
+    parts = [np.unique(part.token_ids()) for part in inputs]
+    if not any(map(len, parts)):
         return None
     # Models compare ids with the padding id: everything up to it keeps its number.
-    kept = np.arange(max(split.pad_id for split in splits) + 1)
+    kept = np.arange(max(part.pad_id for part in inputs) + 1)
     return np.unique(np.concatenate([*parts, kept])).astype(np.int64)
 
 
@@ -35,10 +35,7 @@ def renumber(dataset: Dataset, used: np.ndarray) -> Dataset:
     """Replace every token id by its place among `used`; training has no test split."""
 
     def renumbered(split: Split) -> Split:
-        if split.tokens is None:
-            return split
-        tokens = np.searchsorted(used, split.tokens).astype(np.int32)
-        return dataclasses.replace(split, tokens=tokens)
+        return dataclasses.replace(split, inputs=split.inputs.renumbered(used))
 
     train, validation = renumbered(dataset.train), renumbered(dataset.validation)
     return dataclasses.replace(dataset, train=train, validation=validation, test=None)

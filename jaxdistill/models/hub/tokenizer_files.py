@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdistill.files.model_folder import read_json
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
+from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import Family, Model
 from jaxdistill.models.positions import row_limit
 
@@ -28,7 +29,7 @@ def tokenizer_texts(
       source: the folder the tokenizer comes from.
       max_length: the longest row of an encoder in training; None: as long as the tokenizer says.
     """
-    if source is None or family.modality != "text":
+    if source is None or not modality_named(family.modality).tokenized:
         return {}
     home = encoder_folder(source)
     config = read_json(home / CONFIG) if (home / CONFIG).is_file() else {}

@@ -1,14 +1,15 @@
 """Batches are a pure function of seed and step, and hold every example once per epoch."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.batch_source import eval_batches, train_batches
 from jaxdistill.data.batching.draws import bucket_counts, bucket_draws
-from jaxdistill.data.split import Split, digest
+from jaxdistill.data.inputs.features import features_of
+from jaxdistill.data.inputs.images import Images
+from jaxdistill.data.reading.preprocessing import Preprocessing
+from jaxdistill.data.split import Split, make_split
 from jaxdistill.errors import ConfigError
 
 LENGTHS = np.random.default_rng(1).geometric(0.12, 237).clip(3, 40)
@@ -59,10 +60,12 @@ def test_rows_are_the_examples_padded(make_split):
             example, length = index[row], split.lengths[index[row]]
             assert batch["weight"][row] == 1
             ids, types = batch["input_ids"][row], batch["token_type_ids"][row]
-            start = split.offsets[example]
-            np.testing.assert_array_equal(ids[:length], split.tokens[start : start + length])
-            np.testing.assert_array_equal(types[:length], split.token_types[start : start + length])
-            assert (ids[length:] == split.pad_id).all()
+            start = split.inputs.offsets[example]
+            np.testing.assert_array_equal(ids[:length], split.inputs.tokens[start : start + length])
+            np.testing.assert_array_equal(
+                types[:length], split.inputs.token_types[start : start + length]
+            )
+            assert (ids[length:] == split.inputs.pad_id).all()
             assert (types[length:] == 0).all()
             expected = np.arange(len(ids)) < length
             np.testing.assert_array_equal(batch["attention_mask"][row], expected)
@@ -202,13 +205,7 @@ def test_the_fingerprint_tells_what_the_order_depends_on(make_split):
 def image_split(count: int) -> Split:
     images = np.random.default_rng(0).random((count, 6, 6, 1), np.float32) + 1
     labels = np.arange(count, dtype=np.int32)
-    return Split(
-        labels=labels,
-        lengths=np.ones(count, np.int64),
-        fingerprint=digest(labels, images),
-        images=images,
-        fill=np.zeros(1, np.float32),
-    )
+    return make_split(labels, Images(images, Preprocessing()))
 
 
 def test_images_and_features_are_batched_as_they_are():
@@ -218,11 +215,12 @@ def test_images_and_features_are_batched_as_they_are():
     batches = list(source)
     assert sorted(int(x) for b in batches for x in b["labels"][b["weight"] > 0]) == list(range(21))
     for batch in batches:
-        np.testing.assert_array_equal(batch["images"], split.images[batch["labels"]])
-    plain = dataclasses.replace(split, images=None, features=split.images.reshape(21, 36))
+        np.testing.assert_array_equal(batch["images"], split.inputs.images[batch["labels"]])
+    vectors = split.inputs.images.reshape(21, 36)
+    plain = make_split(split.labels, features_of(vectors))
     source = train_batches(plain, batch_size=8, seed=0, config=config())
     assert source.shapes == ((8, 36),)
-    np.testing.assert_array_equal(source[0]["features"], plain.features[source[0]["labels"]])
+    np.testing.assert_array_equal(source[0]["features"], vectors[source[0]["labels"]])
 
 
 def test_shifts_move_pixels_and_repeat_with_the_step():
@@ -234,7 +232,7 @@ def test_shifts_move_pixels_and_repeat_with_the_step():
         batch = source[step]
         assert_equal(batch, again[step])
         for image, label in zip(batch["images"][..., 0], batch["labels"], strict=True):
-            original = split.images[label, ..., 0]
+            original = split.inputs.images[label, ..., 0]
             found = [
                 (down, right)
                 for down in range(-2, 3)

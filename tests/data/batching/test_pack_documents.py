@@ -5,8 +5,8 @@ import pytest
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.batch_source import eval_batches, train_batches
-from jaxdistill.data.batching.pack_documents import pack_documents, row_split
-from jaxdistill.data.split import take_examples
+from jaxdistill.data.batching.pack_documents import pack_documents, pack_rows
+from jaxdistill.data.split import make_split, take_examples
 from jaxdistill.data.text.corpus import Corpus
 
 
@@ -28,7 +28,7 @@ def config(**fields) -> DataConfig:
 def test_the_next_token_is_looked_up_once_and_never_beyond_a_document():
     # Two documents in each of two rows of 8: written down by hand.
     corpus = make_corpus([3, 4, 2, 5])
-    split = row_split(corpus, 8, pad_id=7777)
+    split = make_split(*pack_rows(corpus, 8, pad_id=7777))
     batch = next(iter(eval_batches(split, batch_size=2, config=config())))
     by_row = {tuple(row[row != 7777]): i for i, row in enumerate(batch["input_ids"])}
     first = by_row[0, 1, 2, 3000, 3001, 3002, 3003, 3004]
@@ -58,18 +58,18 @@ def test_the_next_token_is_looked_up_once_and_never_beyond_a_document():
 @pytest.mark.parametrize("lengths", [[50, 3, 1, 17, 8, 2, 33], [5] * 20, [1, 1, 9], [300]])
 def test_every_token_is_predicted_once_from_the_one_before_it(lengths, capacity):
     corpus = make_corpus(lengths)
-    split = row_split(corpus, capacity, pad_id=0)
+    split = make_split(*pack_rows(corpus, capacity, pad_id=0))
     found, sizes = [], 0
     for row in range(len(split)):
-        own = slice(split.offsets[row], split.offsets[row + 1])
-        tokens, labels = split.tokens[own], split.labels[row][: split.lengths[row]]
+        own = slice(split.inputs.offsets[row], split.inputs.offsets[row + 1])
+        tokens, labels = split.inputs.tokens[own], split.labels[row][: split.lengths[row]]
         assert len(tokens) <= capacity
         assert (split.labels[row][split.lengths[row] :] == -1).all()
         for token, label in zip(tokens, labels, strict=True):
             if label >= 0:
                 assert label == token + 1
                 found.append(label)
-        sizes += split.sizes[row].sum()
+        sizes += split.inputs.sizes_of_labels[row].sum()
     wanted = corpus.ids[corpus.learned]
     assert sorted(found) == sorted(wanted.tolist())
     assert sizes == corpus.sizes[corpus.learned].sum()
@@ -95,13 +95,13 @@ def test_nearly_every_slot_holds_a_real_token(kind):
 def test_tokens_that_are_not_learned_are_read_but_not_predicted():
     learned = np.array([0, 0, 1, 1, 0, 0, 1, 0], bool)
     corpus = make_corpus([8], learned=learned)
-    split = row_split(corpus, 8, pad_id=0)
+    split = make_split(*pack_rows(corpus, 8, pad_id=0))
     np.testing.assert_array_equal(split.labels[0], [-1, 2, 3, -1, -1, 6, -1, -1])
-    np.testing.assert_array_equal(split.tokens, np.arange(8))
+    np.testing.assert_array_equal(split.inputs.tokens, np.arange(8))
 
 
 def test_batches_depend_on_seed_and_step_alone_in_every_epoch():
-    split = row_split(make_corpus([40] * 30), 16, pad_id=0)
+    split = make_split(*pack_rows(make_corpus([40] * 30), 16, pad_id=0))
 
     def source(seed):
         return train_batches(split, batch_size=4, seed=seed, config=config(layout="pack"))
@@ -124,7 +124,7 @@ def test_batches_depend_on_seed_and_step_alone_in_every_epoch():
 
 
 def test_rows_that_only_fill_a_batch_are_not_learned():
-    split = row_split(make_corpus([40] * 3), 16, pad_id=0)
+    split = make_split(*pack_rows(make_corpus([40] * 3), 16, pad_id=0))
     (batch,) = eval_batches(split, batch_size=len(split) + 2, config=config())
     assert batch["weight"].tolist() == [1.0] * len(split) + [0.0] * 2
     assert batch["loss_mask"][:-2].any(axis=1).all()
@@ -132,7 +132,7 @@ def test_rows_that_only_fill_a_batch_are_not_learned():
 
 
 def test_some_rows_are_taken_with_all_that_belongs_to_them():
-    split = row_split(make_corpus([40, 7, 22, 5, 30]), 16, pad_id=0)
+    split = make_split(*pack_rows(make_corpus([40, 7, 22, 5, 30]), 16, pad_id=0))
     rows = np.array([len(split) - 1, 0])
     taken = take_examples(split, rows)
     whole = next(iter(eval_batches(split, batch_size=len(split), config=config())))

@@ -6,6 +6,8 @@ import pytest
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.batching.pack_examples import first_fit
+from jaxdistill.data.inputs.features import features_of
+from jaxdistill.data.split import make_split
 from jaxdistill.errors import ConfigError
 
 LENGTHS = np.random.default_rng(2).geometric(0.1, 301).clip(3, 50)
@@ -63,15 +65,15 @@ def test_an_epoch_holds_every_example_whole_and_once(make_split, accumulate, sha
             found = unpack(batch, accumulate)
             assert [example for example, _ in found] == info.index[info.index >= 0].tolist()
             for example, tokens in found:
-                start, stop = split.offsets[example : example + 2]
-                np.testing.assert_array_equal(tokens, split.tokens[start:stop])
+                start, stop = split.inputs.offsets[example : example + 2]
+                np.testing.assert_array_equal(tokens, split.inputs.tokens[start:stop])
             np.testing.assert_array_equal(
                 batch["labels"][batch["weight"] > 0], split.labels[[e for e, _ in found]]
             )
             tokens = sum(len(tokens) for _, tokens in found)
             assert batch["attention_mask"].sum() == tokens == info.tokens
             assert (batch["segment_ids"] > 0).sum() == tokens
-            assert (batch["input_ids"][batch["segment_ids"] == 0] == split.pad_id).all()
+            assert (batch["input_ids"][batch["segment_ids"] == 0] == split.inputs.pad_id).all()
             assert info.slots == rows * width
             seen += [example for example, _ in found]
         assert sorted(seen) == list(range(len(split)))
@@ -134,10 +136,8 @@ def test_first_fit_fills_rows_in_turn():
     assert first_fit(np.array([7, 6, 4, 3, 2]), 10).tolist() == [0, 1, 1, 0, 2]
 
 
-def test_images_cannot_be_packed(make_split):
-    import dataclasses
-
-    split = dataclasses.replace(make_split(LENGTHS), tokens=None)
+def test_vectors_cannot_be_packed():
+    split = make_split(np.zeros(9, np.int32), features_of(np.ones((9, 2))))
     with pytest.raises(ConfigError, match="layout: got 'pack' for data without tokens"):
         train_batches(split, batch_size=8, seed=0, config=config())
 

@@ -8,8 +8,10 @@ import pytest
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.batching.draws import Part
-from jaxdistill.data.batching.pack_documents import row_split
-from jaxdistill.data.split import Split, digest
+from jaxdistill.data.batching.pack_documents import pack_rows
+from jaxdistill.data.inputs.images import Images
+from jaxdistill.data.reading.preprocessing import Preprocessing
+from jaxdistill.data.split import Split, make_split
 from jaxdistill.data.text.corpus import Corpus
 from jaxdistill.teachers import targets as precomputed
 
@@ -24,15 +26,15 @@ def config(**values) -> DataConfig:
 def image_split() -> Split:
     images = np.random.default_rng(0).random((37, 6, 6, 1), np.float32)
     labels = np.arange(37, dtype=np.int32)
-    fill = np.zeros(1, np.float32)
-    return Split(labels, np.ones(37, np.int64), digest(images, labels), images=images, fill=fill)
+    return make_split(labels, Images(images, Preprocessing()))
 
 
 def row_of_documents() -> Split:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
     ids = np.arange(offsets[-1], dtype=np.int32)
     learned = np.ones(len(ids), bool)
-    return row_split(Corpus(ids, learned, np.ones(len(ids), np.int32), offsets), 48, pad_id=0)
+    corpus = Corpus(ids, learned, np.ones(len(ids), np.int32), offsets)
+    return make_split(*pack_rows(corpus, 48, pad_id=0))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -62,10 +62,9 @@ def test_chats_are_read_with_the_models_own_template(tmp_path):
     found = prepare(config, tmp_path / "work", own=tmp_path / "own")
     assert found.notes["train.silent"] == 1
     split = found.train
-    assert split.tokens is not None
     said = tokenizer.decode(split.labels[split.labels >= 0])
     assert sorted(said.split("<|endoftext|>")[:-1]) == sorted(f"answers {i}" for i in range(20))
-    assert "<user>one question<|endoftext|><assistant>" in tokenizer.decode(split.tokens)
+    assert "<user>one question<|endoftext|><assistant>" in tokenizer.decode(split.inputs.tokens)
     trains = config.model_copy(update={"tokenizer": TokenizerConfig(vocabulary=270)})
     with pytest.raises(DataError, match="got one to train on chats, expected a folder"):
         prepare(trains, tmp_path / "work")

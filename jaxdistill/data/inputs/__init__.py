@@ -1,0 +1,1 @@
+"""What examples are read into, by kind of input: batches, subsets and hashes of them."""
