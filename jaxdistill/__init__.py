@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxdistill.data.inputs.inputs import Arrays, Inputs
     from jaxdistill.data.inputs.reading import Found
     from jaxdistill.data.label_space import LabelSpace
+    from jaxdistill.doctor.findings import Finding
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxdistill.engine.on_policy_step import make_on_policy_step
     from jaxdistill.engine.state import TrainState
     from jaxdistill.engine.step import make_eval_step, make_train_step
+    from jaxdistill.errors import DataError
     from jaxdistill.generation.decode import generate
     from jaxdistill.generation.rollout import make_continue
     from jaxdistill.methods.method import Method
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Arrays",
     "CacheWriter",
+    "DataError",
     "Field",
+    "Finding",
     "Found",
     "Inputs",
     "LabelSpace",
@@ -102,6 +106,8 @@ _HOMES = {
     "modalities.registry": ("register_modality",),
     "data.inputs.inputs": ("Arrays", "Inputs"),
     "data.inputs.reading": ("Found",),
+    "doctor.findings": ("Finding",),
+    "errors": ("DataError",),
     "engine.objective": ("Objective", "Term", "features_term", "logits_term", "task_term"),
     "parallel.mesh": ("make_mesh",),
     "engine.on_policy_step": ("make_on_policy_step",),

@@ -26,8 +26,9 @@ class Method(NamedTuple):
 
 
 def methods() -> list[Method]:
-    """Return every task, model family, loss, schedule, optimizer and data source."""
-    return [*_tasks(), *_families(), *_losses(), *_schedules(), *_optimizers(), *_sources()]
+    """Return every task, kind of input, model family, loss, schedule, optimizer and source."""
+    kinds = (_tasks(), _modalities(), _families(), _losses(), _schedules(), _optimizers())
+    return [method for found in (*kinds, _sources()) for method in found]
 
 
 def describe_methods() -> str:
@@ -66,6 +67,7 @@ def _tasks() -> list[Method]:
 
 
 def _families() -> list[Method]:
+    from jaxdistill.modalities.registry import modality_named
     from jaxdistill.models.registry import families
 
     found = []
@@ -73,9 +75,21 @@ def _families() -> list[Method]:
         own = (name, f"jaxdistill-{name}")
         names = [name, *(other for other in family.model_types if other not in own)]
         heads = ", ".join(str(head) for head in family.architectures if head is not None)
-        modality = {"features": "vectors", "image": "images"}.get(family.modality, family.modality)
-        summary = f"{modality}; {heads}" if heads else modality
+        held = modality_named(family.modality).plural
+        summary = f"{held}; {heads}" if heads else held
         found.append(Method("model family", ", ".join(names), summary, family.paper))
+    return found
+
+
+def _modalities() -> list[Method]:
+    from jaxdistill.methods.method import function_of
+    from jaxdistill.modalities.registry import modalities
+
+    found = []
+    for name, modality in modalities().items():
+        read = first_sentence(function_of(modality.read))
+        summary = f"{read} ({', '.join(modality.fields)})"
+        found.append(Method("kind of input", name, summary, papers(function_of(modality.read))))
     return found
 
 

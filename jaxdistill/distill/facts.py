@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.inputs.shapes import sizes_of
 from jaxdistill.data.text.ends import ends_of
 from jaxdistill.doctor.checks_models import described
 from jaxdistill.methods.method import function_of
@@ -51,7 +52,7 @@ def facts_of(config: Config, dataset: Dataset) -> Facts:
         pad_id=inputs.pad_id,
         ends=ends_of(config, dataset) if task.writes and config.on_policy is not None else None,
         modality=dataset.modality,
-        sizes=inputs.sizes(),
+        sizes=sizes_of(modality_named(dataset.modality), inputs),
     )
 
 

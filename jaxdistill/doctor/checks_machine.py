@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxdistill.config.schema import TrainConfig
-from jaxdistill.data.inputs.shapes import batch_shapes
+from jaxdistill.data.inputs.shapes import batch_shapes, sizes_of
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.lm_scores import last_logits
@@ -96,7 +96,7 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
     rows = max(1, train.batch_size // train.accumulate // (sizes["data"] * sizes["fsdp"]))
     modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
-    batch = batch_shapes(modality, rows, inputs.sizes())
+    batch = batch_shapes(modality, rows, sizes_of(modality, inputs))
 
     def residuals(params: Any, batch: Any) -> Any:
         def forward(params: Any) -> Any:

@@ -10,7 +10,7 @@ import jax
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
-from jaxdistill.data.inputs.shapes import example_batch
+from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.engine.optimizer import make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
@@ -95,4 +95,4 @@ def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
 def _example(setup: Setup) -> dict[str, Any]:
     """Return a batch of one example like those of the data, texts of a few tokens."""
     modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
-    return example_batch(modality, 1, {**inputs.sizes(), "length": _TOKENS})
+    return example_batch(modality, 1, {**sizes_of(modality, inputs), "length": _TOKENS})

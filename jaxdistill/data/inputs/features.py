@@ -14,7 +14,7 @@ from jaxdistill.errors import DataError
 
 def features_of(values: np.ndarray) -> Arrays:
     """Return vectors `[N, D]` as inputs with the batch field `features`, float32 [B, D]."""
-    return Arrays({"features": values.astype(np.float32)}, {"features": ("features",)})
+    return Arrays({"features": values.astype(np.float32)})
 
 
 def read_features(tables: Mapping[str, Table], source: Source) -> Found:

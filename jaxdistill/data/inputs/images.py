@@ -60,10 +60,6 @@ class Images(Inputs):
     def hashed(self, *, subset: bool) -> tuple[np.ndarray, ...]:
         return (self.images,)
 
-    def sizes(self) -> Mapping[str, int]:
-        height, width, channels = self.images.shape[1:]
-        return {"height": height, "width": width, "channels": channels}
-
     def row_shape(self, length: int) -> tuple[int, ...]:
         return self.images.shape[1:]
 

@@ -89,10 +89,6 @@ class Inputs(ABC):
         """Return the arrays that the fingerprint of a split, or of a subset of one, is of."""
 
     @abstractmethod
-    def sizes(self) -> Mapping[str, int]:
-        """Return the sizes of an example by name, as the modality's fields are laid out."""
-
-    @abstractmethod
     def row_shape(self, length: int) -> tuple[int, ...]:
         """Return the shape of an example of that length in a batch, for the log and compilation."""
 
@@ -138,6 +134,10 @@ class Inputs(ABC):
         """Replace every token id by its place among ascending ids `used`."""
         return self
 
+    def sizes(self) -> Mapping[str, int]:
+        """Return sizes by name that are no axis of a batch field, such as kinds of token."""
+        return {}
+
     def counts(self) -> Mapping[str, int]:
         """Return what is worth telling of the examples, such as how many rows were `cut`."""
         return {}
@@ -153,11 +153,9 @@ class Arrays(Inputs):
 
     Attributes:
       arrays: array [N, ...] of each batch field, by name.
-      axes: names of the axes behind the first of each field, whose sizes models may ask for.
     """
 
     arrays: Mapping[str, np.ndarray]
-    axes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -174,13 +172,6 @@ class Arrays(Inputs):
 
     def hashed(self, *, subset: bool) -> tuple[np.ndarray, ...]:
         return tuple(self.arrays.values())
-
-    def sizes(self) -> Mapping[str, int]:
-        return {
-            axis: size
-            for name, axes in self.axes.items()
-            for axis, size in zip(axes, self.arrays[name].shape[1:], strict=True)
-        }
 
     def row_shape(self, length: int) -> tuple[int, ...]:
         return next(iter(self.arrays.values())).shape[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 import numpy as np
@@ -99,9 +99,6 @@ class PackedRows(Inputs):
         return (
             (self.tokens, self.segments) if subset else (self.tokens, self.segments, self.offsets)
         )
-
-    def sizes(self) -> Mapping[str, int]:
-        return {"length": self.places}
 
     def row_shape(self, length: int) -> tuple[int, ...]:
         return (length,)

@@ -1,4 +1,4 @@
-"""Batches of a kind of input without its data: shapes, or one example that stands for any."""
+"""Sizes of examples, and the batches that they give: of data, or where no data exist."""
 
 from __future__ import annotations
 
@@ -7,8 +7,38 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from jaxdistill.errors import DataError
+from jaxdistill.data.inputs.inputs import Inputs
+from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.modalities.modality import Modality
+
+
+def sizes_of(modality: Modality, inputs: Inputs) -> dict[str, int]:
+    """Return the sizes of an example by name: the axes of its batch fields, and further ones.
+
+    Raises:
+      ConfigError: batches are not what the kind of input declares.
+    """
+    length = inputs.buckets(1, 1)[-1]
+    batch = inputs.batch(np.zeros(1, np.int64), length)
+    sizes: dict[str, int] = dict(inputs.sizes())
+    told = f"modality {modality.name!r}: a batch"
+    if batch.keys() != modality.fields.keys():
+        raise ConfigError(
+            f"{told} holds {list(batch)}, expected the fields {list(modality.fields)}"
+        )
+    for name, field in modality.fields.items():
+        shape, dtype = batch[name].shape[1:], batch[name].dtype.name
+        if len(shape) != len(field.axes) or dtype != field.dtype:
+            raise ConfigError(
+                f"{told} holds {name} of {dtype} and shape {(1, *shape)}, expected {field.dtype} "
+                f"with the axes {('rows', *field.axes)}"
+            )
+        for axis, size in zip(field.axes, shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ConfigError(
+                    f"{told} holds {name} with {axis}={size}, expected {sizes[axis]} as elsewhere"
+                )
+    return sizes
 
 
 def batch_shapes(

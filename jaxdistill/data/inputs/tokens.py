@@ -76,10 +76,7 @@ class Tokens(Inputs):
         return (self.tokens,) if subset else (self.tokens, self.token_types, self.offsets)
 
     def sizes(self) -> Mapping[str, int]:
-        return {
-            "length": int(self.lengths.max(initial=1)),
-            "token_types": 1 + int(self.token_types.max(initial=0)),
-        }
+        return {"token_types": 1 + int(self.token_types.max(initial=0))}
 
     def row_shape(self, length: int) -> tuple[int, ...]:
         return (length,)

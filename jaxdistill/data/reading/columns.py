@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from jaxdistill.data.reading.column_names import (
 from jaxdistill.data.reading.table import Remark, Table, listed, only_column
 from jaxdistill.errors import DataError, did_you_mean
 from jaxdistill.methods.method import function_of
+from jaxdistill.modalities.modality import Modality
 from jaxdistill.modalities.registry import modalities, modality_named, recognizable
 from jaxdistill.tasks.registry import task_named
 
@@ -67,16 +68,28 @@ def _inputs(table: Table, config: DataConfig) -> tuple[str, tuple[str, ...]]:
     wanted = config.modality
     candidates = recognizable() if wanted is None else [modality_named(wanted)]
     for way in ("named", "usual"):
-        for modality in candidates:
-            found = getattr(modality, way)
+        for kind in candidates:
+            found = getattr(kind, way)
             columns = None if found is None else function_of(found)(table, config)
             if columns is not None:
-                return modality.name, columns
+                _check_options(table, kind, columns)
+                return kind.name, tuple(columns)
     raise DataError(
         f"data.modality: got {wanted!r}, but {table.source} has no column that is known to hold "
         f"{candidates[0].plural}, only {list(table.columns)}; name other columns, or drop "
         "data.modality"
     )
+
+
+def _check_options(table: Table, kind: Modality, columns: Sequence[str]) -> None:
+    """Check columns that the options of a kind of input name; keys of `data` were checked."""
+    for name in columns if kind.has_options else ():
+        if name not in table.columns:
+            found = list(table.columns)
+            raise DataError(
+                f"data.inputs: {table.source} has no column {name!r}, expected one of {found}."
+                f"{did_you_mean(name, found)}"
+            )
 
 
 def feature_columns(table: Table, config: DataConfig) -> tuple[str, ...] | None:
