@@ -50,8 +50,9 @@ def modality_named(name: str) -> Modality:
 
 
 def recognizable() -> list[Modality]:
-    """Return the kinds that data shows by itself, in the order in which they are looked for."""
-    found = [one for one in modalities().values() if not one.has_options]
+    """Return the kinds that columns show, in the order in which they are looked for."""
+    shown = [one for one in modalities().values() if one.named or one.usual]
+    found = [one for one in shown if not one.has_options]
     return sorted(found, key=lambda one: one.name == DEFAULT)
 
 
