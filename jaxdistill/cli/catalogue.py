@@ -86,10 +86,10 @@ def _modalities() -> list[Method]:
     from jaxdistill.modalities.registry import modalities
 
     found = []
-    for name, modality in modalities().items():
-        read = first_sentence(function_of(modality.read))
-        summary = f"{read} ({', '.join(modality.fields)})"
-        found.append(Method("kind of input", name, summary, papers(function_of(modality.read))))
+    for name, kind in modalities().items():
+        read = first_sentence(function_of(kind.read))
+        summary = f"{read} ({', '.join(kind.fields)})"
+        found.append(Method("kind of input", name, summary, papers(function_of(kind.read))))
     return found
 
 

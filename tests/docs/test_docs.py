@@ -17,6 +17,8 @@ from jaxdistill.cli.app import app
 from jaxdistill.config.load import apply_override, check, load_config
 from jaxdistill.config.schema import Config
 from jaxdistill.config.values import read_yaml
+from jaxdistill.data.batching.batch_source import eval_batches
+from jaxdistill.data.dataset import prepare
 from jaxdistill.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +145,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
             if not is_elsewhere(rest):
                 exec(code, names)
     assert page.name != "teachers.md" or forest_teaches(names)
+    assert page.name != "extending-input.md" or table_is_read(page)
 
 
 def forest_teaches(names: dict) -> bool:
@@ -151,6 +154,21 @@ def forest_teaches(names: dict) -> bool:
     expected = names["forest"].predict_proba(names["x"][5:6])
     np.testing.assert_allclose(jax.nn.softmax(taught), expected, atol=1e-4)
     return True
+
+
+def table_is_read(page: Path) -> bool:
+    """Read a table as the config of the page says, with the kind of input that it registered."""
+    rows = ["age,income,city,label", "20,1,a,n", "40,1,b,y", "60,1,a,n", "80,1,b,y"]
+    Path("people.csv").write_text("\n".join(rows) + "\n")
+    Path("held.csv").write_text("age,income,city,label\n50,1,c,n\n")
+    values = yaml.safe_load(blocks(page, "yaml")[0][1])
+    config = check(merged(values, {"data": {"validation": "held.csv"}}))
+    data = prepare(config.data, task=config.task, tokenizer_folder=None)
+    (batch,) = eval_batches(data.validation, batch_size=1, config=config.data)
+    np.testing.assert_allclose(batch["numbers"], [[0, 0]], atol=1e-6)
+    assert batch["categories"].tolist() == [[0]]
+    assert batch["features"].shape == (1, 2 + 16)
+    return data.modality == "table"
 
 
 @pytest.mark.parametrize("page", pages("yaml"))
