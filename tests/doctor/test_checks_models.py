@@ -188,5 +188,5 @@ def test_problem_types_that_contradict_the_task(heads, healthy):
 
 def test_readers(heads):
     both = checks_models.readers(config("classification", {"family": "vit"}, {"family": "mlp"}))
-    assert set(both.values()) == {("image",), ("features", "image")}
+    assert set(both.values()) == {"image", "features"}
     assert np.all([name.endswith(".model a mapping") for name in both])

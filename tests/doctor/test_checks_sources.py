@@ -19,6 +19,7 @@ def test_remarks_become_warnings(healthy):
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression", "language_model"])
 def test_every_task_is_checked_once(healthy, task):
-    checks = doctor.checks_of(healthy({"task": task, "metric": None}).config)
+    setup = healthy({"task": task, "metric": None})
+    checks = doctor.checks_of(setup.config, setup.dataset.modality)
     assert checks_sources.sources in checks
     assert len(set(checks)) == len(checks)
