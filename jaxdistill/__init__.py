@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxdistill import losses
     from jaxdistill.config.base import Section
+    from jaxdistill.engine.frozen import Frozen, merge_parameters, split_parameters
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CacheWriter",
+    "Frozen",
     "Mean",
     "Method",
     "Model",
@@ -61,6 +63,7 @@ __all__ = [
     "make_mesh",
     "make_on_policy_step",
     "make_train_step",
+    "merge_parameters",
     "open_cache",
     "parameter_shardings",
     "place_batch",
@@ -69,6 +72,7 @@ __all__ = [
     "register_method",
     "replicate",
     "save_model",
+    "split_parameters",
     "state_shardings",
     "task_term",
     "unreplicate",
@@ -88,6 +92,7 @@ _HOMES = {
         "replicate",
         "unreplicate",
     ),
+    "engine.frozen": ("Frozen", "merge_parameters", "split_parameters"),
     "engine.mean": ("Mean",),
     "parallel.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),
