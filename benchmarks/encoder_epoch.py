@@ -79,12 +79,13 @@ def ours(phrases: int, buckets: int, scratch: Path) -> Epoch:
     dataset = build.load_data(config, scratch)
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     student = build.make_student(config, dataset, None, seed=0)
-    trainers, states, sources = {}, {}, {}
+    trainers, states, frozen, sources = {}, {}, {}, {}
     for mode, ahead in (("live", False), ("run", True)):
         own = configuration(phrases, buckets, precompute=ahead)
         trainer = make_trainer(own, own.train, dataset, student, stage="distill", teacher=teacher)
         trainers[mode], sources[mode] = trainer, trainer.make_source(0)
-        states[mode] = trainer.make_state(trainer.layout.lay_out(student), 0)
+        begun = trainer.start(trainer.layout.lay_out(student), 0)
+        states[mode], frozen[mode] = begun.state, begun.frozen
     laid_out = trainers["run"].layout.lay_out(teacher)
     mesh = make_mesh()
     speak = make_evaluator(config, laid_out, mesh)
@@ -100,7 +101,7 @@ def ours(phrases: int, buckets: int, scratch: Path) -> Epoch:
         teacher_seconds = time.perf_counter() - start
         start = time.perf_counter()
         for batch, info in device_batches(source, first, first + steps, place=trainer.place):
-            states[mode], metrics = trainer.step(states[mode], trainer.teacher_params, batch)
+            states[mode], metrics = trainer.step(states[mode], frozen[mode], batch)
             losses.append(metrics["loss"].total)
             tokens, slots = tokens + info.tokens, slots + info.slots
         jax.block_until_ready(states[mode])

@@ -59,11 +59,11 @@ def main() -> None:
         batches = [trainer.place(source[step]) for step in range(trainer.total_steps)]
         jax.block_until_ready(batches)
         for repeat in range(arguments.repeats + 1):
-            state = trainer.make_state(trainer.layout.lay_out(student), 0)
-            jax.block_until_ready(state)
+            first = trainer.start(trainer.layout.lay_out(student), 0)
+            state = jax.block_until_ready(first.state)
             start = time.perf_counter()
             for batch in batches:
-                state, _ = trainer.step(state, trainer.teacher_params, batch)
+                state, _ = trainer.step(state, first.frozen, batch)
             jax.block_until_ready(state)
             seconds = time.perf_counter() - start
             _, result = run_seed(trainer, student, Path(scratch) / f"run-{repeat}", 0)

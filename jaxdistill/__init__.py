@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxdistill.data.inputs.reading import Found
     from jaxdistill.data.label_space import LabelSpace
     from jaxdistill.doctor.findings import Finding
+    from jaxdistill.engine.frozen import Frozen, merge_parameters, split_parameters
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -54,6 +55,7 @@ __all__ = [
     "Field",
     "Finding",
     "Found",
+    "Frozen",
     "Inputs",
     "LabelSpace",
     "Mean",
@@ -80,6 +82,7 @@ __all__ = [
     "make_mesh",
     "make_on_policy_step",
     "make_train_step",
+    "merge_parameters",
     "open_cache",
     "parameter_shardings",
     "place_batch",
@@ -90,6 +93,7 @@ __all__ = [
     "register_task",
     "replicate",
     "save_model",
+    "split_parameters",
     "state_shardings",
     "task_term",
     "unreplicate",
@@ -118,6 +122,7 @@ _HOMES = {
         "replicate",
         "unreplicate",
     ),
+    "engine.frozen": ("Frozen", "merge_parameters", "split_parameters"),
     "engine.mean": ("Mean",),
     "parallel.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),

@@ -32,7 +32,8 @@ def time_loader(
     trainer, student = _trainer(workspace, dataset, notes)
     seed = workspace.config.seeds[0]
     source = trainer.make_source(seed)
-    state = trainer.spread(trainer.make_state(trainer.layout.lay_out(student), seed))
+    first = trainer.start(trainer.layout.lay_out(student), seed)
+    state = trainer.spread(first.state)
     used = trainer.layout.used_ids
     if used is not None:
         notes.append(
@@ -44,12 +45,12 @@ def time_loader(
         if draw.shape in seen:
             continue
         seen.add(draw.shape)
-        state, metrics = trainer.step(state, trainer.teacher_params, trainer.place(source[number]))
+        state, metrics = trainer.step(state, first.frozen, trainer.place(source[number]))
         jax.block_until_ready(metrics)
     first_seconds = time.perf_counter() - start
     count = WARM + steps * repeats + (0 if trace is None else TRACED)
     batches = device_batches(source, 0, count, place=trainer.place, prefetch=trainer.plan.prefetch)
-    run = (trainer.step, state, trainer.teacher_params)
+    run = (trainer.step, state, first.frozen)
     try:
         _, state = timed_loader(*run, batches, WARM)
         times = []

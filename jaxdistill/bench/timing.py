@@ -98,7 +98,7 @@ def peak_of(topology: Topology, dtype: str) -> Peak:
 
 
 def materialized(arguments: tuple[Any, ...], vocabulary: int | None, labels: int) -> Any:
-    """Make arrays of the shapes and layouts that a step takes: state, teacher and batch.
+    """Make arrays of the shapes and layouts that a step takes: state, frozen parameters and batch.
 
     Weights are small numbers that differ, scales 1, the optimizer's state 0; every token of the
     batch is real.
@@ -144,21 +144,21 @@ def timed_made_up(
     step: Callable[..., Any], arguments: tuple[Any, ...], count: int
 ) -> tuple[list[Step], tuple[Any, ...]]:
     """Run a step on one batch again and again; also return what the next call takes."""
-    state, teacher, batch = arguments
+    state, frozen, batch = arguments
     times = []
     for number in range(count):
         start = time.perf_counter()
         with jax.profiler.StepTraceAnnotation("made-up", step_num=number):
-            state, metrics = step(state, teacher, batch)
+            state, metrics = step(state, frozen, batch)
             jax.block_until_ready(metrics)
         times.append(Step(time.perf_counter() - start))
-    return times, (state, teacher, batch)
+    return times, (state, frozen, batch)
 
 
 def timed_loader(
     step: Callable[..., Any],
     state: Any,
-    teacher: Any,
+    frozen: Any,
     batches: Iterator[tuple[Any, BatchInfo]],
     count: int,
 ) -> tuple[list[Step], Any]:
@@ -169,7 +169,7 @@ def timed_loader(
         batch, info = next(batches)
         waited = time.perf_counter() - start
         with jax.profiler.StepTraceAnnotation("loader", step_num=number):
-            state, metrics = step(state, teacher, batch)
+            state, metrics = step(state, frozen, batch)
             jax.block_until_ready(metrics)
         times.append(Step(time.perf_counter() - start, waited, info))
     return times, state

@@ -60,7 +60,8 @@ class TrainConfig(Section):
     """Factor of the learning rate from each layer to the one below it; the last layer is two steps
     below the head, as in ELECTRA."""
     freeze: tuple[str, ...] = ()
-    """Regular expressions; parameters whose path matches are not trained."""
+    """Regular expressions; parameters whose path matches, such as `student/layers/up/kernel`, are
+    not trained. A layer's number follows its path: `layers/.*/[0-2]$` freezes the first three."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Decay of an exponential moving average of the parameters, which is evaluated and handed on;
     null keeps none."""

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from jaxdistill.distill import objective as objectives
 from jaxdistill.distill.setup import Setup
 from jaxdistill.distill.student_texts import writing_step
+from jaxdistill.engine.frozen import TEACHER, Frozen, split_parameters
 from jaxdistill.engine.objective import Objective
-from jaxdistill.engine.optimizer import make_optimizer
+from jaxdistill.engine.optimizer import FREEZE, make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
 from jaxdistill.models.registry import Model
@@ -35,19 +36,22 @@ class Assembly:
 
     Attributes:
       step: pure and unjitted.
-      optimizer: over `{"student": …, "projections": …}`.
+      optimizer: over the trained part of `{"student": …, "projections": …}`.
       mesh: the devices.
       state_sharding: of every array of the state.
-      teacher_sharding: of every parameter of the teacher.
-      make_state: `(student_params, model_state, projections, seed) -> TrainState`, traceable.
+      frozen_sharding: of every array of what is frozen.
+      make_state: `(trained_params, model_state, key) -> TrainState`, traceable.
+      split: all parameters, of arrays or shapes, into those that are trained and `Frozen` without
+        its teachers.
     """
 
     step: TrainStep
     optimizer: optax.GradientTransformation
     mesh: Mesh
     state_sharding: Any
-    teacher_sharding: Any
+    frozen_sharding: Frozen
     make_state: Callable[..., TrainState]
+    split: Callable[[dict[str, Any]], tuple[dict[str, Any], Frozen]]
 
     def compiled(self) -> Callable[..., Any]:
         """Return the step under `jit`, its state donated."""
@@ -55,18 +59,24 @@ class Assembly:
             self.step,
             self.mesh,
             state_sharding=self.state_sharding,
-            teacher_sharding=self.teacher_sharding,
+            frozen_sharding=self.frozen_sharding,
         )
 
-    def start(self, student: Model, projections: dict[str, Any], seed: int) -> TrainState:
-        """Return the first state of a run, every array where it belongs."""
-        placed = sharding.place(student.params, self.state_sharding.params["student"])
-        maps = sharding.place(projections, self.state_sharding.params["projections"])
+    def start(
+        self, student: Model, projections: dict[str, Any], seed: int
+    ) -> tuple[TrainState, Frozen]:
+        """Return the first state of a run and, without teachers, what it does not train.
+
+        Every array is where it belongs.
+        """
+        trained, frozen = self.split({"student": student.params, "projections": projections})
+        placed = sharding.place(trained, self.state_sharding.params)
         whole = sharding.replicated(self.mesh)
         state = sharding.place(student.model_state, whole)
         key = sharding.place(jax.random.key(seed), whole)
         make = jax.jit(self.make_state, out_shardings=self.state_sharding)
-        return make(placed, state, maps, key)
+        own = dataclasses.replace(self.frozen_sharding, teachers={})
+        return make(placed, state, key), sharding.place(frozen, own)
 
 
 def assemble(setup: Setup, mesh: Mesh) -> Assembly:
@@ -98,18 +108,24 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
         assert config.on_policy is not None  # why the student writes
         step = writing_step(step, config.on_policy, student, setup.total_steps, **setup.writes)
 
-    def make_state(params: Any, model_state: Any, projections: Any, key: jax.Array) -> TrainState:
+    def make_state(params: Any, model_state: Any, key: jax.Array) -> TrainState:
         return TrainState.create(
-            params,
+            params["student"],
             optimizer,
             seed=key,
-            projections=projections,
+            projections=params["projections"],
             model_state=model_state,
             ema=train.ema is not None,
         )
 
+    def split(params: dict[str, Any]) -> tuple[dict[str, Any], Frozen]:
+        trained, frozen = split_parameters(params, train.freeze, setting=FREEZE)
+        return trained, Frozen(**(frozen or {}))
+
+    trained, frozen = jax.eval_shape(split, example)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    shapes = jax.eval_shape(make_state, student.params, student.model_state, projections, key)
+    state = jax.eval_shape(make_state, trained, student.model_state, key)
+    share_params = config.parallel.share == "parameters"
     teacher_sharding = sharding.parameter_shardings(
         {} if teaching is None else teaching.params,
         None if teaching is None else teaching.axes,
@@ -118,15 +134,24 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     )
     if config.parallel.teacher_memory == "host":
         teacher_sharding = sharding.on_host(teacher_sharding)
+    # The rest of the student lies as its trained part does.
+    of_student = functools.partial(
+        sharding.parameter_shardings, mesh=mesh, share=(FSDP,) if share_params else ()
+    )
     return Assembly(
         step=step,
         optimizer=optimizer,
         mesh=mesh,
         state_sharding=sharding.state_shardings(
-            shapes, student.axes, mesh, share_params=config.parallel.share == "parameters"
+            state, student.axes, mesh, share_params=share_params
         ),
-        teacher_sharding=teacher_sharding,
+        frozen_sharding=Frozen(
+            {} if teaching is None else {TEACHER: teacher_sharding},
+            student=None if frozen.student is None else of_student(frozen.student, student.axes),
+            projections=of_student(frozen.projections, None),
+        ),
         make_state=make_state,
+        split=split,
     )
 
 

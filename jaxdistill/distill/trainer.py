@@ -19,13 +19,14 @@ from jaxdistill.data.batching.stage import fewer, stage_batches, steps_of
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
 from jaxdistill.data.text import used_vocabulary
-from jaxdistill.distill.assembly import assemble
+from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.distill.facts import facts_of
 from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.distill.setup import kind_of_model, resolve
 from jaxdistill.engine.checkpoint import Checkpointer
+from jaxdistill.engine.frozen import TEACHER, Frozen, merge_parameters
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
 from jaxdistill.engine.optimizer import learning_rate_schedule
 from jaxdistill.engine.process_batch import rows_on
@@ -37,6 +38,7 @@ from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.teachers import targets
+from jaxdistill.teachers.cache.manifest import hash_tree
 from jaxdistill.teachers.cache.reader import Cache
 
 
@@ -52,13 +54,29 @@ class Trainer:
     plan: LoopPlan
     step: Callable[..., Any]
     evaluate: Callable[[Any, Any, Split], tuple[np.ndarray, dict[str, float]]]
-    make_state: Callable[[Model, int], TrainState]
+    start: Callable[[Model, int], Start]
     make_source: Callable[[int], BatchSource]
     place: Callable[[dict[str, Any]], Any]
     gather: Callable[[Any], Any]
     spread: Callable[[Any], Any]
-    teacher_params: Any
     layout: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a seed begins with.
+
+    Attributes:
+      state: before the first step, one copy.
+      frozen: as the step takes it.
+      whole: the parameters of the whole student, of a state of one copy.
+      frozen_hash: of the student's frozen part, by which a checkpoint knows it again, or None.
+    """
+
+    state: TrainState
+    frozen: Frozen
+    whole: Callable[[TrainState], Any]
+    frozen_hash: str | None
 
 
 def make_trainer(
@@ -103,9 +121,22 @@ def make_trainer(
     )
     assembly = assemble(setup, mesh)
 
-    def make_state(model: Model, seed: int) -> TrainState:
+    teachers = {} if setup.teaching is None else {TEACHER: setup.teaching.params}
+    spread = functools.partial(compilation.replicate, devices=devices) if pmapped else _same
+    if pmapped:
+        teachers = spread(teachers)
+    else:
+        teachers = sharding.place(teachers, assembly.frozen_sharding.teachers)
+
+    def start(model: Model, seed: int) -> Start:
         maps = {} if live is None else make_projections(config, model, live, seed)
-        return assembly.start(model, maps, seed)
+        state, own = assembly.start(model, maps, seed)
+        return Start(
+            state=state,
+            frozen=dataclasses.replace(spread(own), teachers=teachers),
+            whole=lambda state: merge_parameters(state.student, own.student),
+            frozen_hash=_hash_of_frozen(assembly, model, maps),
+        )
 
     def make_source(seed: int) -> BatchSource:
         batches = stage_batches(config, train_config, dataset, seed, mesh).only(part)
@@ -125,7 +156,6 @@ def make_trainer(
         higher_is_better=config.higher_is_better,
         prefetch=config.data.prefetch,
     )
-    teacher_params = {} if setup.teaching is None else setup.teaching.params
     return Trainer(
         config=config,
         train_config=train_config,
@@ -135,16 +165,11 @@ def make_trainer(
         plan=plan,
         step=compilation.pmap_step(assembly.step, devices) if pmapped else assembly.compiled(),
         evaluate=evaluate,
-        make_state=make_state,
+        start=start,
         make_source=make_source,
         place=dict if pmapped else place,
-        gather=compilation.unreplicate if pmapped else lambda state: state,
-        spread=functools.partial(compilation.replicate, devices=devices)
-        if pmapped
-        else lambda state: state,
-        teacher_params=compilation.replicate(teacher_params, devices)
-        if pmapped
-        else sharding.place(teacher_params, assembly.teacher_sharding),
+        gather=compilation.unreplicate if pmapped else _same,
+        spread=spread,
         layout=layout,
     )
 
@@ -158,18 +183,20 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
     checkpointer = Checkpointer(
         folder / "checkpoints", config.checkpoint, higher_is_better=config.higher_is_better
     )
-    state = trainer.make_state(trainer.layout.lay_out(model), seed)
+    start = trainer.start(trainer.layout.lay_out(model), seed)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        _, values = trainer.evaluate(state.student, state.model_state, trainer.dataset.validation)
+        _, values = trainer.evaluate(
+            start.whole(state), state.model_state, trainer.dataset.validation
+        )
         return values
 
     schedule = learning_rate_schedule(train_config, trainer.total_steps)
     try:
         result = train(
             trainer.step,
-            state,
-            trainer.teacher_params,
+            start.state,
+            start.frozen,
             trainer.make_source(seed),
             plan=trainer.plan,
             place=trainer.place,
@@ -185,6 +212,7 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
                 first=first,
             ),
             learning_rate=schedule,
+            frozen_hash=start.frozen_hash,
         )
         final = result.state
         best = result.progress.best_step
@@ -192,11 +220,22 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
             final, _ = checkpointer.restore(final, best)
     finally:
         checkpointer.close()
-    params = trainer.layout.keep(model, sharding.fetch(final.student))
+    params = trainer.layout.keep(model, sharding.fetch(start.whole(final)))
     trained = dataclasses.replace(
         model, params=params, model_state=sharding.fetch(final.model_state)
     )
     return trained, result
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def _hash_of_frozen(assembly: Assembly, model: Model, maps: dict[str, Any]) -> str | None:
+    """Return a hash of what a run does not train beside the teacher, None where it trains all."""
+    _, frozen = assembly.split({"student": model.params, "projections": maps})
+    own = (frozen.student, frozen.projections)
+    return hash_tree(own) if jax.tree.leaves(own) else None
 
 
 def _outputs(config: Config, teacher: Model, dataset: Dataset, mesh: Mesh) -> targets.Targets:

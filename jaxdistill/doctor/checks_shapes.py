@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,8 @@ from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
 from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.doctor.findings import Check, Finding, Setup
-from jaxdistill.engine.optimizer import make_optimizer
+from jaxdistill.engine.frozen import split_parameters
+from jaxdistill.engine.optimizer import FREEZE, make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.layer_maps import check_layers
@@ -84,8 +86,10 @@ def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
         params = jax.eval_shape(lambda params: stacking.unstack(params, axes), params)
     example = {"student": params, "projections": {}}
     optimizer = make_optimizer(train, example, 2)
+    split = functools.partial(split_parameters, patterns=train.freeze, setting=FREEZE)
+    trained, _ = jax.eval_shape(split, example)
     try:
-        jax.eval_shape(lambda both: optimizer.update(both, optimizer.init(both), both), example)
+        jax.eval_shape(lambda both: optimizer.update(both, optimizer.init(both), both), trained)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"train.optimizer_options: got {train.optimizer_options}: {error}"

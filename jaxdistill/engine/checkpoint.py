@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a training run: state and position, never the teacher."""
+"""Orbax checkpoints of a training run: state and position, never what is frozen."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ class Checkpointer:
             raise CheckpointError(f"{self._folder}: no complete checkpoint to restore")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_plain(like))
         try:
+            self._check_names(step, target)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -84,11 +85,32 @@ class Checkpointer:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"{self._folder}: step {step} cannot be restored: {reason}; "
-                f"if the model or optimizer changed, start over with --force"
+                "if the model, the optimizer or what is frozen changed, or the checkpoint is of "
+                "another version, start over with --force"
             ) from error
         fields = dict(restored["state"])
         fields["rng"] = jax.random.wrap_key_data(fields["rng"])
         return dataclasses.replace(like, **fields), restored["position"]
+
+    def _check_names(self, step: int, target: dict[str, Any]) -> None:
+        """Refuse a step that holds other arrays: orbax fills in none and leaves out any."""
+        folder: Any = self._folder / str(step) / "state"
+        state: Any = ocp.PyTreeCheckpointHandler().metadata(folder)
+        saved = {leaf.name for leaf in jax.tree.leaves(state.tree)}
+        wanted = {
+            jax.tree_util.keystr(path, simple=True, separator=".")
+            for path, _ in jax.tree_util.tree_leaves_with_path(target)
+        }
+        if saved != wanted:
+            parts = [
+                f"{verb} {len(names)} arrays such as {min(names)!r}, which the run {does}"
+                for verb, does, names in (
+                    ("lacks", "trains", wanted - saved),
+                    ("holds", "does not train", saved - wanted),
+                )
+                if names
+            ]
+            raise ValueError(f"it {' and '.join(parts)}")
 
     def wait(self) -> None:
         """Block until everything asked for is on disk; raises what the writer met."""

@@ -15,7 +15,7 @@ from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.telemetry import Telemetry
-from jaxdistill.errors import Preempted
+from jaxdistill.errors import CheckpointError, Preempted
 from jaxdistill.runtime import preemption
 from jaxdistill.runtime.group import SAVE
 
@@ -63,7 +63,7 @@ class LoopResult:
 def train(
     step: Callable[..., Any],
     state: TrainState,
-    teacher_params: Any,
+    frozen: Any,
     source: BatchSource,
     *,
     plan: LoopPlan,
@@ -74,21 +74,24 @@ def train(
     learning_rate: Callable[[int], Any],
     gather: Callable[[Any], TrainState] = lambda state: state,
     spread: Callable[[TrainState], Any] = lambda state: state,
+    frozen_hash: str | None = None,
 ) -> LoopResult:
     """Run `step` from the newest checkpoint to `plan.total_steps`.
 
     The host waits for the device only to log, to evaluate and to save. `spread` lays one copy of
-    the state over devices as `step` wants it and `gather` takes one copy back.
+    the state over devices as `step` wants it and `gather` takes one copy back. Checkpoints hold
+    what is trained; by `frozen_hash` they know the frozen part of the student again.
 
     Raises:
       Preempted: the process was asked to stop; the state is saved.
-      CheckpointError: the checkpoint belongs to other data, seed or batches.
+      CheckpointError: the checkpoint belongs to other data, seed, batches or frozen parameters.
     """
     start = time.monotonic()
     progress, first = Progress(), 0
     if checkpointer.latest_step() is not None:
         state, saved = checkpointer.restore(state)
         check_position(saved["data"], source)
+        _check_frozen(saved.get("frozen"), frozen_hash)
         progress, first = Progress(**saved["progress"]), int(saved["data"]["step"])
     state = spread(state)
     report = telemetry(first)
@@ -103,6 +106,7 @@ def train(
         remembered = {
             "data": position(source, done),
             "progress": dataclasses.asdict(progress),
+            "frozen": frozen_hash,
         }
         checkpointer.save(done, gather(state), remembered, value)
         last_save = time.monotonic()
@@ -132,7 +136,7 @@ def train(
         for batch, info in batches:
             if _stopped(plan, progress):
                 break
-            state, metrics = step(state, teacher_params, batch)
+            state, metrics = step(state, frozen, batch)
             done += 1
             pending.append(metrics)
             if first_step_seconds is None:
@@ -189,6 +193,15 @@ def train(
         tokens_per_second=whole.tokens / max(seconds, 1e-9),
         padding=1.0 - whole.tokens / max(whole.slots, 1),
     )
+
+
+def _check_frozen(saved: str | None, now: str | None) -> None:
+    if saved != now:
+        raise CheckpointError(
+            "checkpoint: its frozen parameters are not those of this run: their hash was "
+            f"{saved and saved[:12]}, is {now and now[:12]}; go back to the model that it began "
+            "with, or start again in another work directory"
+        )
 
 
 def _evaluation_due(plan: LoopPlan, done: int) -> bool:

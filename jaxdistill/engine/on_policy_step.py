@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.engine.frozen import as_frozen
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, Schedule, at_step
 from jaxdistill.engine.state import TrainState
@@ -44,20 +45,21 @@ def make_on_policy_step(
     """
 
     def on_policy(
-        state: TrainState, teacher_params: Any, batch: Batch, *, axis_name: str | None = None
+        state: TrainState, frozen: Any, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _KEY)
         choice, draw = jax.random.split(rng)
         if axis_name is not None:  # All devices choose alike and write each their own.
             draw = jax.random.fold_in(draw, jax.lax.axis_index(axis_name))
+        student = as_frozen(frozen).whole(state.params)["student"]
         chosen = jax.random.uniform(choice) < at_step(share, state.step)
         batch = jax.lax.cond(
             chosen,
-            lambda batch: dict(continue_texts(state.params["student"], batch, draw)),
+            lambda batch: dict(continue_texts(student, batch, draw)),
             dict,
             batch,
         )
-        state, metrics = step(state, teacher_params, batch, axis_name=axis_name)
+        state, metrics = step(state, frozen, batch, axis_name=axis_name)
         metrics = {**metrics, "on_policy": Mean.single(chosen)}
         if "invalid_labels" in metrics:  # What the student writes has none, which is no fault.
             invalid = jnp.where(chosen, 0.0, metrics["invalid_labels"].total)

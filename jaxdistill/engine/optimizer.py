@@ -1,25 +1,32 @@
-"""The optax chain of a configuration: schedule, clipping, decay, freezing, layer rates."""
+"""The optax chain of a configuration: schedule, clipping, decay, layer rates."""
 
 from __future__ import annotations
 
 import inspect
-import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxdistill.config.base import DECAYING, Optimizer, ScheduleConfig
 from jaxdistill.config.schema import TrainConfig
+from jaxdistill.engine.frozen import (
+    frozen_masks,
+    is_layer,
+    layer_numbers,
+    path_name,
+    split_parameters,
+)
 from jaxdistill.errors import ConfigError, did_you_mean
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     name: getattr(optax, name) for name in typing.get_args(Optimizer)
 }
+
+FREEZE = "train.freeze"
 
 
 def learning_rate_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
@@ -57,16 +64,22 @@ def value_schedule(value: float | ScheduleConfig, total_steps: int) -> float | o
 def make_optimizer(
     config: TrainConfig, params: Any, total_steps: int
 ) -> optax.GradientTransformation:
-    """Build the optimizer for `params` (`{"student": …, "projections": …}`).
+    """Build the optimizer for the trained part of `params`, see `split_parameters`.
 
-    Order: global-norm clipping over the trained parameters, the optimizer with decoupled weight
-    decay on every parameter whose path holds none of `config.no_decay`, the layer-wise factors.
-    Frozen parameters get no optimizer state.
+    Order: global-norm clipping, the optimizer with decoupled weight decay on every parameter whose
+    path holds none of `config.no_decay`, the layer-wise factors.
+
+    Args:
+      config: of the stage; `config.freeze` says what is not trained.
+      params: all parameters, `{"student": …, "projections": …}`, or their shapes.
+      total_steps: updates of the stage.
 
     Raises:
       ConfigError: an unknown option, a `freeze` pattern that matches nothing or leaves nothing to
         train, or a `layer_decay` without layers.
     """
+    if config.freeze:
+        frozen_masks(params, config.freeze, setting=FREEZE)
     build = OPTIMIZERS[config.optimizer]
     accepted = inspect.signature(build).parameters
     ours = {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
@@ -99,12 +112,9 @@ def make_optimizer(
             f"{config.optimizer!r} refuses: {error}"
         ) from None
     if config.layer_decay is not None and config.layer_decay != 1.0:
-        chain.append(_scale_by_factors(layer_factors(params, config.layer_decay)))
-    optimizer = optax.chain(*chain)
-    if not config.freeze:
-        return optimizer
-    labels = _freeze_labels(params, config.freeze)
-    return optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
+        factors = layer_factors(params, config.layer_decay)
+        chain.append(_scale_by_factors(split_parameters(factors, config.freeze)[0]))
+    return optax.chain(*chain)
 
 
 def layer_factors(params: Any, decay: float) -> Any:
@@ -115,7 +125,7 @@ def layer_factors(params: Any, decay: float) -> Any:
     (arXiv 2003.10555): its code leaves one step free between the last layer and the head.
     """
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    depths = [_layer(path, leaf).max() + 1 for path, leaf in paths if _is_layer(path)]
+    depths = [layer_numbers(path, leaf).max() + 1 for path, leaf in paths if is_layer(path)]
     if not depths:
         raise ConfigError(
             f"train.layer_decay: got {decay}, but the model has no layers that it could tell "
@@ -124,30 +134,14 @@ def layer_factors(params: Any, decay: float) -> Any:
     count = max(depths)
 
     def factor(path, leaf):
-        if _is_layer(path):
-            factors = decay ** (count + 1 - _layer(path, leaf))
+        if is_layer(path):
+            factors = decay ** (count + 1 - layer_numbers(path, leaf))
             ones = leaf.ndim - factors.ndim
             return jnp.asarray(factors.reshape(*factors.shape, *[1] * ones), jnp.float32)
         below = "embedding" in path_name(path)
         return jnp.full((1,) * leaf.ndim, decay ** (count + 2) if below else 1.0, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(factor, params)
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Return a parameter's path as `student/layers/attention/query/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _is_layer(path: tuple[Any, ...]) -> bool:
-    return "/layers/" in f"/{path_name(path)}/"
-
-
-def _layer(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-    """Return a leaf's layer, or all of them where layers are stacked on its first axis."""
-    if isinstance(path[-1], jax.tree_util.SequenceKey):
-        return np.array(path[-1].idx)
-    return np.arange(leaf.shape[0])
 
 
 def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -165,28 +159,3 @@ def _scale_by_factors(factors: Any) -> optax.GradientTransformation:
         return jax.tree.map(jnp.multiply, updates, factors), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _freeze_labels(params: Any, patterns: tuple[str, ...]) -> Mapping[str, Any]:
-    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            raise ConfigError(
-                f"train.freeze: the pattern {pattern!r} matches no parameter, "
-                f"expected part of a path such as {names[0]!r}"
-            )
-    # Maps between widths serve the objective alone: training only them moves no model.
-    left = [name for name in names if not name.startswith("projections/")]
-    if all(any(re.search(pattern, name) for pattern in patterns) for name in left):
-        raise ConfigError(
-            f"train.freeze: the patterns {list(patterns)} match every parameter, which leaves "
-            "nothing to train; drop some of them"
-        )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: (
-            "freeze"
-            if any(re.search(pattern, path_name(path)) for pattern in patterns)
-            else "train"
-        ),
-        params,
-    )

@@ -1,4 +1,4 @@
-"""What training carries from step to step: one small pytree, without the teacher."""
+"""What training carries from step to step: what is trained, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class TrainState:
 
     Attributes:
       step: scalar int32, updates done.
-      params: `{"student": …, "projections": …}`, float32; exports drop the projections.
+      params: `{"student": …, "projections": …}`, their trained parts, float32; exports drop the
+        projections.
       opt_state: of the optax optimizer, over `params`.
       rng: a PRNG key; the step folds its number in, so it never changes.
       model_state: untrained state of the student such as batch statistics, or None.
@@ -42,7 +43,7 @@ class TrainState:
         model_state: Any = None,
         ema: bool = False,
     ) -> TrainState:
-        """Start a run from a student's parameters.
+        """Start a run from a student's parameters, or from the trained part of them.
 
         Buffers are copied, so that donating the state never invalidates the caller's parameters.
         """
@@ -59,5 +60,5 @@ class TrainState:
 
     @property
     def student(self) -> Any:
-        """The student's parameters, averaged where the run keeps an average."""
+        """The student's trained parameters, averaged where the run keeps an average."""
         return (self.params if self.ema is None else self.ema)["student"]

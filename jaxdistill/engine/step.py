@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdistill.engine.frozen import TEACHER, as_frozen
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, ModelOutputs, Objective
 from jaxdistill.engine.state import TrainState
@@ -23,7 +24,7 @@ class TrainStep(Protocol):
     def __call__(
         self,
         state: TrainState,
-        teacher_params: Any,
+        frozen: Any,
         batch: Batch,
         *,
         axis_name: str | None = None,
@@ -39,16 +40,18 @@ def make_train_step(
     accumulate: int = 1,
     ema: float | None = None,
 ) -> TrainStep:
-    """Make `step(state, teacher_params, batch) -> (state, metrics)`.
+    """Make `step(state, frozen, batch) -> (state, metrics)`.
 
     The loss is `sum_k w_k * (sum over the whole batch of term k) / (its whole weight)`: the same
-    value and gradient for any number of microbatches or devices and any padding. The teacher runs
-    without dropout behind `stop_gradient`, its parameters are an argument and never in the state.
+    value and gradient for any number of microbatches or devices and any padding. The state holds
+    what is trained and nothing else. `frozen` holds the rest behind `stop_gradient`, a `Frozen` or
+    the teacher's parameters as they are; the teacher runs without dropout.
 
     Args:
       student: `apply(params, batch, *, rng, train, taps) -> Outputs`; called with `model_state` too
         where the state holds one.
-      optimizer: an optax transformation over `{"student": …, "projections": …}`.
+      optimizer: an optax transformation over `{"student": …, "projections": …}`, where they are
+        trained.
       objective: its terms decide which taps are asked for.
       teacher: as `student`; needed when a term reads the teacher.
       accumulate: microbatches per update; row `i` of the batch goes to microbatch `i % accumulate`.
@@ -56,7 +59,8 @@ def make_train_step(
 
     Returns:
       The step. Its metrics are means that stay on the device: `loss`, every term by name,
-      `gradient_norm`, and `invalid_labels` where labels are integers.
+      `gradient_norm` over the trained parameters, and `invalid_labels` where labels are integers.
+      It raises ValueError where `frozen` lacks the teacher.
 
     Raises:
       ValueError: a term needs a teacher and none is given, or the batch does not divide.
@@ -65,11 +69,13 @@ def make_train_step(
         names = [name for name, term in objective.terms.items() if term.needs_teacher]
         raise ValueError(f"teacher: got None, but the terms {names} read it; pass teacher=apply")
 
-    def teach(teacher_params, batch):
+    def teach(teachers, batch):
         if teacher is None or not objective.needs_teacher:
             return None
+        if TEACHER not in teachers:
+            raise ValueError(f"frozen.teachers: got {sorted(teachers)}, expected {TEACHER!r}")
         outputs = teacher(
-            jax.lax.stop_gradient(teacher_params),
+            jax.lax.stop_gradient(teachers[TEACHER]),
             batch,
             rng=None,
             train=False,
@@ -87,7 +93,8 @@ def make_train_step(
         )
         return means, outputs
 
-    def step(state, teacher_params, batch, *, axis_name=None):
+    def step(state, frozen, batch, *, axis_name=None):
+        frozen = as_frozen(frozen)
         rng = jax.random.fold_in(state.rng, state.step)
         if axis_name is not None:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
@@ -96,17 +103,19 @@ def make_train_step(
         def divisors(parts):
             # Weights do not depend on the parameters, so the compiler drops the models from this.
             def weights(part):
-                targets = teach(teacher_params, part)
-                means, _ = forward(state.params, part, targets, state, rng, state.model_state)
+                targets = teach(frozen.teachers, part)
+                params = frozen.whole(state.params)
+                means, _ = forward(params, part, targets, state, rng, state.model_state)
                 return {name: mean.weight for name, mean in means.items()}
 
             summed = jax.tree.map(lambda leaf: leaf.sum(0), jax.lax.map(weights, parts))
             return summed if axis_name is None else jax.lax.psum(summed, axis_name)
 
         def part_gradients(part, part_rng, model_state, whole):
-            targets = teach(teacher_params, part)
+            targets = teach(frozen.teachers, part)
 
-            def loss_of(params):
+            def loss_of(trained):
+                params = frozen.whole(trained)
                 means, outputs = forward(params, part, targets, state, part_rng, model_state)
                 by = whole
                 if by is None:

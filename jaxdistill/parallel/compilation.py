@@ -32,33 +32,33 @@ def compile_step(
     mesh: Mesh | None = None,
     *,
     state_sharding: Any = None,
-    teacher_sharding: Any = None,
+    frozen_sharding: Any = None,
 ) -> Callable[..., Any]:
     """Jit a training step: state donated, batch split over the mesh.
 
     Without a mesh it runs where its arguments lie.
 
     Args:
-      step: `(state, teacher_params, batch) -> (state, metrics)`.
+      step: `(state, frozen, batch) -> (state, metrics)`.
       mesh: of `make_mesh`.
       state_sharding: of every array of the state, as `state_shardings` gives them; whole copies by
         default.
-      teacher_sharding: of the teacher's parameters; whole copies by default.
+      frozen_sharding: of every array of `frozen`, as it is given; whole copies by default.
     """
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     whole = replicated(mesh)
     state_sharding = whole if state_sharding is None else state_sharding
-    teacher_sharding = whole if teacher_sharding is None else teacher_sharding
+    frozen_sharding = whole if frozen_sharding is None else frozen_sharding
 
     @functools.wraps(step)
-    def laid_out(state: Any, teacher_params: Any, batch: Any) -> Any:
+    def laid_out(state: Any, frozen: Any, batch: Any) -> Any:
         with on_mesh(mesh):
-            return step(state, teacher_params, batch)
+            return step(state, frozen, batch)
 
     return jax.jit(
         laid_out,
-        in_shardings=(state_sharding, teacher_sharding, None),
+        in_shardings=(state_sharding, frozen_sharding, None),
         out_shardings=(state_sharding, whole),
         donate_argnums=0,
     )
@@ -83,8 +83,8 @@ def compile_evaluation(
 def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:
     """Return the same step under `jax.pmap`, for replicated data parallelism.
 
-    The returned function takes a replicated state, replicated teacher parameters (`replicate`) and
-    a batch `[B, ...]`, which it splits over the devices. Metrics come back as one copy; the state
+    The returned function takes a replicated state, replicated frozen parameters (`replicate`) and a
+    batch `[B, ...]`, which it splits over the devices. Metrics come back as one copy; the state
     stays replicated (`unreplicate` takes one copy).
 
     Raises:
@@ -95,9 +95,9 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     one = make_mesh(1, devices=devices[:1])
 
     @functools.wraps(step)
-    def on_one(state: Any, teacher_params: Any, batch: Any) -> Any:
+    def on_one(state: Any, frozen: Any, batch: Any) -> Any:
         with on_mesh(one):
-            return step(state, teacher_params, batch, axis_name=DATA)
+            return step(state, frozen, batch, axis_name=DATA)
 
     mapped = jax.pmap(
         on_one,
@@ -106,13 +106,13 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
         donate_argnums=0,
     )
 
-    def run(state: Any, teacher_params: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    def run(state: Any, frozen: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         split = {}
         for name, leaf in batch.items():
             if leaf.shape[0] % count:
                 raise ConfigError(rows_fault(name, leaf.shape[0], count))
             split[name] = leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
-        state, metrics = mapped(state, teacher_params, split)
+        state, metrics = mapped(state, frozen, split)
         return state, unreplicate(metrics)
 
     return run

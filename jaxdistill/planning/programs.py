@@ -18,6 +18,7 @@ from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.distill.setup import resolve, stored_shapes
+from jaxdistill.engine.frozen import TEACHER
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
 from jaxdistill.models.frozen import keep_frozen
@@ -47,7 +48,8 @@ class Program:
       name: one of `PROGRAMS`.
       config: of the run.
       lower: makes the lowered program; nothing is compiled before.
-      held: bytes per device of `parameters`, `optimizer`, `teacher` and `batch`.
+      held: bytes per device of `parameters` (trained and frozen), `optimizer`, `teacher` and
+        `batch`.
       tokens: of a step over all devices; examples where there are no tokens.
       unit: `tokens` or `examples`.
       useful_flops: of a step over all devices, without what is computed twice; None where the
@@ -55,7 +57,8 @@ class Program:
       run_flops: the same with what is computed twice.
       turns: of a loop that ends by its data.
       useful: `useful_flops` of `teacher` and `student`; empty where they are not known.
-      arguments: of a training step: the shapes and layouts of its state, teacher and batch.
+      arguments: of a training step: the shapes and layouts of its state, frozen
+        parameters and batch.
     """
 
     name: str
@@ -119,25 +122,34 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     assembly = assemble(setup, mesh)
     maps = {} if teaching is None else _shapes(teaching.projections)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    state = jax.eval_shape(assembly.make_state, student.params, student.model_state, maps, key)
+    trained, frozen = assembly.split({"student": _shapes(student.params), "projections": maps})
+    state = jax.eval_shape(assembly.make_state, trained, student.model_state, key)
     state = with_shardings(state, assembly.state_sharding)
-    taught = {} if teaching is None else teaching.params
-    taught = with_shardings(_shapes(taught), assembly.teacher_sharding)
+    teachers = {} if teaching is None else {TEACHER: _shapes(teaching.params)}
+    frozen = dataclasses.replace(frozen, teachers=teachers)
+    frozen = with_shardings(frozen, assembly.frozen_sharding)
     given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
     params = bytes_held(state.params) + bytes_held(state.model_state)
+    kept = bytes_held((frozen.student, frozen.projections))
     useful, run = step_operations(
-        config, train, plain, live if name == "joint" else None, batch, mesh
+        config,
+        train,
+        plain,
+        live if name == "joint" else None,
+        batch,
+        mesh,
+        apart=layout.apart,
     )
     ids = batch.get("input_ids")
     compiled: Any = assembly.compiled()  # as jit returns it
     return Program(
         name,
         config,
-        lambda: compiled.lower(state, taught, given),
+        lambda: compiled.lower(state, frozen, given),
         {
-            "parameters": params,
+            "parameters": params + kept,
             "optimizer": bytes_held(state) - params,
-            "teacher": bytes_held(taught),
+            "teacher": bytes_held(frozen.teachers),
             "batch": bytes_held(given),
         },
         train.batch_size if ids is None else math.prod(ids.shape),
@@ -145,7 +157,7 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
         sum(useful.values()) or None,
         run,
         _room(config.on_policy, row_length(config, plain)) if config.on_policy else None,
-        (state, taught, given),
+        (state, frozen, given),
         useful,
     )
 

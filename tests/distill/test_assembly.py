@@ -1,5 +1,6 @@
 """One training gives the same on every mesh, and every device holds its own part of it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -105,20 +106,20 @@ def joint_of(family, *, train=None, **layout):
 def start(family, **layout):
     """Return what a step takes: the joint, its first state, the teacher and the batches."""
     joint, student, teaching = joint_of(family, **layout)
-    state = joint.start(student, teaching.projections, seed=0)
-    teacher = sharding.place(teaching.params, joint.teacher_sharding)
+    state, frozen = joint.start(student, teaching.projections, seed=0)
+    teachers = sharding.place({"teacher": teaching.params}, joint.frozen_sharding.teachers)
     return (
         joint,
         state,
-        teacher,
+        dataclasses.replace(frozen, teachers=teachers),
         [compilation.place_batch(batch, joint.mesh) for batch in batches_of(family)],
     )
 
 
-def losses_of(step, state, teacher, batches):
+def losses_of(step, state, frozen, batches):
     found = []
     for index in range(STEPS):
-        state, metrics = step(state, teacher, batches[index % len(batches)])
+        state, metrics = step(state, frozen, batches[index % len(batches)])
         found.append(metrics["loss"])
     return np.array([float(mean.total / mean.weight) for mean in jax.device_get(found)])
 
@@ -147,7 +148,8 @@ def test_every_layout_trains_the_same(family, layout):
 @pytest.mark.parametrize("family", SIZES)
 def test_pmap_trains_the_same(family):
     joint, student, teaching = joint_of(family, strategy="pmap")
-    state = joint.make_state(student.params, None, {}, jax.random.key(0))
+    params = {"student": student.params, "projections": {}}
+    state = joint.make_state(params, None, jax.random.key(0))
     arguments = compilation.replicate(state), compilation.replicate(teaching.params)
     losses = losses_of(compilation.pmap_step(joint.step), *arguments, batches_of(family))
     assert_same(losses, alone(family))
@@ -176,10 +178,10 @@ def shares(tree):
 
 @pytest.mark.slow
 def test_fsdp_splits_parameters_optimizer_and_teacher():
-    joint, state, teacher, batches = start("qwen3", fsdp=8)
-    for tree in (state.params, state.opt_state, teacher):
+    joint, state, frozen, batches = start("qwen3", fsdp=8)
+    for tree in (state.params, state.opt_state, frozen):
         assert shares(tree) >= 7.5
-    program = joint.compiled().lower(state, teacher, batches[0]).compile()
+    program = joint.compiled().lower(state, frozen, batches[0]).compile()
     gathered = [
         array.dims
         for visit in walk(parse(program.as_text()))
@@ -194,7 +196,7 @@ def test_fsdp_splits_parameters_optimizer_and_teacher():
     )
     # Tables and heads of both models once, and those of the optimizer never.
     assert sum(sorted(dims) == [32, 96] for dims in gathered) == 4
-    after, _ = program(state, teacher, batches[0])
+    after, _ = program(state, frozen, batches[0])
     assert shares(after.params) >= 7.5
     assert shares(after.opt_state) >= 7.5
 

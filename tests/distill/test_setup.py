@@ -53,8 +53,8 @@ SMALL = {
 STAGES = ("finetune", "baseline", "distill")
 
 
-def config_of(recipe: str, folder: Path) -> Config:
-    changes = list(SMALL[recipe])
+def config_of(recipe: str, folder: Path, *more: str) -> Config:
+    changes = [*SMALL[recipe], *more]
     if recipe == "sst2":
         rows = runs.write_sentences(folder / "train.tsv", 96, seed=0)
         changes += [f"data.train={rows}", f"teacher.model={runs.write_teacher(folder / 'bert')}"]
@@ -75,8 +75,8 @@ def trainer_of(config: Config, folder: Path, stage: str) -> tuple[Trainer, jax.s
     trainer = make_trainer(
         config, train, dataset, model, stage=stage, teacher=teacher if stage == "distill" else None
     )
-    state = trainer.make_state(trainer.layout.lay_out(model), 0)
-    return trainer, functools.partial(trainer.step.lower, state, trainer.teacher_params)
+    start = trainer.start(trainer.layout.lay_out(model), 0)
+    return trainer, functools.partial(trainer.step.lower, start.state, start.frozen)
 
 
 def planned(config: Config, trainer: Trainer, stage: str) -> Program:
@@ -102,6 +102,23 @@ def test_a_run_and_a_plan_lower_the_same_program(recipe, stage, tmp_path):
     assert {name: field.dtype for name, field in real.items()} == {
         name: field.dtype for name, field in batch.items()
     }
+    assert lower(batch).as_text() == program.lower().as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "freeze"),
+    [
+        ("sst2", "[embeddings, 'query/kernel']"),
+        ("qwen3_8b_to_0.6b", "['layers/.*/0$', '^student/norm']"),
+    ],
+)
+def test_a_frozen_part_is_planned_as_it_is_run(recipe, freeze, tmp_path):
+    config = config_of(recipe, tmp_path, f"train.freeze={freeze}")
+    trainer, lower = trainer_of(config, tmp_path, "distill")
+    program = planned(config, trainer, "distill")
+    _, frozen, batch = program.arguments
+    assert jax.tree.leaves(frozen.student)
     assert lower(batch).as_text() == program.lower().as_text()
 
 

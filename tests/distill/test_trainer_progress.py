@@ -81,10 +81,11 @@ def differ(ours: Any, theirs: Any) -> bool:
 
 def parameters_by_step(trainer: Trainer, model: Model, seed: int = 0) -> list[Any]:
     """Return the raw parameters before the first step and after each, from the steps alone."""
-    state = trainer.make_state(trainer.layout.lay_out(model), seed)
+    start = trainer.start(trainer.layout.lay_out(model), seed)
+    state = start.state
     source, found = trainer.make_source(seed), [jax.device_get(state.params["student"])]
     for step in range(STEPS):
-        state, _ = trainer.step(state, trainer.teacher_params, trainer.place(source[step]))
+        state, _ = trainer.step(state, start.frozen, trainer.place(source[step]))
         found.append(jax.device_get(jax.tree.map(np.copy, state.params["student"])))
     return found
 
@@ -270,8 +271,8 @@ def test_each_seed_draws_other_masks(toy):
     batch = trainer.place(trainer.make_source(0)[0])
     told = []
     for seed in (0, 1, 0):
-        state = trainer.make_state(trainer.layout.lay_out(student), seed)
-        _, metrics = trainer.step(state, trainer.teacher_params, batch)
+        start = trainer.start(trainer.layout.lay_out(student), seed)
+        _, metrics = trainer.step(start.state, start.frozen, batch)
         told.append(float(metrics["loss"].value()))
     assert told[0] == told[2] != told[1]
 

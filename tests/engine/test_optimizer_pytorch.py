@@ -11,6 +11,7 @@ import pytest
 
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import TrainConfig
+from jaxdistill.engine.frozen import merge_parameters, split_parameters
 from jaxdistill.engine.optimizer import learning_rate_schedule, make_optimizer, value_schedule
 
 torch = pytest.importorskip("torch")
@@ -46,14 +47,17 @@ GRADIENTS = [drawn(100 + step, 3.0 if step % 2 else 0.05) for step in range(STEP
 
 def ours(config: TrainConfig) -> list[dict[str, np.ndarray]]:
     """Return the parameters after each step."""
-    params = nested(drawn(0))
-    optimizer = make_optimizer(config, params, TOTAL)
+    whole = nested(drawn(0))
+    optimizer = make_optimizer(config, whole, TOTAL)
+    params, frozen = split_parameters(whole, config.freeze)
     state, found = optimizer.init(params), []
     for gradients in GRADIENTS:
-        updates, state = optimizer.update(nested(gradients), state, params)
+        trained, _ = split_parameters(nested(gradients), config.freeze)
+        updates, state = optimizer.update(trained, state, params)
         params = optax.apply_updates(params, updates)
-        assert isinstance(params, dict)
-        leaves = jax.tree_util.tree_flatten_with_path(params["student"])[0]
+        leaves = jax.tree_util.tree_flatten_with_path(merge_parameters(params, frozen)["student"])[
+            0
+        ]
         found.append(
             {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
         )

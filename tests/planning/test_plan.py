@@ -53,8 +53,9 @@ def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
     teacher = build_model(TEACHER, dtype="bfloat16", logits=False)
     setup = resolve(wanted, wanted.train, Facts(), student, teacher, total_steps=10)
     teaching, joint = setup.teaching, assemble(setup, mesh)
-    state = joint.start(student, {}, 0)
-    taught = place(teaching.params, joint.teacher_sharding)
+    state, frozen = joint.start(student, {}, 0)
+    taught = place({"teacher": teaching.params}, joint.frozen_sharding.teachers)
+    frozen = dataclasses.replace(frozen, teachers=taught)
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")
     batch = {name: jnp.ones((16, 32), jnp.int32) for name in names}
     batch |= {"loss_mask": jnp.ones((16, 32)), "weight": jnp.ones(16)}
@@ -67,7 +68,7 @@ def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
         "batch": on_first(batch),
     }
     assert {name: memory[name] for name in live} == live
-    program = joint.compiled().lower(state, taught, batch).compile()
+    program = joint.compiled().lower(state, frozen, batch).compile()
     found = program.memory_analysis()
     assert sum(live.values()) == pytest.approx(found.argument_size_in_bytes, rel=0.1)
     total = found.argument_size_in_bytes + found.temp_size_in_bytes

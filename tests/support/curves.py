@@ -46,7 +46,7 @@ def run_stage(
     """Train the student as a run does: with a teacher it is distilled."""
     stage = "baseline" if teacher is None else "distill"
     trainer = make_trainer(config, config.train, dataset, student, stage=stage, teacher=teacher)
-    state = trainer.make_state(trainer.layout.lay_out(student), SEED)
+    state = trainer.start(trainer.layout.lay_out(student), SEED).state
     projections = {
         name: {layer: np.array(kernel) for layer, kernel in kernels.items()}
         for name, kernels in state.params["projections"].items()
