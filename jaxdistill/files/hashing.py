@@ -1,4 +1,7 @@
-"""Hashes by which files, data and settings are known again: the same in every process."""
+"""Hashes by which files, data and settings are known again: the same in every process.
+
+numpy is imported on first use, because configs are checked without it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SHORT = 16
 """Hexadecimal digits of a hash that only tells versions of one thing apart."""
@@ -59,9 +63,13 @@ def hash_file(path: Path) -> str:
 def hash_each(pieces: Iterable[bytes]) -> np.ndarray:
     """Return a number of 64 bits for each piece, uint64 `[N]`: its BLAKE2b of 8 bytes."""
     digests = b"".join(hashlib.blake2b(piece, digest_size=8).digest() for piece in pieces)
+    import numpy as np
+
     return np.frombuffer(digests, "<u8")
 
 
 def byte_view(array: np.ndarray) -> memoryview:
     """Return the bytes of an array, without a copy where it is contiguous."""
+    import numpy as np
+
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
