@@ -53,14 +53,15 @@ class Bench:
       config: name of the config.
       program: `joint`, or `cached` where the step reads what the teacher said before.
       mesh: sizes of its axes.
-      shape: of the made-up batch's examples.
+      shape: shape of the made-up batch's examples.
       compile_seconds: to lower and to compile the step for it.
       made_up, loader: timings; `loader` is None where it was left out.
-      peak: of the devices together.
+      peak: operations per second of the devices together.
       mfu: useful operations per second over the peak, of `teacher` and `student`, on made-up
         batches; empty where the models' shapes do not tell.
-      peak_bytes: of one device's memory, and `peak_source`, who says so.
-      floor_milliseconds: that a step takes at least by its program, and `floor`, what limits it.
+      peak_bytes: largest use of one device's memory, and `peak_source`, who says so.
+      floor_milliseconds: time that a step takes at least by its program, and `floor`, what limits
+        it.
       notes: what to know of the figures.
       noise: why they may be those of the moment; empty where nothing was seen.
       environment: versions and devices.
@@ -113,14 +114,14 @@ def bench(
     Args:
       config: the run's.
       workdir: where its data, its fine-tuned teacher and its cache lie, where they do yet.
-      steps: that are timed in each repeat.
-      repeats: whose spread tells noise.
+      steps: number of steps timed in each repeat.
+      repeats: number of repeats, whose spread is the noise.
       loader: whether the loader is timed, too; without it neither data nor weights need exist.
       trace: folder for a trace of the profiler, of three more steps.
 
     Raises:
       ConfigError: what cannot be laid out over the devices.
-      DataError, ModelError, CacheError: as in the run itself.
+      DataError, ModelError, CacheError: data, models or cache that the run itself would refuse.
     """
     for name, value in (("steps", steps), ("repeats", repeats)):
         if value < 1:

@@ -46,14 +46,14 @@ class Timing:
     """Steps that were timed.
 
     Attributes:
-      steps: of all repeats.
-      milliseconds: of a step: its percentiles `p10`, `p50` and `p90`.
+      steps: number of steps of all repeats.
+      milliseconds: time of a step: the percentiles `p10`, `p50` and `p90`.
       spread: largest less smallest median of the repeats, over the median of all.
       tokens_per_second: over all devices, padding is none; None where examples have no tokens.
-      examples_per_second: the same of examples.
+      examples_per_second: throughput in examples.
       padding: share of the computed tokens that is padding.
       waiting: share of the time in which the devices waited for data.
-      first_seconds: of the loader's first steps, one of each shape: mostly to compile them.
+      first_seconds: time of the loader's first steps, one of each shape: mostly to compile them.
     """
 
     steps: int

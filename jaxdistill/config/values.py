@@ -32,7 +32,7 @@ def read_yaml(text: str, annotation: Any, *, where: str) -> Any:
     """Read a YAML document as values of a type.
 
     Args:
-      text: of a file.
+      text: content of a file.
       annotation: a pydantic model, or any type that a field of one has.
       where: what to call the text in errors.
 

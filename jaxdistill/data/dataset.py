@@ -42,7 +42,7 @@ class Dataset:
       notes: counts worth telling: `train.rows`, `train.cut` (longer than the limit),
         `train.repeated` (inputs that occurred before), `validation.seen` (inputs also in training).
       tokenizer: folder of the tokenizer that read the texts, None without texts.
-      vocabulary: its number of tokens.
+      vocabulary: number of the tokenizer's tokens.
       positive: id of the label whose F1 counts, or None for the mean over labels.
       space: how labels were read, or None where there are none.
       remarks: what was noticed while reading, for the doctor to say.
@@ -69,7 +69,7 @@ class NamedHead:
 
     Attributes:
       names: in the order of its ids.
-      model: whose it is, for messages.
+      model: name of the model that has it, for messages.
       remedy: what to do where the data has other labels.
     """
 
@@ -102,12 +102,13 @@ def prepare(
         configuration names another tokenizer; None for images.
       labels: the model's label names in the order of its ids, or its head.
       num_labels: the model's number of classes.
-      outputs: those of a model without names: numbers below are ids, others are names.
+      outputs: number of the outputs of a model without names: numbers below are ids, others are
+        names.
       readers: the kind of input that each model is made for, by a name for messages.
       row_limits: the longest row that each model has positions for, by who it is.
       cache_dir: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
-      preprocessing: of the model that reads images; what `data` says goes before it.
-      channels: of the images that the model reads, 1 or 3; None: as the data has them.
+      preprocessing: what the model that reads images expects; what `data` says goes before it.
+      channels: number of channels that the model reads, 1 or 3; None: as the data has them.
       remarks: what was noticed while the models were asked how they read inputs.
 
     Raises:

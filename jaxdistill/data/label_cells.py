@@ -61,7 +61,7 @@ def find_form(
       values: the column.
       table: names the source in messages.
       names: the labels that there are, where they are known.
-      count: their number, where it is known.
+      count: number of the labels, where it is known.
 
     Raises:
       DataError: the column can be read in two ways, or in none.

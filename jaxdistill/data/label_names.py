@@ -216,7 +216,7 @@ def positive_label(
 
     Args:
       wanted: the label that the configuration names (`data.positive`).
-      names: of the outputs, or None where they have numbers only.
+      names: names of the outputs, or None where they have numbers only.
       count: outputs.
       exclusive: whether each example has exactly one of them. Of two such labels, one counts even
         where none is named: the one that its name says is the positive one (`positive`, `yes`; the

@@ -18,12 +18,13 @@ class LabelSpace:
 
     Attributes:
       count: classes, or 1 for regression.
-      names: their names in the order of the model's outputs, or None where the data has bare ids.
+      names: names of the classes in the order of the model's outputs, or None where the data has
+        bare ids.
       source_names: names of the ids as the data counts them, where those may be others.
       outputs: the model's output of each id of the data; None where they are the same.
       by_name: whether whole numbers are names, as codes are, and no ids.
       form: how a row holds its labels.
-      columns: that hold them.
+      columns: columns that hold the labels.
       holds_ids: whether the rows hold ids, and not names.
     """
 

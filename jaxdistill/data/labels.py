@@ -81,11 +81,11 @@ def class_space(
 
     Args:
       table: the training data.
-      columns: of labels; several hold 0 and 1 each.
+      columns: columns of labels; several hold 0 and 1 each.
       labels: names in the order of the model's outputs.
-      num_labels: their number.
+      num_labels: number of the model's outputs.
       id_names: what the data calls its ids, in their order; the source's own names where None.
-      outputs: those of a model that is given, whose names are not known: ids below are ids.
+      outputs: number of the outputs of a model whose names are not known: ids below are ids.
       several: whether a row may have several labels.
 
     Raises:

@@ -108,7 +108,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
     Args:
       logits: `[S, N, C]`.
       labels: `[N]` ids.
-      names: of the classes.
+      names: names of the classes.
     """
     count = logits.shape[-1]
     counts = confusion_counts(logits, labels)

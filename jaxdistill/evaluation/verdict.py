@@ -34,7 +34,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     single seed cannot tell chance from gain, so that it claims nothing.
 
     Args:
-      result: as in a run's `result.json`: `metric`, `higher_is_better`, `examples`, `teacher`,
+      result: values of a run's `result.json`: `metric`, `higher_is_better`, `examples`, `teacher`,
         `student_alone`, `student_distilled` (each with `values`), `seeds`, `evaluation_error`,
         `interaction_error`.
     """
@@ -97,7 +97,7 @@ def gain_noise(result: Mapping[str, Any]) -> Noise:
     With few seeds the variance itself is uncertain, which widens the quantile; see `quantile`.
 
     Args:
-      result: as for `verdict`.
+      result: values of a run's `result.json`, see `verdict`.
     """
     alone = np.asarray(result["student_alone"]["values"], np.float64)
     distilled = np.asarray(result["student_distilled"]["values"], np.float64)

@@ -25,7 +25,7 @@ class Method:
     so that a config that names the method can be checked without importing jax.
 
     Attributes:
-      name: as a config names it.
+      name: name in configs.
       reads: what it compares: the task's `labels`, `logits` of both models, pairs of layers
         (`hidden` states or `attention` maps), or whole `outputs`.
       formula: the function; its docstring says what it is, its first line and its paper are listed.
@@ -37,7 +37,7 @@ class Method:
       compares_classes: whether it compares distributions over several classes, and so says nothing
         where there is one output.
       fused: whether `losses.fused_loss` computes it without logits, under the same name.
-      cached: its function of what a codec keeps of the teacher, by the name of the codec.
+      cached: functions of what a codec keeps of the teacher, by the name of the codec.
       taps: `(**options) -> (student_taps, teacher_taps)`, for outputs.
       maps: `(student, teacher, key, **options) -> pytree`, parameters that are trained beside the
         student and left out of the export, for outputs; the models' parameters may be shapes.

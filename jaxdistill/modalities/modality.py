@@ -41,7 +41,7 @@ class Modality:
     of an example by name, such as `{"height": 8, "width": 8, "channels": 1}`.
 
     Attributes:
-      name: as `data.modality` and a model family name it.
+      name: name in `data.modality` and in model families.
       plural: what its examples are called in messages.
       fields: what a batch holds of it, by name.
       read: `(tables, source) -> Found`, the inputs of the tables of all splits; see
@@ -52,7 +52,7 @@ class Modality:
       usual: `(table, data) -> columns or None`, the columns that hold it by their names.
       column_keys: keys of `data` that name a column for it.
       data_keys: further keys of `data` that it reads.
-      refused_keys: those of `data_keys` that are an error for data of another kind.
+      refused_keys: members of `data_keys` that are an error for data of another kind.
       altering_keys: keys of `data`, or of its own options, that alter training examples at random,
         so that what a teacher says of them has no use in another epoch.
       read_as: kinds whose models read this one, too.

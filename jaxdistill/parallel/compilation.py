@@ -40,10 +40,11 @@ def compile_step(
 
     Args:
       step: `(state, frozen, batch) -> (state, metrics)`.
-      mesh: of `make_mesh`.
-      state_sharding: of every array of the state, as `state_shardings` gives them; whole copies by
+      mesh: devices, see `make_mesh`.
+      state_sharding: shardings of every array of the state, as `state_shardings` gives them; whole
+        copies by default.
+      frozen_sharding: shardings of every array of `frozen`, as it is given; whole copies by
         default.
-      frozen_sharding: of every array of `frozen`, as it is given; whole copies by default.
     """
     if mesh is None:
         return jax.jit(step, donate_argnums=0)

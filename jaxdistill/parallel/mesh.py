@@ -102,7 +102,7 @@ def check_heads(who: str, config: Any, parts: int) -> None:
 
     Args:
       who: `teacher` or `student`.
-      config: of the model's family, or None.
+      config: config of the model's family, or None.
       parts: size of the axis.
 
     Raises:

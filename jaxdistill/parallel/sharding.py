@@ -42,8 +42,8 @@ def spec_of(
     """Return how one parameter is split.
 
     Args:
-      axes: its logical axes, None for one without a name.
-      shape: as long.
+      axes: logical axes of the array, None for one without a name.
+      shape: sizes, as many.
       mesh: with the axes of `mesh.make_mesh`.
       share: mesh axes that take the part of `fsdp`; none keeps whole copies along it.
     """
@@ -73,9 +73,9 @@ def parameter_shardings(
 
     Args:
       params: nested dict of arrays or their shapes; stacked layers may lie apart, as tuples.
-      axes: as `params`, the logical axes; None for a model without names.
+      axes: logical axes in a tree as `params`; None for a model without names.
       mesh: the devices.
-      share: see `spec_of`.
+      share: mesh axes that split what no rule splits, see `spec_of`.
     """
 
     def of(names: Axes, leaf: Any) -> NamedSharding:
@@ -97,7 +97,7 @@ def state_shardings(state: Any, axes: Any, mesh: Mesh, *, share_params: bool = T
 
     Args:
       state: a `TrainState`, or its shapes.
-      axes: of the student's parameters.
+      axes: logical axes of the student's parameters.
       mesh: the devices.
       share_params: whether `fsdp` splits parameters, too (ZeRO-3), or the optimizer's state and
         the averages only (ZeRO-1; Rajbhandari et al. 2020).
@@ -294,7 +294,7 @@ def product(x: jax.Array, kernel: jax.Array, axes: Axes, **options: Any) -> jax.
 
     Args:
       axes: logical axes of the parameter.
-      options: of `jnp.matmul`.
+      options: options of `jnp.matmul`.
     """
     mesh = mesh_of_step()
     if mesh is None or not _few.get():

@@ -19,7 +19,7 @@ class Generation(NamedTuple):
     """How Google's tools name one generation of TPUs.
 
     Attributes:
-      dimensions: of a topology.
+      dimensions: number of a topology's dimensions.
       cloud: the accelerator type on Cloud TPU, before its number.
       cores: what that number counts per chip.
       runtime: the image of its virtual machines.

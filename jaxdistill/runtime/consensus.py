@@ -18,7 +18,7 @@ class Agreement:
     """A poll that is answered with yes at the same call on all processes, once one has asked.
 
     Args:
-      topic: its name, the same on all processes.
+      topic: name of the vote, the same on all processes.
       lasting: whether the answer stays yes, or is given once for each time it is asked for.
     """
 

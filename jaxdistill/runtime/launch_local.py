@@ -39,9 +39,9 @@ def launch(
     Args:
       command: the arguments of `jaxdistill`.
       processes: how many.
-      devices: of each process: GPUs where there are any, else virtual CPU devices.
-      heartbeat_seconds: see `ProcessSettings`.
-      environment: of the processes; this one's by default.
+      devices: number of each process's GPUs where there are any, else of virtual CPU devices.
+      heartbeat_seconds: silence after which a process counts as lost, see `ProcessSettings`.
+      environment: variables of the processes; this one's by default.
 
     Returns:
       The exit code of the first process that failed (128 + N where signal N ended it), else 0.

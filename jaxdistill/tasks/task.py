@@ -29,7 +29,7 @@ class Metric:
     """A figure of predictions, by which models are ranked or described.
 
     Attributes:
-      name: as a config names it; tasks may share a name if all but `function` and `hits` is equal.
+      name: name in configs; tasks may share a name if all but `function` and `hits` is equal.
       function: `(logits, labels, *, positive) -> float`; `positive` is the label that an F1 is of.
       higher_is_better: the direction in which models improve.
       kind: a `share` of examples is shown in percent and compared in points; a `correlation` lies
@@ -60,7 +60,7 @@ class Task:
     so that a config that names the task can be checked without importing jax.
 
     Attributes:
-      name: as a config names it.
+      name: name in configs.
       summary: one sentence, for `jaxdistill methods`.
       outputs: one distribution over `classes`, a `decision` of yes or no for each output, `values`,
         or the next `tokens` of a vocabulary. Labels are int32 `[B]`, float32 `[B, C]` of zeros and
@@ -85,9 +85,9 @@ class Task:
       explain: `(setup, logits, labels) -> str | None`, what would make a bad teacher good.
       figures: `(logits, labels, names) -> iterator of (title, caption, address)`, of the report;
         `logits` maps a model to `[S, N, C]`.
-      checks: of the doctor: `(setup) -> iterator of findings`.
-      problem_type: as a `config.json` names the task; None where the head's architecture says it.
-      head: of the models, as families name it.
+      checks: checks of the doctor: `(setup) -> iterator of findings`.
+      problem_type: name of the task in a `config.json`; None where the head's architecture says it.
+      head: head of the models, as families name it.
       writes: whether the student can write text, so that it can learn from its own.
       documents: whether it reads documents packed into rows, whose labels are their tokens.
       score_step: `(apply) -> step(params, batch, model_state) -> (scores, metrics)`, where scores

@@ -118,7 +118,7 @@ def train_batches(
       config: layout, buckets and augmentation.
       accumulate: microbatches per update.
       shards: devices along the batch.
-      multiple: of which every length is one, where devices share a row.
+      multiple: number that every length is a multiple of, where devices share a row.
 
     Raises:
       ConfigError: the rows of a batch cannot be dealt to the microbatches and devices.

@@ -30,7 +30,7 @@ class Part:
     """Which of a batch's equal blocks of rows one process holds.
 
     Attributes:
-      blocks: their numbers, ascending.
+      blocks: numbers of the blocks, ascending.
       of: blocks of the whole batch.
     """
 

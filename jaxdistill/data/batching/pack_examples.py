@@ -33,7 +33,7 @@ class Arrangement:
 
     Attributes:
       lengths: tokens of the example at each place of each batch, 0 for none, int64 [steps, N].
-      rows: its row, int64 [steps, N].
+      rows: row of each example, int64 [steps, N].
       segments: which example of its row it is, counted from 1, int32 [steps, N].
       shape: rows and tokens per row of a batch.
       accumulate: microbatches per batch.

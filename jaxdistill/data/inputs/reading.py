@@ -23,8 +23,8 @@ class Source:
       config: the section `data`; its field `inputs` has the options of the kind of input.
       tokenizer: Hugging Face folder of the model that reads texts.
       row_limits: the longest row that each model has positions for, by who it is.
-      preprocessing: of the model that reads images; what `data` says goes before it.
-      channels: of the images that the models read, 1 or 3; None: as the data has them.
+      preprocessing: what the model that reads images expects; what `data` says goes before it.
+      channels: number of channels that the models read, 1 or 3; None: as the data has them.
       cache: where a tokenizer that is trained is kept, and where `data.cache` is true, tokens.
       remarks: what was noticed while the models were asked.
     """
@@ -47,8 +47,8 @@ class Found:
       inputs: by split: `train`, `validation` and, where there is one, `test`.
       remarks: what was noticed while reading, for the doctor to say.
       tokenizer: folder of the tokenizer that read the texts, None without texts.
-      vocabulary: its number of tokens.
-      labels: of every split, where inputs bring their own.
+      vocabulary: number of the tokenizer's tokens.
+      labels: labels of every split, where inputs bring their own.
       notes: counts worth telling, by `split.name`, where labels are brought, too.
     """
 

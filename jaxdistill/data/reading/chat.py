@@ -35,8 +35,8 @@ class Chat:
     """A conversation.
 
     Attributes:
-      messages: of the keys `role` and `content` (text) and whatever else templates read, such as
-        `tool_calls`, `name` and `reasoning_content`; none is None.
+      messages: mappings with the keys `role` and `content` (text) and whatever else templates read,
+        such as `tool_calls`, `name` and `reasoning_content`; none is None.
       learned: which of them are learned from, the assistant's only.
       tools: JSON schemas of the functions that the assistant may call.
       variables: further ones of the template, such as `enable_thinking`.

@@ -77,8 +77,8 @@ def read_file(
       path: the file; unpacked first where its ending says that it is compressed.
       kind: a value of `SUFFIXES`.
       part: `train`, `validation` or `test`: which arrays of an NPZ file to take.
-      names: of the columns, for a file without a header.
-      encoding: of its text; found out where None.
+      names: names of the columns, for a file without a header.
+      encoding: encoding of the text; found out where None.
 
     Raises:
       DataError: missing, unreadable, malformed or empty.

@@ -39,7 +39,8 @@ def read_images(
 
     Args:
       tables: split -> its rows.
-      channels: those of the model, where it says; grey images are repeated for one of 3.
+      channels: number of the model's channels, where it says; grey images are repeated for one of
+        3.
       white: `data.image_max`.
 
     Raises:

@@ -111,7 +111,7 @@ def read_tools(
     Args:
       value: a list of schemas, or JSON of one, or of each.
       where: what to call the chat in messages.
-      name: of the column; `functions` holds bare functions.
+      name: name of the column; `functions` holds bare functions.
       typed: whether records come from typed columns, where absent keys are None.
 
     Raises:

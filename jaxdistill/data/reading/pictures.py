@@ -67,7 +67,7 @@ def read_pictures(
     Args:
       values: one per image; relative paths are looked for beside the table's file, then in the
         working directory.
-      channels: those of the model, 1 or 3, where it says.
+      channels: number of the model's channels, 1 or 3, where it says.
       white: value of a white pixel in files of fractions or of 32-bit numbers.
 
     Raises:

@@ -165,9 +165,9 @@ def processor_config(
     """Build the `preprocessor_config.json` that does the same in transformers.
 
     Args:
-      height: of the images as trained on, which others are brought to where nothing resizes.
-      width: of the images as trained on.
-      channels: of the images as trained on.
+      height: height of the images as trained on, which others are brought to where nothing resizes.
+      width: width of the images as trained on.
+      channels: number of channels of the images as trained on.
     """
     size, crop = preprocessing.size, preprocessing.crop
     if size is None and crop is None:

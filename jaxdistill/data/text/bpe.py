@@ -67,7 +67,7 @@ def choose_tokenizer(
       texts: gives the training texts.
       source: names them in messages.
       folder: where tokenizers are kept; None: none can be trained.
-      specials: of one that is trained.
+      specials: special tokens of a tokenizer that is trained.
 
     Raises:
       DataError: none is given, or it cannot be trained.

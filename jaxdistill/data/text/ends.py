@@ -21,8 +21,9 @@ def end_ids(tokenizer: Any, folders: Iterable[Path | None]) -> tuple[int, ...]:
     transformers reads them; chat models often have two, one for a turn and one for a text.
 
     Args:
-      tokenizer: of transformers; its `eos_token_id` ends the documents of a language model.
-      folders: of the models that write; None and names of no folder are passed over.
+      tokenizer: tokenizer of transformers; its `eos_token_id` ends the documents of a language
+        model.
+      folders: folders of the models that write; None and names of no folder are passed over.
     """
     found = [tokenizer.eos_token_id]
     for folder in folders:

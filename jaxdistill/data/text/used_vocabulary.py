@@ -46,7 +46,7 @@ def cut(params: Any, axes: Any, used: np.ndarray) -> Any:
 
     Args:
       params: nested dict of arrays.
-      axes: as `params`; the logical axis names of each array.
+      axes: logical axis names of each array, in a tree as `params`.
       used: ascending ids.
     """
 
