@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxdistill import losses
     from jaxdistill.config.base import Section
+    from jaxdistill.config.sources import Source, register_source
     from jaxdistill.data.inputs.inputs import Arrays, Inputs
     from jaxdistill.data.inputs.reading import Found
     from jaxdistill.data.label_space import LabelSpace
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jaxdistill.modalities.modality import Field, Modality
     from jaxdistill.modalities.registry import register_modality
     from jaxdistill.models.outputs import Outputs
+    from jaxdistill.models.registered import register_family
     from jaxdistill.models.registry import Model, build_model, load_model, save_model
     from jaxdistill.parallel.compilation import (
         compile_step,
@@ -66,6 +68,7 @@ __all__ = [
     "Objective",
     "Outputs",
     "Section",
+    "Source",
     "Task",
     "Term",
     "TrainState",
@@ -88,8 +91,10 @@ __all__ = [
     "place_batch",
     "plan",
     "pmap_step",
+    "register_family",
     "register_method",
     "register_modality",
+    "register_source",
     "register_task",
     "replicate",
     "save_model",
@@ -101,6 +106,7 @@ __all__ = [
 
 _HOMES = {
     "config.base": ("Section",),
+    "config.sources": ("Source", "register_source"),
     "data.label_space": ("LabelSpace",),
     "methods.method": ("Method",),
     "methods.registry": ("register_method",),
@@ -131,6 +137,7 @@ _HOMES = {
     "generation.rollout": ("make_continue",),
     "generation.decode": ("generate",),
     "models.outputs": ("Outputs",),
+    "models.registered": ("register_family",),
     "models.registry": ("Model", "build_model", "load_model", "save_model"),
     "teachers.cache.reader": ("open_cache",),
     "teachers.cache.writer": ("CacheWriter",),

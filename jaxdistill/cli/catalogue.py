@@ -134,11 +134,13 @@ def _optimizers() -> list[Method]:
 
 
 def _sources() -> list[Method]:
-    from jaxdistill.data.reading import documents, formats, image_folder, sources
+    from jaxdistill.config.sources import sources as known
+    from jaxdistill.data.reading import formats, image_folder, sources
+    from jaxdistill.methods.method import function_of
 
+    readers = {name: function_of(source.read) for name, source in known().items()}
     found = [
-        Method("data source", "digits", first_sentence(sources._digits), ""),
-        Method("data source", "stdlib", first_sentence(documents.standard_library), ""),
+        *(Method("data source", name, first_sentence(f), papers(f)) for name, f in readers.items()),
         Method("data source", "NAME", first_sentence(sources._hub), ""),
         Method("data source", "files: images", first_sentence(image_folder.read_image_folder), ""),
         Method("data source", "files: saved", first_sentence(sources.read_saved), ""),

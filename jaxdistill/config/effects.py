@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from jaxdistill.config.base import DECAYING
+from jaxdistill.config.sources import FILES, sources
 from jaxdistill.config.training import TrainConfig
 from jaxdistill.modalities.registry import modalities, modality_named
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from jaxdistill.config.schema import Config
 
 Path = tuple[str, ...]
-_EMBEDDED = ("digits", "stdlib")
 _LABEL_OPTIONS = ("label", "labels")
 
 
@@ -79,16 +79,17 @@ def _given(config: Any, path: Path) -> bool:
 
 def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
     data, task = config.data, config.task_record
-    if data.source in _EMBEDDED:
+    embedded = data.source in sources()
+    if embedded:
         for name in ("train", "validation", "test"):
             yield (
                 ("data", name),
                 f"of files and Hugging Face datasets, and data.source is {data.source!r}; "
                 "set data.source=files to read it",
             )
-    if data.source != "files":
+    if data.source != FILES:
         yield ("data", "format"), f"of files, and data.source is {data.source!r}"
-    if data.source in (*_EMBEDDED, "files"):
+    if embedded or data.source == FILES:
         for name in ("subset", "streaming"):
             if getattr(data, name):
                 yield (

@@ -14,6 +14,7 @@ from jaxdistill.config.effects import effective
 from jaxdistill.config.inputs import InputsConfig, inputs_fields, read_inputs
 from jaxdistill.config.objective import TermConfig, option_fault, read_term, term_fields
 from jaxdistill.config.paths import expand
+from jaxdistill.config.plugins import load_plugins
 from jaxdistill.config.schema import Config
 from jaxdistill.config.values import annotation_at, read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError, did_you_mean
@@ -116,6 +117,7 @@ def check(values: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: naming every unknown key (with the nearest known one) and every bad value.
     """
+    load_plugins()
     faults = _key_faults(Config, values, "")
     if faults:
         raise ConfigError("; ".join(faults))

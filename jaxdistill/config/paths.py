@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxdistill.config.schema import Config
+from jaxdistill.config.sources import FILES, sources
 from jaxdistill.errors import ConfigError
 
 _SPLITS = ("train", "validation", "test")
@@ -59,8 +60,8 @@ def map_places(
     values: Mapping[str, Any], change: Callable[[str], str], *, source: str
 ) -> dict[str, Any]:
     """Return nested values with every place on disk changed; addresses of the net are none."""
-    splits = [("data", name) for name in _SPLITS] if source == "files" else []
-    if source not in ("files", "digits", "stdlib") and os.path.isdir(source):
+    splits = [("data", name) for name in _SPLITS] if source == FILES else []
+    if source not in (FILES, *sources()) and os.path.isdir(source):
         splits = [("data", "source")]
     found = dict(values)
     for section, name in (*splits, *_MODELS):

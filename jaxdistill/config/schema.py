@@ -26,6 +26,7 @@ from jaxdistill.config.effects import check_effects
 from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
 from jaxdistill.config.inputs import InputsConfig, read_inputs
 from jaxdistill.config.objective import TermConfig, make_term, read_term
+from jaxdistill.config.sources import check_source
 from jaxdistill.config.training import (
     CheckpointConfig,
     ParallelConfig,
@@ -62,7 +63,8 @@ class DataConfig(Section):
     """Where examples come from and how they become batches."""
 
     source: str = "files"
-    """`files`, `digits` or `stdlib` (embedded), or the name of a Hugging Face dataset."""
+    """`files`, `digits` or `stdlib` (embedded), a registered source, or the name of a Hugging Face
+    dataset."""
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     train: str | tuple[str, ...] | None = None
@@ -155,6 +157,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _source_has_data(self) -> DataConfig:
+        check_source(self.source)
         if self.source == "files" and self.train is None:
             raise ValueError(
                 "train: got nothing, expected a file or folder; "

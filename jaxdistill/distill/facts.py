@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from jaxdistill.config.schema import Config, TokenizerConfig
+from jaxdistill.config.sources import sources
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.inputs.shapes import sizes_of
 from jaxdistill.data.text.ends import ends_of
@@ -15,8 +16,6 @@ from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named, recognizable
 
 log = logging.getLogger("jaxdistill")
-
-_EMBEDDED_LABELS = {"digits": 10}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +71,14 @@ def facts_without_data(config: Config) -> Facts:
 
 def _inputs(config: Config) -> tuple[str | None, Mapping[str, int]]:
     """Return the kind of input that a config names, or the first that it says the sizes of."""
-    named = "documents" if config.task_record.documents else config.data.modality
+    source = sources().get(config.data.source)
+    told, known = (None, {}) if source is None else (source.modality, source.sizes)
+    named = "documents" if config.task_record.documents else config.data.modality or told
     kinds = recognizable() if named is None else [modality_named(named)]
     for kind in kinds:
         found = kind.sizes_of_config
-        sizes = {} if found is None else function_of(found)(config)
+        sizes = dict(known) if kind.name == told else {}
+        sizes |= {} if found is None else function_of(found)(config)
         if sizes or named is not None:
             return kind.name, sizes
     return None, {}
@@ -88,8 +90,11 @@ def _outputs(config: Config) -> int | None:
         return 1
     if config.data.labels is not None:
         return len(config.data.labels)
-    if config.task_record.over_vocabulary or config.data.source in _EMBEDDED_LABELS:
-        return _EMBEDDED_LABELS.get(config.data.source)
+    if config.task_record.over_vocabulary:
+        return None
+    source = sources().get(config.data.source)
+    if source is not None and source.labels is not None:
+        return len(source.labels)
     origins = [config.teacher.model, config.student.model]
     if not any(isinstance(origin, Mapping) for origin in origins):
         return None

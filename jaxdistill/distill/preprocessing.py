@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.config.schema import Config
+from jaxdistill.config.sources import sources
 from jaxdistill.data.reading.preprocessing import (
     FILE,
     Preprocessing,
@@ -23,7 +24,6 @@ from jaxdistill.models.registry import family_named
 
 _PIXELS = ("scale", "mean", "std")
 _AXES = ("height", "width", "channels")
-_EMBEDDED = {"digits": (8, 8, 1)}
 
 
 def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark, ...]]:
@@ -106,11 +106,12 @@ def channels_of(config: Config) -> int | None:
 
 def sizes_of_config(config: Config) -> dict[str, int]:
     """Return the sizes of images that a config says, none where it leaves them to the data."""
-    embedded, size = _EMBEDDED.get(config.data.source), config.data.image_size
+    source, size = sources().get(config.data.source), config.data.image_size
+    known = {} if source is None or source.modality != "image" else source.sizes
     if size is None:
-        return {} if embedded is None else dict(zip(_AXES, embedded, strict=True))
+        return dict(known)
     height, width = (size, size) if isinstance(size, int) else size
-    channels = channels_of(config) or (3 if embedded is None else embedded[2])
+    channels = channels_of(config) or known.get("channels", 3)
     return dict(zip(_AXES, (height, width, channels), strict=True))
 
 

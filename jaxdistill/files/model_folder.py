@@ -207,7 +207,6 @@ def write_folder(
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
-        sync_folder(folder.parent)
     except OSError as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -215,6 +214,7 @@ def write_folder(
         raise ModelError(f"{folder}: the model cannot be written ({error})") from None
     if old.exists():
         _keep_others(old, folder)
+    sync_folder(folder.parent)
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Pending], shard_bytes: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from importlib.metadata import entry_points
 
+from jaxdistill.config.plugins import load_plugins
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.method import Method
 
@@ -43,26 +43,6 @@ def method_named(name: str) -> Method:
       KeyError: no such method.
     """
     return methods()[name]
-
-
-@functools.cache
-def load_plugins() -> None:
-    """Import what installed packages offer under the entry points `jaxdistill.plugins`.
-
-    Raises:
-      ConfigError: one of them cannot be imported, or fails when it registers.
-    """
-    for point in entry_points(group="jaxdistill.plugins"):
-        try:
-            found = point.load()
-            if callable(found):
-                found()
-        except Exception as error:
-            package = "" if point.dist is None else f" of the package {point.dist.name}"
-            raise ConfigError(
-                f"plugin {point.name!r}{package} ({point.value}): got "
-                f"{type(error).__name__}: {error}; mend the package, or uninstall it"
-            ) from error
 
 
 @functools.cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from jaxdistill.config.plugins import load_plugins
 from jaxdistill.errors import ConfigError, ModelError, did_you_mean
-from jaxdistill.methods.registry import load_plugins
 from jaxdistill.modalities.modality import Modality
 
 DEFAULT = "text"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.errors import ModelError
 from jaxdistill.files.model_folder import (
     GENERATION,
     SHARD_BYTES,
@@ -54,6 +53,7 @@ from jaxdistill.models.hub.rules import Rule, flatten
 from jaxdistill.models.hub.sentence import ENCODER, lay_out, stored_head
 from jaxdistill.models.hub.tokenizer_files import row_limit_of, tokenizer_texts
 from jaxdistill.models.labels import agree, count_labels
+from jaxdistill.models.registered import families, family_named, family_names
 
 log = logging.getLogger("jaxdistill")
 
@@ -69,50 +69,6 @@ __all__ = [
     "load_model",
     "save_model",
 ]
-
-# Family name, or another `model_type` of Hugging Face configs -> the module that declares it.
-_MODULES = {
-    "bert": "bert",
-    "roberta": "bert",
-    "xlm-roberta": "bert",
-    "distilbert": "distilbert",
-    "mobilebert": "mobilebert",
-    "vit": "vit",
-    "resnet": "resnet",
-    "gpt2": "gpt2",
-    "llama": "llama",
-    "qwen2": "llama",
-    "qwen3": "llama",
-    "gemma2": "gemma",
-    "gemma3_text": "gemma",
-    "t5": "t5",
-    "mlp": "small",
-    "cnn": "small",
-    "jaxdistill-mlp": "small",
-    "jaxdistill-cnn": "small",
-}
-
-
-def family_named(name: str) -> Family:
-    """Return the family of that name or Hugging Face `model_type`.
-
-    Raises:
-      ModelError: no such family.
-    """
-    if name not in _MODULES:
-        raise ModelError(
-            f"model family: got {name!r}, expected one of {sorted(_MODULES)}."
-            f"{did_you_mean(str(name), _MODULES)}"
-        )
-    module = importlib.import_module(f"jaxdistill.models.families.{_MODULES[name]}")
-    found = [f for f in module.FAMILIES if name == f.name or name in f.model_types]
-    return found[0]
-
-
-def families() -> dict[str, Family]:
-    """Return every family by name."""
-    every = (family_named(name) for name in _MODULES)
-    return {family.name: family for family in every}
 
 
 def build_model(
@@ -144,7 +100,8 @@ def build_model(
       ModelError: an unknown family, field or option, or no number of labels.
     """
     if "family" not in spec:
-        raise ModelError(f"model: got {dict(spec)}, expected 'family', one of {sorted(_MODULES)}")
+        known = sorted(family_names())
+        raise ModelError(f"model: got {dict(spec)}, expected 'family', one of {known}")
     family = family_named(spec["family"])
     config = config_from(family, {k: v for k, v in spec.items() if k != "family"}, {})
     head = family.head_named(head)
@@ -362,7 +319,7 @@ def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
       ModelError: an unknown architecture, or values that cannot be built.
     """
     if not isinstance(raw.get("model_type"), str):
-        raise ModelError(f"{path}: got no 'model_type', expected one of {sorted(_MODULES)}")
+        raise ModelError(f"{path}: got no 'model_type', expected one of {sorted(family_names())}")
     try:
         family = family_named(raw["model_type"])
         fields = {f.name: f.type for f in dataclasses.fields(family.config) if f.name != "extra"}

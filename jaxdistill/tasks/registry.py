@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 
+from jaxdistill.config.plugins import load_plugins
 from jaxdistill.errors import ConfigError
-from jaxdistill.methods.registry import load_plugins
 from jaxdistill.tasks.task import Metric, Task
 
 _OWN = ("classification", "multilabel", "regression", "language_model")

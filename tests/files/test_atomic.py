@@ -178,6 +178,8 @@ def test_a_shells_output_is_written_in_place(tmp_path):
     )
     with (tmp_path / "out").open("w") as file:
         subprocess.run([sys.executable, "-c", script], stdout=file, check=True)
+        # What is printed behind it must reach the same file.
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "out").stat().st_ino
     assert json.loads((tmp_path / "out").read_text()) == {"a": 1}
 
 

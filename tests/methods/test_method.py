@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.config import plugins
 from jaxdistill.config.base import ScheduleConfig, Section
 from jaxdistill.config.load import check
 from jaxdistill.distill.objective import distillation_objective
@@ -96,11 +97,11 @@ def test_a_declaration_that_cannot_be_meant_is_refused(fields, message):
 @pytest.mark.parametrize("target", ["no_such_module:register", "tests_of_plugins_fail:no"])
 def test_a_plugin_that_cannot_be_imported_is_named(target, monkeypatch):
     point = EntryPoint("hints", target, "jaxdistill.plugins")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    registry.load_plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    plugins.load_plugins.cache_clear()
     try:
         with pytest.raises(ConfigError, match=rf"plugin 'hints' \({target}\): got ModuleNotFound"):
             check({"data": {"source": "digits"}, "objective": {"a": {"loss": "forward_kl"}}})
     finally:
         monkeypatch.undo()
-        registry.load_plugins.cache_clear()
+        plugins.load_plugins.cache_clear()

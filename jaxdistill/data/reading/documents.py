@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import sysconfig
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdistill.config.schema import DataConfig
+from jaxdistill.config.sources import FILES
 from jaxdistill.data.holdout import subset
 from jaxdistill.data.order import Purpose, permutation, stream
 from jaxdistill.data.reading.chat import chat_of
 from jaxdistill.data.reading.chat_rows import chat_columns, chats_of
 from jaxdistill.data.reading.columns import remarks_on
 from jaxdistill.data.reading.contents import KINDS, Kind, find_content
-from jaxdistill.data.reading.folders import PARTS, Found, find_parts
+from jaxdistill.data.reading.folders import PARTS, find_parts
 from jaxdistill.data.reading.sources import (
     HUB_VALIDATION,
     load_hub,
@@ -31,7 +30,6 @@ from jaxdistill.data.reading.table import Remark, Table
 from jaxdistill.errors import DataError
 
 _FEW = 10  # fewer documents are held out in part, not one by one
-_NO_CORPUS = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
 
 _log = logging.getLogger("jaxdistill")
 
@@ -132,9 +130,7 @@ def _take(documents: Documents, rows: np.ndarray) -> Documents:
 
 
 def _tables(config: DataConfig) -> dict[str, Table]:
-    if config.source == "stdlib":
-        return {"train": standard_library()}
-    if config.source == "files":
+    if config.source == FILES:
         parts, _ = find_parts(config, documents=True)
         return {part: read_found(found, config, part) for part, found in parts.items()}
     if config.streaming:
@@ -142,21 +138,6 @@ def _tables(config: DataConfig) -> dict[str, Table]:
     sources = read_sources(config)
     tables = {part: getattr(sources, part) for part in PARTS}
     return {part: table for part, table in tables.items() if table is not None}
-
-
-def standard_library() -> Table:
-    """The Python standard library's own source files, without its tests."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    files = [
-        path
-        for path in sorted(folder.rglob("*.py"))
-        if not _NO_CORPUS & set(path.relative_to(folder).parts)
-    ]
-    if not files:
-        raise DataError(f"data.source: {folder} holds no source files; use data.source=files")
-    return read_found(
-        Found("text", tuple(files), str(folder)), DataConfig(source="stdlib"), "train"
-    )
 
 
 def _streamed(config: DataConfig) -> dict[str, Table]:

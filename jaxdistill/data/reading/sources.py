@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdistill.config.schema import DataConfig
+from jaxdistill.config.sources import FILES, Source, sources
 from jaxdistill.data.reading.folders import PARTS, Found, find_parts
 from jaxdistill.data.reading.formats import arrow_table, has_part, read_file
 from jaxdistill.data.reading.image_folder import read_image_folder
 from jaxdistill.data.reading.raw import is_text, read_content, read_text
 from jaxdistill.data.reading.table import Remark, Table, concatenate, listed
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.methods.method import function_of
 
 HUB_VALIDATION = ("validation", "valid", "val", "dev")
 
@@ -40,11 +42,40 @@ def read_sources(config: DataConfig) -> Sources:
     Raises:
       DataError: a source is missing, unreadable, malformed or empty.
     """
-    if config.source == "digits":
-        return Sources(_digits(), None, None)
-    if config.source == "files":
+    if config.source == FILES:
         return _files(config)
-    return _hub(config)
+    source = sources().get(config.source)
+    if source is None:
+        return _hub(config)
+    tables = read_source(source)
+    return Sources(tables["train"], tables.get("validation"), tables.get("test"))
+
+
+def read_source(source: Source) -> dict[str, Table]:
+    """Read what is told by a name alone, by split.
+
+    Raises:
+      DataError: it is no mapping of splits to columns of equal length.
+    """
+    found = function_of(source.read)()
+    where = f"data.source={source.name}"
+    if not isinstance(found, Mapping) or "train" not in found or set(found) - set(PARTS):
+        got = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise DataError(f"{where}: got {got}, expected columns for 'train' and others of {PARTS}")
+    return {part: _table(source, part, columns) for part, columns in found.items()}
+
+
+def _table(source: Source, part: str, columns: Any) -> Table:
+    if isinstance(columns, Table):
+        return columns
+    where = f"{source.name}:{part}"
+    if not isinstance(columns, Mapping) or not columns:
+        raise DataError(f"{where}: got {type(columns).__name__}, expected values by column")
+    counts = {str(name): len(values) for name, values in columns.items()}
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        raise DataError(f"{where}: got columns of {counts} rows, expected as many in each, and any")
+    names = {} if source.labels is None or "label" not in columns else {"label": source.labels}
+    return Table(dict(columns), where, names=names)
 
 
 def _files(config: DataConfig) -> Sources:
@@ -112,16 +143,6 @@ def _texts(found: Found, encoding: str | None) -> Table:
     )
 
 
-def _digits() -> Table:
-    """1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn, scaled to [0, 1]."""
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    images = (digits.images / 16.0).astype(np.float32)
-    names = {"label": tuple(str(digit) for digit in range(10))}
-    return Table({"image": images, "label": digits.target.astype(np.int64)}, "digits", names=names)
-
-
 def read_saved(path: Path) -> Table:
     """A folder written by `datasets.Dataset.save_to_disk`, or a split of a `DatasetDict`."""
     return _hub_table(_load_saved(path), str(path))
@@ -151,7 +172,7 @@ def load_hub(config: DataConfig, *, streaming: bool = False) -> tuple[Any, str]:
     try:
         loaded: Any = datasets.load_dataset(config.source, config.subset, streaming=streaming)
     except Exception as error:
-        known = ("files", "digits", "stdlib")
+        known = (FILES, *sources())
         raise DataError(
             f"data.source: cannot load {wanted!r} as a Hugging Face dataset: {_reason(error)};"
             f" check the name and the network, or use files with data.source=files data.train=PATH."

@@ -95,7 +95,7 @@ def test_a_failed_save_leaves_the_model_of_before(folder, tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxdistill.files.model_folder.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     changed = jax.tree.map(lambda leaf: leaf + 1, model.params)
     with pytest.raises(ModelError, match=r"cannot be written \(.*No space left"):
         save_model(target, type(model)(**{**model.__dict__, "params": changed}))

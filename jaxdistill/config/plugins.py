@@ -1,0 +1,30 @@
+"""What other packages add: found by their entry points, loaded once."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import entry_points
+
+from jaxdistill.errors import ConfigError
+
+GROUP = "jaxdistill.plugins"
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import what installed packages offer under the entry points `jaxdistill.plugins`.
+
+    Raises:
+      ConfigError: one of them cannot be imported, or fails when it registers.
+    """
+    for point in entry_points(group=GROUP):
+        try:
+            found = point.load()
+            if callable(found):
+                found()
+        except Exception as error:
+            package = "" if point.dist is None else f" of the package {point.dist.name}"
+            raise ConfigError(
+                f"plugin {point.name!r}{package} ({point.value}): got "
+                f"{type(error).__name__}: {error}; mend the package, or uninstall it"
+            ) from error
