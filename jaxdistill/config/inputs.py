@@ -60,9 +60,9 @@ def read_inputs(data: Any) -> Any:
     return {**data, "inputs": section.model_validate({} if given is None else given)}
 
 
-def inputs_fields(name: Any) -> Mapping[str, Any] | None:
-    """Return the options of a kind of input, or None where it is not known."""
-    return inputs_class(name).model_fields if name in modalities() else None
+def inputs_fields(name: Any) -> Mapping[str, Any]:
+    """Return the options of a kind of input, none where it is not known."""
+    return inputs_class(name).model_fields if name in modalities() else {}
 
 
 def inputs_annotation(name: str) -> Any:

@@ -235,11 +235,12 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
                     if isinstance(item, dict):
                         faults += _key_faults(section, item, f"{prefix}{key}.{name}.")
             elif isinstance(value, dict) and section is InputsConfig:
-                known = inputs_fields(values.get("modality"))  # None is told with the values
-                unknown = [] if known is None else [one for one in value if one not in known]
+                # Of a kind that is not known, or has no options, all is told with the values.
+                known = inputs_fields(values.get("modality"))
                 faults += [
-                    f"{prefix}{key}.{one}: unknown key.{_nearest(known or {}, str(one))}"
-                    for one in unknown
+                    f"{prefix}{key}.{one}: unknown key.{_nearest(known, str(one))}"
+                    for one in value
+                    if known and one not in known
                 ]
             elif isinstance(value, dict):
                 faults += _key_faults(section, value, f"{prefix}{key}.")

@@ -6,16 +6,20 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
+import numpy as np
+
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.config.sources import sources
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.inputs.shapes import sizes_of
+from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.data.text.ends import ends_of
 from jaxdistill.doctor.checks_models import described
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named, recognizable
 
 log = logging.getLogger("jaxdistill")
+
+_TOKENS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,15 @@ def facts_of(config: Config, dataset: Dataset) -> Facts:
         modality=dataset.modality,
         sizes=sizes_of(modality_named(dataset.modality), inputs),
     )
+
+
+def example_of(facts: Facts) -> dict[str, np.ndarray] | None:
+    """Return a batch of one example, texts of a few tokens; None where not all sizes are known."""
+    if facts.modality is None:
+        return None
+    modality, sizes = modality_named(facts.modality), {**facts.sizes, "length": _TOKENS}
+    known = all(axis in sizes for field in modality.fields.values() for axis in field.axes)
+    return example_batch(modality, 1, sizes) if known else None
 
 
 def facts_without_data(config: Config) -> Facts:

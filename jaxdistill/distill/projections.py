@@ -12,16 +12,27 @@ from jaxdistill.methods.method import function_of
 from jaxdistill.models.layer_maps import check_layers, tap_shapes
 from jaxdistill.models.registry import Model
 
+Batch = dict[str, Any]
 
-def make_projections(config: Config, student: Model, teacher: Model, seed: int) -> dict[str, Any]:
+
+def make_projections(
+    config: Config, student: Model, teacher: Model, seed: int, example: Batch | None = None
+) -> dict[str, Any]:
     """Create the kernels for hidden-state terms between models of different widths.
+
+    Args:
+      config: of the run.
+      student: its parameters may be shapes.
+      teacher: the same.
+      seed: decides the kernels' first values.
+      example: a batch that both read; by default a small one that the models themselves say.
 
     Returns `{term: {student_layer: [D_student, D_teacher]}}`, only for terms that need them.
 
     Raises:
       ConfigError: see `check_layers`.
     """
-    check_layers(config, student, teacher)
+    check_layers(config, student, teacher, example)
     projections: dict[str, Any] = {}
     for name, term in config.terms.items():
         key = jax.random.fold_in(jax.random.key(seed), len(projections))
@@ -29,18 +40,23 @@ def make_projections(config: Config, student: Model, teacher: Model, seed: int) 
             make = function_of(term.method.maps)
             projections[name] = make(student, teacher, key, **term.options)
         elif term.method.reads == "hidden":
-            kernels = _kernels(student, teacher, term.options["layers"], key)
+            kernels = _kernels(student, teacher, term.options["layers"], key, example)
             projections |= {} if kernels is None else {name: kernels}
     return projections
 
 
 def _kernels(
-    student: Model, teacher: Model, layers: Mapping[int, int], key: jax.Array
+    student: Model,
+    teacher: Model,
+    layers: Mapping[int, int],
+    key: jax.Array,
+    example: Batch | None,
 ) -> dict[str, jax.Array] | None:
     """Draw a kernel for each pair of layers, or return None where the widths are equal."""
     sides = (student, list(layers.keys())), (teacher, list(layers.values()))
     ours, theirs = (
-        [shape[-1] for shape in tap_shapes(model, wanted, "hidden")] for model, wanted in sides
+        [shape[-1] for shape in tap_shapes(model, wanted, "hidden", example)]
+        for model, wanted in sides
     )
     if ours == theirs:
         return None

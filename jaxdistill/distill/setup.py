@@ -10,7 +10,7 @@ import jax
 
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
 from jaxdistill.distill.codec import choose_codec
-from jaxdistill.distill.facts import Facts, tokens_among
+from jaxdistill.distill.facts import Facts, example_of, tokens_among
 from jaxdistill.distill.models import with_state
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.errors import ConfigError
@@ -107,7 +107,7 @@ def resolve(
             vocabulary=vocabulary,
         )
     else:
-        teaching = _live(config, student, teacher, vocabulary)
+        teaching = _live(config, facts, student, teacher, vocabulary)
     writes = None
     if config.on_policy is not None:
         tokens = tokens_among(student.config.vocab_size, facts.vocabulary)
@@ -164,9 +164,11 @@ def stored_shapes(config: Config, teacher: Model) -> Stored:
     return Stored(codec, teacher.options.num_labels)
 
 
-def _live(config: Config, student: Model, teacher: Model, vocabulary: int | None) -> Teaching:
+def _live(
+    config: Config, facts: Facts, student: Model, teacher: Model, vocabulary: int | None
+) -> Teaching:
     """Let a model teach, its parameters kept as the configuration says."""
-    projections = make_projections(config, student, teacher, seed=0)
+    projections = make_projections(config, student, teacher, 0, example_of(facts))
     sizes = teacher.config
     with in_host_memory():
         teacher = keep_frozen(teacher, config.teacher.storage)

@@ -21,7 +21,7 @@ from jaxdistill.data.split import Split
 from jaxdistill.data.text import used_vocabulary
 from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.evaluator import make_evaluator
-from jaxdistill.distill.facts import facts_of
+from jaxdistill.distill.facts import example_of, facts_of
 from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.distill.setup import kind_of_model, resolve
@@ -111,10 +111,11 @@ def make_trainer(
     total_steps = steps_of(train_config, source)
     if live is not None and kind_of_model(config) == "memory":
         stored, live = _outputs(config, live, dataset, mesh), None
+    facts = facts_of(config, dataset)
     setup = resolve(
         config,
         train_config,
-        facts_of(config, dataset),
+        facts,
         model,
         live if stored is None else stored,
         total_steps=total_steps,
@@ -129,7 +130,8 @@ def make_trainer(
         teachers = sharding.place(teachers, assembly.frozen_sharding.teachers)
 
     def start(model: Model, seed: int) -> Start:
-        maps = {} if live is None else make_projections(config, model, live, seed)
+        example = example_of(facts)
+        maps = {} if live is None else make_projections(config, model, live, seed, example)
         state, own = assembly.start(model, maps, seed)
         return Start(
             state=state,

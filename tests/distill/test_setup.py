@@ -13,7 +13,7 @@ from jaxdistill.config.schema import Config
 from jaxdistill.distill import models as build
 from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.models import student_shapes, teacher_shapes
-from jaxdistill.distill.setup import teacher_kind
+from jaxdistill.distill.setup import resolve, teacher_kind
 from jaxdistill.distill.trainer import Trainer, make_trainer
 from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.parallel.mesh import mesh_of
@@ -153,3 +153,20 @@ def test_the_teacher_takes_part_as_the_config_says(tmp_path):
     assert (teacher_kind(shifted), trained(shifted)) == ("live", "joint")
     written = load_config("digits", ["cache.codec=full"])
     assert (teacher_kind(written), trained(written)) == ("cache", "cached")
+
+
+def test_layers_are_compared_on_what_the_data_are():
+    """A perceptron cannot say by itself that its numbers are the pixels of an image."""
+    family = {"family": "mlp", "hidden_sizes": [6, 5]}
+    config = check(
+        {
+            "data": {"source": "digits"},
+            "teacher": {"model": {**family, "hidden_sizes": [9]}},
+            "student": {"model": family},
+            "objective": {"hint": {"loss": "hidden_mse", "layers": {1: 0}}},
+        }
+    )
+    facts = facts_without_data(config)
+    student, teacher = student_shapes(config, facts), teacher_shapes(config, facts)
+    teaching = resolve(config, config.train, facts, student, teacher, total_steps=1).teaching
+    assert teaching.projections["hint"]["1"].shape == (5, 9)

@@ -131,7 +131,10 @@ def test_an_unknown_kind_is_named():
     [
         ({"modality": "nosy"}, r"data.modality: got 'nosy', expected one of.*Did you mean 'noisy'"),
         ({"inputs": {"column": "a"}}, r"data.inputs: got .* without data.modality"),
-        ({"modality": "text", "inputs": {"a": 1}}, "data.inputs.a: unknown key"),
+        (
+            {"modality": "text", "inputs": {"a": 1}},
+            "data.inputs: has no effect for the modality 'text'",
+        ),
         ({"modality": "noisy"}, "data.inputs.column: got nothing, expected a value"),
         (
             {"modality": "noisy", "inputs": {"column": "a", "nose": 1}},

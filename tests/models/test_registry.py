@@ -9,6 +9,7 @@ import pytest
 from models import parity
 
 from jaxdistill.errors import ModelError
+from jaxdistill.modalities.registry import modalities
 from jaxdistill.models.family import Options, abstract, config_from
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import build_model, families, family_named
@@ -20,7 +21,7 @@ def test_every_family_is_declared_once():
     for name, family in families().items():
         assert family.name == name
         assert family.paper
-        assert family.modality in ("text", "image", "features")
+        assert family.modality in modalities()
         assert dataclasses.is_dataclass(family.config)
 
 
