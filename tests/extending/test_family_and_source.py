@@ -47,7 +47,7 @@ def test_a_family_is_listed_trained_exported_and_planned(installed):
     folder, run = installed
     (folder / "capped.yaml").write_text(CAPPED, encoding="utf-8")
     (line,) = (line for line in run("methods").stdout.splitlines() if "capped_llama" in line)
-    assert "text; lm  [Shazeer 2020, GLU Variants Improve Transformer]" in line
+    assert "texts; lm  [Shazeer 2020, GLU Variants Improve Transformer]" in line
     done = run("run", "capped.yaml", "--workdir", "capped")
     assert done.returncode == 0, done.stderr[-2000:]
     exported = json.loads((folder / "capped/export/student/config.json").read_text())
