@@ -105,13 +105,12 @@ def channels_of(config: Config) -> int | None:
 
 
 def sizes_of_config(config: Config) -> dict[str, int]:
-    """Return the sizes of images that a config says, none where it leaves them to the data."""
+    """Return the sizes that images are brought to, none where `data.image_size` is not given."""
     source, size = sources().get(config.data.source), config.data.image_size
-    known = {} if source is None or source.modality != "image" else source.sizes
     if size is None:
-        return dict(known)
+        return {}
     height, width = (size, size) if isinstance(size, int) else size
-    channels = channels_of(config) or known.get("channels", 3)
+    channels = channels_of(config) or (3 if source is None else source.sizes.get("channels", 3))
     return dict(zip(_AXES, (height, width, channels), strict=True))
 
 
