@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxdistill import losses
     from jaxdistill.config.base import Section
     from jaxdistill.config.sources import Source, register_source
+    from jaxdistill.config.teacher_functions import register_teacher
     from jaxdistill.data.inputs.inputs import Arrays, Inputs
     from jaxdistill.data.inputs.reading import Found
     from jaxdistill.data.label_space import LabelSpace
@@ -96,6 +97,7 @@ __all__ = [
     "register_modality",
     "register_source",
     "register_task",
+    "register_teacher",
     "replicate",
     "save_model",
     "split_parameters",
@@ -108,6 +110,7 @@ _HOMES = {
     "config.base": ("Section",),
     "config.sources": ("Source", "register_source"),
     "data.label_space": ("LabelSpace",),
+    "config.teacher_functions": ("register_teacher",),
     "methods.method": ("Method",),
     "methods.registry": ("register_method",),
     "tasks.registry": ("register_task",),

@@ -91,10 +91,8 @@ def _trainer(workspace: Workspace, dataset: Dataset, notes: list[str]) -> tuple[
                 teacher = build.load_teacher(config, dataset, training=True, seed=seed)
                 save_model(origin, teacher, tokenizer_from=dataset.tokenizer)
             student = build.make_student(config, dataset, origin, seed)
-    if workspace.cache_path is not None:
-        teaching = workspace.cache
-    elif ready:
-        teaching = workspace.teacher
+    if workspace.cache_path is not None or ready:
+        teaching = workspace.speaker
     else:
         teaching = build.load_teacher(config, dataset, training=False, seed=seed)
     train = config.train

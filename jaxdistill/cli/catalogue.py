@@ -26,8 +26,16 @@ class Method(NamedTuple):
 
 
 def methods() -> list[Method]:
-    """Return every task, kind of input, model family, loss, schedule, optimizer and source."""
-    kinds = (_tasks(), _modalities(), _families(), _losses(), _schedules(), _optimizers())
+    """Return everything that a config can name, a kind after another."""
+    kinds = (
+        _tasks(),
+        _modalities(),
+        _families(),
+        _losses(),
+        _teachers(),
+        _schedules(),
+        _optimizers(),
+    )
     return [method for found in (*kinds, _sources()) for method in found]
 
 
@@ -99,6 +107,19 @@ def _losses() -> list[Method]:
 
     functions = {name: function_of(method.formula) for name, method in known().items()}
     return [Method("loss", name, first_sentence(f), papers(f)) for name, f in functions.items()]
+
+
+def _teachers() -> list[Method]:
+    from jaxdistill.config.teacher_functions import teacher_functions
+    from jaxdistill.methods.method import function_of
+
+    functions = {
+        name: function_of(teacher.function) for name, teacher in teacher_functions().items()
+    }
+    return [
+        Method("teacher function", name, first_sentence(f), papers(f))
+        for name, f in functions.items()
+    ]
 
 
 def _schedules() -> list[Method]:

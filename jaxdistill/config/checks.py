@@ -74,6 +74,48 @@ def check_language_term(config: Config, name: str, term: TermConfig) -> None:
         )
 
 
+def check_teacher(config: Config) -> None:
+    """Refuse no teacher, two of them, and what a function cannot be asked for."""
+    teacher = config.teacher
+    if teacher.function is None:
+        if teacher.model is None:
+            raise ValueError(
+                "teacher.model: got nothing, expected a Hugging Face folder or a mapping with "
+                "'family'; give it in the config or as teacher.model=PATH"
+            )
+        return
+    faults = {
+        "teacher.model": (teacher.model is not None, "it stands in the model's place; drop one"),
+        "finetune": (config.finetune is not None, "it is not trained; set finetune=null"),
+        "task": (
+            config.task_record.over_vocabulary,
+            "it speaks of examples and not of tokens; give teacher.model",
+        ),
+        "student": (
+            config.student.from_teacher,
+            "it has no layers to start from; give student.model",
+        ),
+        "cache": (
+            config.cache is not None or teacher.cache is not None,
+            "what it says is kept in memory; drop the cache",
+        ),
+        "teacher.precompute": (
+            teacher.precompute is False,
+            "it runs before the first step and in none; drop precompute",
+        ),
+        "data.shift": (bool(config.data.shift), "it speaks of examples as they are; drop shift"),
+    }
+    for name, (got, why) in faults.items():
+        if got:
+            raise ValueError(f"{name}: got a value beside teacher.function, but {why}")
+    for name, term in config.terms.items():
+        if term.method.reads_teacher_inside:
+            raise ValueError(
+                f"objective.{name}.loss: got {term.loss!r}, which reads the teacher's layers, but "
+                "teacher.function has none; choose a loss of logits"
+            )
+
+
 def check_fresh_heads(config: Config) -> None:
     """Refuse new heads where there is none to draw, or where nothing would train it."""
     for side, section in (("teacher", config.teacher), ("student", config.student)):

@@ -146,6 +146,9 @@ def _of_models(config: Config) -> Iterator[tuple[Path, str]]:
             ("student", "initialize_from"),
             "for a student made of its teacher (student.layers), and student.model is given",
         )
+    if config.teacher.function is not None:
+        for name in ("fresh_head", "pooling", "dtype", "storage"):
+            yield ("teacher", name), "of models, and teacher.function is none"
     if config.task_record.over_vocabulary:
         for side in ("teacher", "student"):
             yield (side, "pooling"), f"of models that classify; the task is {config.task!r}"

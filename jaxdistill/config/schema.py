@@ -21,12 +21,14 @@ from jaxdistill.config.checks import (
     check_objective,
     check_on_policy,
     check_task_losses,
+    check_teacher,
 )
 from jaxdistill.config.effects import check_effects
 from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
 from jaxdistill.config.inputs import InputsConfig, read_inputs
 from jaxdistill.config.objective import TermConfig, make_term, read_term
 from jaxdistill.config.sources import check_source
+from jaxdistill.config.teacher_functions import read_function
 from jaxdistill.config.training import (
     CheckpointConfig,
     ParallelConfig,
@@ -210,6 +212,9 @@ class TeacherConfig(Section):
 
     model: str | dict[str, Any] | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
+    function: Annotated[str | dict[str, Any] | None, BeforeValidator(read_function)] = None
+    """In place of a model, a function that a plugin registered: its name, or a mapping of `name`
+    and its options."""
     fresh_head: bool = False
     """Draw a new head for the task's labels, to be fine-tuned, whatever head the folder holds."""
     pooling: Literal["default", "first", "mean"] = "default"
@@ -382,11 +387,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.teacher.model is None:
-            raise ValueError(
-                "teacher.model: got nothing, expected a Hugging Face folder or a mapping with "
-                "'family'; give it in the config or as teacher.model=PATH"
-            )
+        check_teacher(self)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: got {list(self.seeds)}, expected each seed once")
         check_task_losses(self)

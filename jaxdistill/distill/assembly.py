@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from jaxdistill.distill import objective as objectives
 from jaxdistill.distill.setup import Setup
 from jaxdistill.distill.student_texts import writing_step
-from jaxdistill.engine.frozen import TEACHER, Frozen, split_parameters
-from jaxdistill.engine.objective import Objective
+from jaxdistill.engine.frozen import Frozen, split_parameters
+from jaxdistill.engine.objective import TEACHER, Objective
 from jaxdistill.engine.optimizer import FREEZE, make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
@@ -89,18 +89,17 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     Raises:
       ConfigError: heads of the models do not divide over the mesh.
     """
-    config, train, student, teaching = setup.config, setup.train, setup.student, setup.teaching
-    if teaching is not None and teaching.config is not None:
-        check_heads("teacher", teaching.config, mesh.shape[TENSOR])
+    config, train, student, teacher = setup.config, setup.train, setup.student, setup.teacher
+    if teacher is not None and teacher.config is not None:
+        check_heads("teacher", teacher.config, mesh.shape[TENSOR])
     check_heads("student", student.config, mesh.shape[TENSOR])
-    projections: dict[str, Any] = {} if teaching is None else teaching.projections
-    example = {"student": student.params, "projections": projections}
+    example = {"student": student.params, "projections": setup.projections}
     optimizer = make_optimizer(train, example, setup.total_steps)
     step = make_train_step(
         student.apply,
         optimizer,
         _objective(setup, None if config.parallel.strategy == "pmap" else mesh),
-        teacher=None if teaching is None else teaching.apply,
+        teacher=None if teacher is None else teacher.apply,
         accumulate=train.accumulate,
         ema=train.ema,
     )
@@ -127,8 +126,8 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     state = jax.eval_shape(make_state, trained, student.model_state, key)
     share_params = config.parallel.share == "parameters"
     teacher_sharding = sharding.parameter_shardings(
-        {} if teaching is None else teaching.params,
-        None if teaching is None else teaching.axes,
+        {} if teacher is None else teacher.params,
+        None if teacher is None else teacher.axes,
         mesh,
         share=_TEACHER_SHARE[config.parallel.teacher],
     )
@@ -146,7 +145,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
             state, student.axes, mesh, share_params=share_params
         ),
         frozen_sharding=Frozen(
-            {} if teaching is None else {TEACHER: teacher_sharding},
+            {} if teacher is None else {TEACHER: teacher_sharding},
             student=None if frozen.student is None else of_student(frozen.student, student.axes),
             projections=of_student(frozen.projections, None),
         ),
@@ -156,14 +155,14 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
 
 
 def _objective(setup: Setup, mesh: Mesh | None) -> Objective:
-    teaching = setup.teaching
-    if teaching is None:
+    teacher = setup.teacher
+    if teacher is None:
         return objectives.supervised_objective(setup.config, mesh)
     return objectives.distillation_objective(
         setup.config,
         setup.total_steps,
-        set(teaching.projections),
-        teaching.codec,
-        vocabulary=teaching.vocabulary,
+        set(setup.projections),
+        teacher.codec,
+        vocabulary=teacher.vocabulary,
         mesh=mesh,
     )

@@ -36,6 +36,7 @@ from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache.reader import Cache, inspect, open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter
 from jaxdistill.teachers.identity import example_keys, teacher_hash, tokenizer_hash
+from jaxdistill.teachers.live import with_state
 
 
 def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _speaker(
 ) -> tuple[Callable[..., Any], Any, Head | None]:
     """Return what gives logits `[B, C]`, or of a language model hidden states and its head."""
     with in_host_memory():
-        apply, params = build.with_state(keep_frozen(teacher))
+        apply, params = with_state(keep_frozen(teacher))
     axes = teacher.axes if teacher.model_state is None else None
     placed = sharding.place(params, sharding.parameter_shardings(params, axes, mesh))
 
@@ -141,7 +142,7 @@ def _speaker(
         return apply(params, batch).head()
 
     with in_host_memory():
-        head = last_head(build.with_state(teacher)[1])
+        head = last_head(with_state(teacher)[1])
     # What pads a head is no token: none of its mass belongs into a cache.
     bias = None if head.bias is None else head.bias[: dataset.vocabulary]
     head = dataclasses.replace(head, weights=head.weights[:, : dataset.vocabulary], bias=bias)

@@ -68,10 +68,16 @@ def make_evaluator(
                 whole = np.zeros((len(split), *out.shape[1:]), np.float32)
             whole[rows[rows >= 0]] = out[rows >= 0]
         assert whole is not None
-        names = tuple(dict.fromkeys((config.ranking_metric, *task.measured)))
         loss = jax.device_get(means)
         total = sum(float(mean.total) for mean in loss) / sum(float(mean.weight) for mean in loss)
-        values = compute_metrics(config.task, whole, split.truth, names, positive=positive)
-        return whole, {**values, "loss": total}
+        return whole, {**measure(config, whole, split, positive), "loss": total}
 
     return evaluate
+
+
+def measure(
+    config: Config, logits: np.ndarray, split: Split, positive: int | None
+) -> dict[str, float]:
+    """Return the metrics of what was said of a split, by name."""
+    names = tuple(dict.fromkeys((config.ranking_metric, *config.task_record.measured)))
+    return compute_metrics(config.task, logits, split.truth, names, positive=positive)

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +166,6 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
     layers = student.layers if isinstance(student.layers, int) else list(student.layers)
     with in_host_memory():
         return student_from_teacher(teacher, layers, seed=seed)
-
-
-def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
-    """Return an apply function and parameters that carry a frozen model's own state along."""
-    if model.model_state is None:
-        return model.apply, model.params
-
-    def apply(params: Any, batch: Any, **options: Any) -> Any:
-        return model.apply(params["params"], batch, model_state=params["model_state"], **options)
-
-    return apply, {"params": model.params, "model_state": model.model_state}
 
 
 def _folder(model: str | dict[str, Any] | None) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,40 +10,16 @@ import jax
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
 from jaxdistill.distill.codec import choose_codec
 from jaxdistill.distill.facts import Facts, example_of, tokens_among
-from jaxdistill.distill.models import with_state
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.errors import ConfigError
-from jaxdistill.models.frozen import called_from_host, keep_frozen
 from jaxdistill.models.registry import Model
-from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
+from jaxdistill.teachers.live import live
 from jaxdistill.teachers.targets import Stored
+from jaxdistill.teachers.teacher import Teacher
 
 Kind = Literal["live", "memory", "cache"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Teaching:
-    """What stands for the teacher in a step.
-
-    Attributes:
-      apply: the function of a live model, or the one that reads stored outputs from the batch.
-      params: its parameters, or their shapes.
-      axes: their logical axes; None where they have no names.
-      codec: how outputs are stored; None for a live model.
-      vocabulary: the real number of classes, where heads are padded differently.
-      projections: kernels between widths by term, or their shapes.
-      config: of a live model, for what has to divide over a mesh.
-    """
-
-    apply: Callable[..., Any]
-    params: Any
-    axes: Any = None
-    codec: codecs.Codec | None = None
-    vocabulary: int | None = None
-    projections: dict[str, Any] = dataclasses.field(default_factory=dict)
-    config: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +30,8 @@ class Setup:
       config: of the run.
       train: the settings of the stage.
       student: as it is laid out for training; its parameters may be shapes.
-      teaching: None for a fine-tune or a baseline.
+      teacher: who speaks; None for a fine-tune or a baseline.
+      projections: maps that are trained beside the student, by term, or their shapes.
       total_steps: updates of the stage, for its schedules.
       writes: tokens of `make_continue` where the student writes a share of the batches, else None.
     """
@@ -63,8 +39,9 @@ class Setup:
     config: Config
     train: TrainConfig
     student: Model
-    teaching: Teaching | None
+    teacher: Teacher | None
     total_steps: int
+    projections: dict[str, Any] = dataclasses.field(default_factory=dict)
     writes: dict[str, Any] | None = None
 
 
@@ -98,21 +75,22 @@ def resolve(
     if config.task_record.over_vocabulary:
         classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
         vocabulary = real_vocabulary(config, facts, student.config.vocab_size, classes)
+    projections: dict[str, Any] = {}
     if isinstance(teacher, Stored):
-        teaching = Teaching(
-            targets.make_apply(teacher.codec),
-            {} if teacher.head is None else teacher.head,
-            targets.head_axes(teacher.head),
-            codec=teacher.codec,
+        speaker = targets.stored(teacher, vocabulary=vocabulary)
+    else:
+        projections = make_projections(config, student, teacher, 0, example_of(facts))
+        speaker = live(
+            teacher,
+            storage=config.teacher.storage,
+            on_host=config.parallel.teacher_memory == "host",
             vocabulary=vocabulary,
         )
-    else:
-        teaching = _live(config, facts, student, teacher, vocabulary)
     writes = None
     if config.on_policy is not None:
         tokens = tokens_among(student.config.vocab_size, facts.vocabulary)
         writes = {"eos_id": facts.ends, "pad_id": facts.pad_id, "vocabulary": tokens}
-    return Setup(config, train, student, teaching, total_steps, writes)
+    return Setup(config, train, student, speaker, total_steps, projections, writes)
 
 
 def teacher_kind(config: Config) -> Kind:
@@ -127,11 +105,13 @@ def teacher_kind(config: Config) -> Kind:
 
 
 def kind_of_model(config: Config) -> Literal["live", "memory"]:
-    """Return how a model takes part that no cache stands for.
+    """Return how a teacher takes part that no cache stands for.
 
     Raises:
       ConfigError: its outputs are to be kept in memory, and cannot be.
     """
+    if config.teacher.function is not None:
+        return "memory"
     wanted, reason = config.teacher.precompute, targets.obstacle(config)
     if reason is None and config.task_record.over_vocabulary:
         reason = "a language model says too much to be kept in memory (a cache is for that)"
@@ -144,13 +124,21 @@ def kind_of_model(config: Config) -> Literal["live", "memory"]:
     return "memory" if reason is None else "live"
 
 
-def stored_shapes(config: Config, teacher: Model) -> Stored:
+def stored_shapes(config: Config, teacher: Model | None, facts: Facts) -> Stored:
     """Return what is known of a teacher's stored outputs before any is made.
 
     Args:
       config: of a run whose teacher does not run in every step.
-      teacher: its parameters may be shapes.
+      teacher: its parameters may be shapes; None of a function.
+      facts: what the data or the config say.
     """
+    if teacher is None:
+        if facts.outputs is None:
+            raise ConfigError(
+                "data.labels: got nothing, expected the labels, since no model's head says how "
+                "many classes teacher.function speaks of"
+            )
+        return Stored(codecs.Full(), facts.outputs)
     codec = codecs.Full() if teacher_kind(config) == "memory" else choose_codec(config)
     if isinstance(codec, codecs.Hidden):
         outputs = jax.eval_shape(
@@ -162,26 +150,6 @@ def stored_shapes(config: Config, teacher: Model) -> Stored:
     if teacher.options.head == "lm":
         return Stored(codec, teacher.config.vocab_size)
     return Stored(codec, teacher.options.num_labels)
-
-
-def _live(
-    config: Config, facts: Facts, student: Model, teacher: Model, vocabulary: int | None
-) -> Teaching:
-    """Let a model teach, its parameters kept as the configuration says."""
-    projections = make_projections(config, student, teacher, 0, example_of(facts))
-    sizes = teacher.config
-    with in_host_memory():
-        teacher = keep_frozen(teacher, config.teacher.storage)
-    apply, params = with_state(teacher)
-    if config.parallel.teacher_memory == "host":
-        apply = called_from_host(apply)
-    axes = teacher.axes
-    if teacher.model_state is not None and axes is not None:
-        unnamed = jax.tree.map(lambda leaf: (None,) * len(leaf.shape), teacher.model_state)
-        axes = {"params": axes, "model_state": unnamed}
-    return Teaching(
-        apply, params, axes, vocabulary=vocabulary, projections=projections, config=sizes
-    )
 
 
 def real_vocabulary(config: Config, facts: Facts, ours: int, theirs: int) -> int | None:

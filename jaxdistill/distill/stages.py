@@ -17,7 +17,7 @@ from jaxdistill.data.dataset import image_processor
 from jaxdistill.data.text.ends import generation_config_of
 from jaxdistill.distill import cache_stage, workdir_lock
 from jaxdistill.distill import models as build
-from jaxdistill.distill.evaluator import make_evaluator
+from jaxdistill.distill.evaluator import make_evaluator, measure
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
 from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage
 from jaxdistill.doctor import doctor
@@ -152,7 +152,7 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
                     workspace.dataset,
                     student,
                     stage=name,
-                    teacher=(workspace.cache or workspace.teacher) if distils else None,
+                    teacher=workspace.speaker if distils else None,
                 )
             trained, result = run_seed(trainer, student, own, seed)
             _save(own / "model", trained, workspace)
@@ -188,11 +188,15 @@ def _evaluate(workspace: Workspace) -> dict[str, Any]:
             evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
             return evaluate(model.params, model.model_state, split)
 
-        arms = {"teacher": [workspace.teacher]}
+        arms = {"teacher": [workspace.teacher]} if config.teacher.function is None else {}
         for arm, stage in (("student_alone", "baseline"), ("student_distilled", "distill")):
             arms[arm] = [_trained(workspace, stage, seed) for seed in config.seeds]
         predicted = {arm: [predict(model) for model in models] for arm, models in arms.items()}
         examples = {arm: models[0] for arm, models in arms.items()}
+        if config.teacher.function is not None:
+            said = workspace.speak(split)
+            told = measure(config, said, split, dataset.positive)
+            predicted = {"teacher": [(said, told)], **predicted}
         return group.first("compare", lambda: _compare(workspace, folder, examples, predicted))
 
     settings = workspace.settings(*EVALUATED)
@@ -221,7 +225,7 @@ def _compare(
             short = arm.removeprefix("student_")
             predictions[f"{short}_logits"] = np.stack([logits for logits, _ in found])
         values = [values for _, values in found]
-        rows[arm] = _measured(workspace, examples[arm], values, agreements)
+        rows[arm] = _measured(workspace, examples.get(arm), values, agreements)
     error = difference_error(
         config.task,
         predictions["alone_logits"],
@@ -311,10 +315,14 @@ def _trained(workspace: Workspace, stage: str, seed: int) -> Model:
 
 
 def _measured(
-    workspace: Workspace, model: Model, values: list[dict[str, float]], agreements: list[float]
+    workspace: Workspace,
+    model: Model | None,
+    values: list[dict[str, float]],
+    agreements: list[float],
 ) -> dict[str, Any]:
+    """Return a row of the result; of a teacher that is a function, no size and no speed."""
     config = workspace.config
-    speed = measure_speed(model, workspace.dataset, config)
+    speed = None if model is None else measure_speed(model, workspace.dataset, config)
     also = {
         name: [value[name] for value in values]
         for name in config.task_record.tabled
@@ -323,8 +331,8 @@ def _measured(
     return {
         "values": [value[config.ranking_metric] for value in values],
         **({"also": also} if also else {}),
-        "parameters": count_parameters(model.params),
-        "bytes": count_bytes(model.params),
+        "parameters": None if model is None else count_parameters(model.params),
+        "bytes": None if model is None else count_bytes(model.params),
         "latency_ms": None if speed is None else speed.latency_ms,
         "examples_per_second": None if speed is None else speed.examples_per_second,
         "agreement": agreements,

@@ -26,8 +26,9 @@ from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.projections import make_projections
 from jaxdistill.distill.setup import kind_of_model, resolve
 from jaxdistill.engine.checkpoint import Checkpointer
-from jaxdistill.engine.frozen import TEACHER, Frozen, merge_parameters
+from jaxdistill.engine.frozen import Frozen, merge_parameters
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
+from jaxdistill.engine.objective import TEACHER
 from jaxdistill.engine.optimizer import learning_rate_schedule
 from jaxdistill.engine.process_batch import rows_on
 from jaxdistill.engine.state import TrainState
@@ -86,12 +87,20 @@ def make_trainer(
     model: Model,
     *,
     stage: str,
-    teacher: Model | Cache | None = None,
+    teacher: Model | Cache | Callable[[Split], np.ndarray] | None = None,
 ) -> Trainer:
-    """Build a stage's step, evaluation and state; with a teacher, live or cached, it distils."""
+    """Build a stage's step, evaluation and state; with a teacher it distils.
+
+    The teacher is a model, live or run once, what a cache holds of one, or a function that gives
+    logits `[N, C]` of a split.
+    """
     dataset = fewer(dataset, train_config, config.data.split_seed)
-    # Before ids are renumbered: a cache knows examples by their own.
-    stored = targets.from_cache(teacher, dataset.train) if isinstance(teacher, Cache) else None
+    # Before ids are renumbered: caches and functions know examples by their own.
+    stored = None
+    if isinstance(teacher, Cache):
+        stored = targets.from_cache(teacher, dataset.train)
+    elif teacher is not None and not isinstance(teacher, Model):
+        stored = _spoken(teacher, dataset)
     cuts = train_config.used_vocabulary and not config.task_record.over_vocabulary
     used = used_vocabulary.used_ids(dataset) if cuts else None  # Any token may be written.
     layout = Layout(used, apart=stacking.unrolls(train_config.unroll))
@@ -122,7 +131,7 @@ def make_trainer(
     )
     assembly = assemble(setup, mesh)
 
-    teachers = {} if setup.teaching is None else {TEACHER: setup.teaching.params}
+    teachers = {} if setup.teacher is None else {TEACHER: setup.teacher.params}
     spread = functools.partial(compilation.replicate, devices=devices) if pmapped else _same
     if pmapped:
         teachers = spread(teachers)
@@ -242,9 +251,13 @@ def _hash_of_frozen(assembly: Assembly, model: Model, maps: dict[str, Any]) -> s
 
 def _outputs(config: Config, teacher: Model, dataset: Dataset, mesh: Mesh) -> targets.Targets:
     """Run the teacher over the training split once."""
-    start = time.monotonic()
     evaluate = make_evaluator(config, teacher, mesh, positive=dataset.positive)
-    logits, _ = evaluate(teacher.params, teacher.model_state, dataset.train)
+    return _spoken(lambda split: evaluate(teacher.params, teacher.model_state, split)[0], dataset)
+
+
+def _spoken(speak: Callable[[Split], np.ndarray], dataset: Dataset) -> targets.Targets:
+    start = time.monotonic()
+    logits = speak(dataset.train)
     say(
         f"distill  the teacher ran once over {len(dataset.train):,} examples "
         f"({time.monotonic() - start:.1f} s); its logits are reused"

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxdistill.config.load import differences, dump, fingerprint
 from jaxdistill.config.paths import absolute, moved, real
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.split import Split
 from jaxdistill.distill import cache_stage
 from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator
@@ -28,6 +31,7 @@ from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group
 from jaxdistill.teachers.cache.manifest import MANIFEST
 from jaxdistill.teachers.cache.reader import Cache
+from jaxdistill.teachers.function import speak
 
 EVALUATED = (
     "student",
@@ -78,6 +82,17 @@ class Workspace:
         return self._teacher
 
     @property
+    def speaker(self) -> Model | Cache | Callable[[Split], np.ndarray]:
+        """Who teaches the students: a cache, a function, or the teacher itself."""
+        if self.cache is not None:
+            return self.cache
+        return self.teacher if self.config.teacher.function is None else self.speak
+
+    def speak(self, split: Split) -> np.ndarray:
+        """Return what the function that teaches says of a split, float32 `[N, C]`."""
+        return speak(self.config, split, self.dataset.num_labels)
+
+    @property
     def cache_path(self) -> Path | None:
         """The folder of the cache that training reads, or None where the teacher is live."""
         if self.config.teacher.cache is not None:
@@ -115,6 +130,8 @@ class Workspace:
         if path is not None and group.decide("cache", (path / MANIFEST).is_file):
             # Training from a cache needs no teacher, whose weights may be somewhere else.
             student = self.student(seed)
+        elif config.teacher.function is not None:
+            logits, student = self.speak(dataset.validation), self.student(seed)
         elif self.teacher_is_ready:
             teacher = self.teacher
             mesh = mesh_of(config.parallel.sizes)

@@ -16,10 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
-
-TEACHER = "teacher"
-"""The name of the teacher where there is one."""
 
 
 @jax.tree_util.register_dataclass

@@ -13,6 +13,8 @@ from jax.typing import ArrayLike
 from jaxdistill import losses
 from jaxdistill.engine.mean import Mean
 
+TEACHER = "teacher"
+"""The name of a teacher that is alone."""
 Batch = Mapping[str, jax.Array]
 Schedule = Callable[[Any], ArrayLike]
 """A value by step, as optax schedules are."""
@@ -63,6 +65,8 @@ class Term:
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
     needs_teacher: bool = True
+    teacher: str = TEACHER
+    """The name of the teacher that it reads, where there are several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,23 +90,35 @@ class Objective:
         return _union(term.student_taps for term in self.terms.values())
 
     @property
-    def teacher_taps(self) -> tuple[str, ...]:
-        """Every tap that some term needs from the teacher."""
-        return _union(term.teacher_taps for term in self.terms.values())
+    def teachers(self) -> tuple[str, ...]:
+        """The names of the teachers that some term reads."""
+        return _union((term.teacher,) for term in self.terms.values() if term.needs_teacher)
+
+    def teacher_taps(self, name: str = TEACHER) -> tuple[str, ...]:
+        """Return every tap that some term needs from a teacher."""
+        terms = (term for term in self.terms.values() if term.needs_teacher)
+        return _union(term.teacher_taps for term in terms if term.teacher == name)
 
     def means(
         self,
         student: ModelOutputs,
-        teacher: ModelOutputs | None,
+        teacher: ModelOutputs | Mapping[str, ModelOutputs] | None,
         batch: Batch,
         *,
         step: jax.Array,
         projections: Any = None,
     ) -> dict[str, Mean]:
-        """Return every term's mean, unweighted and undivided, and those of its parts."""
+        """Return every term's mean, unweighted and undivided, and those of its parts.
+
+        The teacher is what one said, or what several said by name.
+        """
         means: dict[str, Mean] = {}
         for name, term in self.terms.items():
-            found = term.function(student, teacher, batch, step=step, projections=projections)
+            if isinstance(teacher, Mapping):
+                said = teacher[term.teacher] if term.needs_teacher else None
+            else:
+                said = teacher
+            found = term.function(student, said, batch, step=step, projections=projections)
             if isinstance(found, Joint):
                 means |= {name: found.mean, **found.parts}
             else:

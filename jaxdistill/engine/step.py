@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdistill.engine.frozen import TEACHER, as_frozen
+from jaxdistill.engine.frozen import as_frozen
 from jaxdistill.engine.mean import Mean
-from jaxdistill.engine.objective import Batch, ModelOutputs, Objective
+from jaxdistill.engine.objective import TEACHER, Batch, ModelOutputs, Objective
 from jaxdistill.engine.state import TrainState
 
 Metrics = dict[str, Mean]
@@ -36,7 +36,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     objective: Objective,
     *,
-    teacher: Callable[..., ModelOutputs] | None = None,
+    teacher: Callable[..., ModelOutputs] | Mapping[str, Callable[..., ModelOutputs]] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
 ) -> TrainStep:
@@ -53,7 +53,7 @@ def make_train_step(
       optimizer: an optax transformation over `{"student": …, "projections": …}`, where they are
         trained.
       objective: its terms decide which taps are asked for.
-      teacher: as `student`; needed when a term reads the teacher.
+      teacher: as `student`, or several by name; needed when a term reads one.
       accumulate: microbatches per update; row `i` of the batch goes to microbatch `i % accumulate`.
       ema: decay of the parameters' moving average, for a state created with `ema=True`.
 
@@ -68,20 +68,27 @@ def make_train_step(
     if objective.needs_teacher and teacher is None:
         names = [name for name, term in objective.terms.items() if term.needs_teacher]
         raise ValueError(f"teacher: got None, but the terms {names} read it; pass teacher=apply")
+    speakers = teacher if isinstance(teacher, Mapping) else {TEACHER: teacher} if teacher else {}
+    for name, term in objective.terms.items():
+        if term.needs_teacher and term.teacher not in speakers:
+            raise ValueError(
+                f"teacher: got {sorted(speakers)}, but the term {name!r} reads {term.teacher!r}"
+            )
 
     def teach(teachers, batch):
-        if teacher is None or not objective.needs_teacher:
-            return None
-        if TEACHER not in teachers:
-            raise ValueError(f"frozen.teachers: got {sorted(teachers)}, expected {TEACHER!r}")
-        outputs = teacher(
-            jax.lax.stop_gradient(teachers[TEACHER]),
-            batch,
-            rng=None,
-            train=False,
-            taps=objective.teacher_taps,
-        )
-        return jax.lax.stop_gradient(outputs)
+        said = {}
+        for name in objective.teachers:
+            if name not in teachers:
+                raise ValueError(f"frozen.teachers: got {sorted(teachers)}, expected {name!r}")
+            outputs = speakers[name](
+                jax.lax.stop_gradient(teachers[name]),
+                batch,
+                rng=None,
+                train=False,
+                taps=objective.teacher_taps(name),
+            )
+            said[name] = jax.lax.stop_gradient(outputs)
+        return said
 
     def forward(params, batch, targets, state, rng, model_state):
         extra = {} if model_state is None else {"model_state": model_state}

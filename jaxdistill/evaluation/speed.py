@@ -133,15 +133,15 @@ def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
             for other, values in _also(row)
         ),
         with_spread(row["agreement"], percent=agreement_is_share(name)),
-        _short(row["parameters"]),
-        f"{_short(row['bytes'])}B",
+        "—" if row["parameters"] is None else _short(row["parameters"]),
+        "—" if row["bytes"] is None else f"{_short(row['bytes'])}B",
         *_speed_cells(row["latency_ms"], row["examples_per_second"]),
     )
 
 
 def _speed_cells(latency: float | None, rate: float | None) -> tuple[str, str]:
     if latency is None or rate is None:
-        return "-", "-"
+        return "—", "—"
     return f"{latency:.2g} ms" if latency < 10 else f"{latency:.0f} ms", f"{rate:,.0f}"
 
 

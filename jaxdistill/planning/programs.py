@@ -18,7 +18,7 @@ from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.distill.setup import resolve, stored_shapes
-from jaxdistill.engine.frozen import TEACHER
+from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
 from jaxdistill.models.frozen import keep_frozen
@@ -109,23 +109,25 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     _check(mesh, plain, batch, "teacher" if tunes else "student", train.accumulate)
     student = layout.lay_out(plain)
     alone = tunes or name == "baseline"
-    live = None if alone else teacher_shapes(config, facts)
-    teacher: Any = live
-    if live is not None:
-        teacher = layout.lay_out(live)
-        if name == "cached":
-            teacher = stored_shapes(config, live)
-            batch |= stored_fields(teacher, batch)
+    named = alone or config.teacher.function is not None
+    live = None if named else teacher_shapes(config, facts)
+    teacher: Any = None if live is None else layout.lay_out(live)
+    if name == "cached":
+        teacher = stored_shapes(config, live, facts)
+        batch |= stored_fields(teacher, batch)
+    elif live is None and not alone:
+        raise ConfigError(
+            f"plan: got program {name!r}, but teacher.function runs in no step; expected 'cached'"
+        )
     total = train.steps or _STEPS
     setup = resolve(config, train, facts, student, teacher, total_steps=total)
-    teaching = setup.teaching
     assembly = assemble(setup, mesh)
-    maps = {} if teaching is None else _shapes(teaching.projections)
+    maps = _shapes(setup.projections)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
     trained, frozen = assembly.split({"student": _shapes(student.params), "projections": maps})
     state = jax.eval_shape(assembly.make_state, trained, student.model_state, key)
     state = with_shardings(state, assembly.state_sharding)
-    teachers = {} if teaching is None else {TEACHER: _shapes(teaching.params)}
+    teachers = {} if setup.teacher is None else {TEACHER: _shapes(setup.teacher.params)}
     frozen = dataclasses.replace(frozen, teachers=teachers)
     frozen = with_shardings(frozen, assembly.frozen_sharding)
     given = with_shardings(batch, sharding.batch_shardings(batch, mesh))

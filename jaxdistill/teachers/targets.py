@@ -23,6 +23,7 @@ from jaxdistill.models.outputs import Head, Outputs
 from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.cache.reader import Cache
 from jaxdistill.teachers.identity import example_keys
+from jaxdistill.teachers.teacher import Teacher
 
 PREFIX = "teacher_"
 
@@ -117,6 +118,17 @@ def head_axes(head: Head | None) -> Any:
         return None
     bias = None if head.bias is None else ("vocab",)
     return dataclasses.replace(head, weights=("embed", "vocab"), bias=bias)
+
+
+def stored(known: Stored, *, vocabulary: int | None = None) -> Teacher:
+    """Let stored outputs teach, kept in memory or in a cache, or what is known of them."""
+    return Teacher(
+        make_apply(known.codec),
+        {} if known.head is None else known.head,
+        head_axes(known.head),
+        codec=known.codec,
+        vocabulary=vocabulary,
+    )
 
 
 def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:

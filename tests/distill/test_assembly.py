@@ -100,14 +100,14 @@ def joint_of(family, *, train=None, **layout):
     mesh = mesh_of(config.parallel.sizes, jax.devices()[: 8 if layout else 1])
     student, teacher = models_of(family)
     setup = resolve(config, config.train, Facts(), student, teacher, total_steps=STEPS)
-    return assemble(setup, mesh), student, setup.teaching
+    return assemble(setup, mesh), student, setup
 
 
 def start(family, **layout):
     """Return what a step takes: the joint, its first state, the teacher and the batches."""
-    joint, student, teaching = joint_of(family, **layout)
-    state, frozen = joint.start(student, teaching.projections, seed=0)
-    teachers = sharding.place({"teacher": teaching.params}, joint.frozen_sharding.teachers)
+    joint, student, setup = joint_of(family, **layout)
+    state, frozen = joint.start(student, setup.projections, seed=0)
+    teachers = sharding.place({"teacher": setup.teacher.params}, joint.frozen_sharding.teachers)
     return (
         joint,
         state,
@@ -147,10 +147,10 @@ def test_every_layout_trains_the_same(family, layout):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", SIZES)
 def test_pmap_trains_the_same(family):
-    joint, student, teaching = joint_of(family, strategy="pmap")
+    joint, student, setup = joint_of(family, strategy="pmap")
     params = {"student": student.params, "projections": {}}
     state = joint.make_state(params, None, jax.random.key(0))
-    arguments = compilation.replicate(state), compilation.replicate(teaching.params)
+    arguments = compilation.replicate(state), compilation.replicate(setup.teacher.params)
     losses = losses_of(compilation.pmap_step(joint.step), *arguments, batches_of(family))
     assert_same(losses, alone(family))
 

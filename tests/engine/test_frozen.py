@@ -1,5 +1,7 @@
 """A step trains what is not frozen, and computes, holds and saves nothing for the rest."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from support import tiny
 from jaxdistill.config.schema import CheckpointConfig, TrainConfig
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.frozen import Frozen, FrozenLayers, merge_parameters, split_parameters
+from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.on_policy_step import make_on_policy_step
 from jaxdistill.engine.optimizer import OPTIMIZERS, make_optimizer
 from jaxdistill.engine.state import TrainState
@@ -345,3 +348,39 @@ def test_partly_frozen_layers_are_saved_as_they_are(tmp_path):
     restored, _ = saved(tmp_path, state).restore(state)
     assert_equal(restored.params, state.params)
     assert restored.params["student"]["layers"]["up"]["kernel"].shape == (2, 2, 2)
+
+
+def test_several_teachers_teach_by_name():
+    """Each term reads its own teacher, with the taps that it asks for."""
+    soft, hidden = (tiny.objective().terms[name] for name in ("soft", "hidden"))
+    terms = {
+        "big": dataclasses.replace(soft, teacher="big"),
+        "small": dataclasses.replace(hidden, teacher="small"),
+    }
+    asked = {}
+
+    def named(name):
+        def apply(params, batch, *, taps, **options):
+            asked[name] = taps
+            return tiny.apply(params, batch, taps=taps)
+
+        return apply
+
+    step = make_train_step(
+        tiny.apply,
+        optax.sgd(1.0),
+        Objective(terms),
+        teacher={n: named(n) for n in ("big", "small")},
+    )
+    state = TrainState.create(tiny.init(0), optax.sgd(1.0))
+    teachers = {"big": tiny.init(1), "small": tiny.init(2)}
+    _, metrics = jax.jit(step)(state, Frozen(teachers), BATCH)
+    assert asked == {"big": (), "small": ("layers.0.hidden",)}
+    for name, term, params in (("big", soft, 1), ("small", hidden, 2)):
+        alone = make_train_step(
+            tiny.apply, optax.sgd(1.0), Objective({name: term}), teacher=tiny.apply
+        )
+        _, expected = jax.jit(alone)(state, tiny.init(params), BATCH)
+        np.testing.assert_allclose(metrics[name].value(), expected[name].value(), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"got \['big'\], but the term 'small' reads 'small'"):
+        make_train_step(tiny.apply, optax.sgd(1.0), Objective(terms), teacher={"big": tiny.apply})

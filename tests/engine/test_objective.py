@@ -74,7 +74,7 @@ def test_features_are_averaged_over_all_pairs_and_the_tokens_of_real_rows(
 def test_taps_of_all_pairs_are_asked_for():
     objective = Objective({"hidden": features_term(losses.hidden_mse, PAIRS)})
     assert objective.student_taps == ("layers.0.hidden", "layers.1.hidden")
-    assert objective.teacher_taps == ("layers.1.hidden", "layers.3.hidden")
+    assert objective.teacher_taps() == ("layers.1.hidden", "layers.3.hidden")
 
 
 def test_temperatures_move_with_the_step():

@@ -65,7 +65,7 @@ def test_what_one_device_cannot_hold_is_not_timed(monkeypatch):
     cells = evaluate.result_cells(
         "accuracy", RESULT["teacher"] | {"latency_ms": None, "examples_per_second": None}
     )
-    assert cells[-2:] == ("-", "-")
+    assert cells[-2:] == ("—", "—")
 
 
 def test_measure_speed_does_not_take_the_dispatch_for_the_work():

@@ -37,9 +37,9 @@ def test_models_wait_there_and_states_do_not(elsewhere, tmp_path):
     mesh = make_mesh(2, fsdp=2, devices=jax.devices()[:4])
     facts = facts_of(config, dataset)
     setup = resolve(config, config.train, facts, student, teacher, total_steps=3)
-    teaching = setup.teaching
-    assert devices_of((teacher.params, student.params, teaching.params)) == {elsewhere}
-    state = assemble(setup, mesh).start(student, teaching.projections, 0)
+    assert setup.teacher is not None
+    assert devices_of((teacher.params, student.params, setup.teacher.params)) == {elsewhere}
+    state, _ = assemble(setup, mesh).start(student, setup.projections, 0)
     assert devices_of(state) == set(mesh.devices.flat)
 
 

@@ -52,9 +52,9 @@ def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
     student = build_model(STUDENT, remat=True, logits=False)
     teacher = build_model(TEACHER, dtype="bfloat16", logits=False)
     setup = resolve(wanted, wanted.train, Facts(), student, teacher, total_steps=10)
-    teaching, joint = setup.teaching, assemble(setup, mesh)
+    teacher, joint = setup.teacher, assemble(setup, mesh)
     state, frozen = joint.start(student, {}, 0)
-    taught = place({"teacher": teaching.params}, joint.frozen_sharding.teachers)
+    taught = place({"teacher": teacher.params}, joint.frozen_sharding.teachers)
     frozen = dataclasses.replace(frozen, teachers=taught)
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")
     batch = {name: jnp.ones((16, 32), jnp.int32) for name in names}
