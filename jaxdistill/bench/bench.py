@@ -36,6 +36,7 @@ from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.planning.account import Account, account
 from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -83,7 +84,7 @@ class Bench:
     floor: str | None
     notes: tuple[str, ...]
     noise: tuple[str, ...]
-    environment: dict[str, Any]
+    environment: Json
     trace: str | None = None
 
     @property
@@ -92,7 +93,7 @@ class Bench:
         bound = self.floor_milliseconds
         return self.made_up.milliseconds["p50"] / bound if bound else None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Return everything as JSON values."""
         return dataclasses.asdict(self) | {
             "times_the_floor": self.times_the_floor,

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxdistill.data.batching.batch_source import BatchInfo
 from jaxdistill.planning.chips import CPU, chip_of
 from jaxdistill.planning.topology import Topology
+from jaxdistill.types import Json, Tree
 
 WARM, TRACED = 2, 3
 """Steps before any is timed, and those of a trace."""
@@ -114,7 +115,7 @@ def materialized(arguments: tuple[Any, ...], vocabulary: int | None, labels: int
     return form.unflatten(placed)
 
 
-def _value(path: Any, leaf: Any, vocabulary: int | None, labels: int) -> jax.Array:
+def _value(path: Any, leaf: Tree, vocabulary: int | None, labels: int) -> jax.Array:
     names = [str(getattr(part, "name", getattr(part, "key", ""))) for part in path]
     name, shape = names[-1], leaf.shape
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -157,8 +158,8 @@ def timed_made_up(
 
 def timed_loader(
     step: Callable[..., Any],
-    state: Any,
-    frozen: Any,
+    state: Tree,
+    frozen: Tree,
     batches: Iterator[tuple[Any, BatchInfo]],
     count: int,
 ) -> tuple[list[Step], Any]:
@@ -175,7 +176,7 @@ def timed_loader(
     return times, state
 
 
-def percentiles(times: list[list[Step]]) -> dict[str, Any]:
+def percentiles(times: list[list[Step]]) -> Json:
     """Return the first fields of `Timing`, from the steps of each repeat."""
     seconds = np.array([[step.seconds for step in found] for found in times])
     medians = np.median(seconds, axis=1)

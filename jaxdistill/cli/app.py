@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from jaxdistill.cli.shared import (
     writable,
 )
 from jaxdistill.errors import ConfigError, JaxDistillError, Preempted
+from jaxdistill.types import Json
 
 if TYPE_CHECKING:
     pass
@@ -271,7 +272,7 @@ def _run_until(
     return None
 
 
-def _show_result(result: dict[str, Any]) -> None:
+def _show_result(result: Json) -> None:
     import jax
     from rich.console import Console
 

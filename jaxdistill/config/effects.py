@@ -9,6 +9,7 @@ from jaxdistill.config.base import DECAYING
 from jaxdistill.config.sources import FILES, sources
 from jaxdistill.config.training import TrainConfig
 from jaxdistill.modalities.registry import modalities, modality_named
+from jaxdistill.types import Json
 
 if TYPE_CHECKING:
     from jaxdistill.config.schema import Config
@@ -50,9 +51,9 @@ def check_effects(config: Config) -> None:
         raise ValueError("; ".join(faults))
 
 
-def effective(config: Config) -> dict[str, Any]:
+def effective(config: Config) -> Json:
     """Return a configuration as JSON values that read back equal, without idle options."""
-    values: dict[str, Any] = config.model_dump(mode="json")
+    values: Json = config.model_dump(mode="json")
     for path, _ in idle_options(config):
         node: Any = values
         for name in path[:-1]:

@@ -12,6 +12,7 @@ from jaxdistill.config.base import Section
 from jaxdistill.errors import did_you_mean
 from jaxdistill.modalities.modality import Modality
 from jaxdistill.modalities.registry import modalities
+from jaxdistill.types import Annotation, Json
 
 if TYPE_CHECKING:
     from jaxdistill.config.schema import DataConfig
@@ -65,13 +66,13 @@ def inputs_fields(name: Any) -> Mapping[str, Any]:
     return inputs_class(name).model_fields if name in modalities() else {}
 
 
-def inputs_annotation(name: str) -> Any:
+def inputs_annotation(name: str) -> Annotation:
     """Return the type of an option of any kind of input, or Any where none has it."""
     found = (one.options.model_fields.get(name) for one in modalities().values())
     return next((field.annotation for field in found if field is not None), Any)
 
 
-def altering(data: DataConfig) -> dict[str, Any]:
+def altering(data: DataConfig) -> Json:
     """Return the options that alter training examples at random, by their names in a config."""
     named = data.modality
     found = {}

@@ -19,6 +19,7 @@ from jaxdistill.config.schema import Config
 from jaxdistill.config.values import annotation_at, read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.files.hashing import SHORT, hash_json
+from jaxdistill.types import Annotation, Json
 
 ELSEWHERE = {
     "lr": "learning_rate",
@@ -96,7 +97,7 @@ def name_of(path: Path) -> str:
     return re.sub(r"[^\w.]+", "-", path.stem).strip("-.") or "run"
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: Json, override: str) -> None:
     """Set one dotted `key=value`, in place; the value is read as what its field holds."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
@@ -141,7 +142,7 @@ def check(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _read_terms(objective: Any) -> tuple[dict[str, Any], list[str]]:
+def _read_terms(objective: Any) -> tuple[Json, list[str]]:
     """Return the objective with its terms read, where all can be, and their faults."""
     if not isinstance(objective, Mapping):
         return {}, []
@@ -160,7 +161,7 @@ def _read_terms(objective: Any) -> tuple[dict[str, Any], list[str]]:
     return {"objective": {} if faults else terms}, faults
 
 
-def _read_data(data: Any) -> tuple[dict[str, Any], list[str]]:
+def _read_data(data: Any) -> tuple[Json, list[str]]:
     """Return the section `data` with its kind of input read, where it can be, and its faults."""
     if not isinstance(data, Mapping):
         return {}, []
@@ -263,7 +264,7 @@ def _nearest(fields: Mapping[str, Any], key: str) -> str:
     return did_you_mean(key, known) or f" Known: {known}"
 
 
-def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
+def _sections(annotation: Annotation) -> list[tuple[type[BaseModel], bool]]:
     """Find the models inside an annotation, and whether they are the values of a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [(annotation, False)]
@@ -273,7 +274,7 @@ def _sections(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
     return [found for argument in arguments for found in _sections(argument)]
 
 
-def _members(annotation: Any) -> list[Any]:
+def _members(annotation: Annotation) -> list[Annotation]:
     """List an annotation and everything that it is made of."""
     inner = [found for part in typing.get_args(annotation) for found in _members(part)]
     return [annotation, *inner]

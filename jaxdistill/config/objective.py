@@ -11,6 +11,7 @@ from pydantic import create_model, field_validator
 from jaxdistill.config.base import NonNegativeFloat, ScheduleConfig, Section, check_ends
 from jaxdistill.errors import did_you_mean
 from jaxdistill.methods.registry import Method, method_named, methods
+from jaxdistill.types import Annotation, Json
 
 
 class TermConfig(Section):
@@ -27,7 +28,7 @@ class TermConfig(Section):
         return method_named(self.loss)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Json:
         """The options of its method, by name."""
         return {name: getattr(self, name) for name in self.method.options.model_fields}
 
@@ -77,7 +78,7 @@ def read_term(values: Any) -> Any:
     return term_class(values["loss"]).model_validate(values)
 
 
-def option_annotation(name: str) -> Any:
+def option_annotation(name: str) -> Annotation:
     """Return the type of an option of any method, or Any where none has it."""
     field = _options().get(name)
     return Any if field is None else field.annotation

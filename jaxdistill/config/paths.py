@@ -10,12 +10,13 @@ from typing import Any
 from jaxdistill.config.schema import Config
 from jaxdistill.config.sources import FILES, sources
 from jaxdistill.errors import ConfigError
+from jaxdistill.types import Json
 
 _SPLITS = ("train", "validation", "test")
 _MODELS = (("teacher", "model"), ("teacher", "cache"), ("student", "model"), ("data", "tokenizer"))
 
 
-def expand(values: Mapping[str, Any]) -> dict[str, Any]:
+def expand(values: Mapping[str, Any]) -> Json:
     """Expand `${NAME}` in every text, and `~` and `$NAME` in places on disk, too.
 
     Raises:
@@ -28,7 +29,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def absolute(config: Config) -> Config:
     """Return the configuration with places that mean the same from every directory."""
-    values: dict[str, Any] = config.model_dump(include={"data", "teacher", "student"})
+    values: Json = config.model_dump(include={"data", "teacher", "student"})
     found = map_places(values, os.path.abspath, source=config.data.source)
     sections = {}
     for name, section in found.items():
@@ -42,12 +43,12 @@ def absolute(config: Config) -> Config:
     return config.model_copy(update=sections)
 
 
-def real(values: Mapping[str, Any]) -> dict[str, Any]:
+def real(values: Mapping[str, Any]) -> Json:
     """Return a dumped configuration with every place as the file system names it."""
     return map_places(values, os.path.realpath, source=values["data"]["source"])
 
 
-def moved(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+def moved(values: Mapping[str, Any], old: str, new: str) -> Json:
     """Return what `real` returned, as it is where all has moved from one folder to another."""
 
     def place(path: str) -> str:
@@ -56,9 +57,7 @@ def moved(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
     return map_places(values, place, source=values["data"]["source"])
 
 
-def map_places(
-    values: Mapping[str, Any], change: Callable[[str], str], *, source: str
-) -> dict[str, Any]:
+def map_places(values: Mapping[str, Any], change: Callable[[str], str], *, source: str) -> Json:
     """Return nested values with every place on disk changed; addresses of the net are none."""
     splits = [("data", name) for name in _SPLITS] if source == FILES else []
     if source not in (FILES, *sources()) and os.path.isdir(source):

@@ -38,6 +38,7 @@ from jaxdistill.config.training import (
 from jaxdistill.errors import did_you_mean
 from jaxdistill.tasks.registry import task_named, tasks
 from jaxdistill.tasks.task import Task
+from jaxdistill.types import Json
 
 __all__ = [
     "CacheConfig",
@@ -210,7 +211,7 @@ def _is_encoding(name: str) -> bool:
 class TeacherConfig(Section):
     """The large model."""
 
-    model: str | dict[str, Any] | None = None
+    model: str | Json | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
     function: Annotated[str | dict[str, Any] | None, BeforeValidator(read_function)] = None
     """In place of a model, a function that a plugin registered: its name, or a mapping of `name`
@@ -252,7 +253,7 @@ class CacheConfig(Section):
 class StudentConfig(Section):
     """The small model: a folder, a mapping, or a part of the teacher: layers, width or both."""
 
-    model: str | dict[str, Any] | None = None
+    model: str | Json | None = None
     """Folder, or mapping `{family: …}`, of a student that is no part of the teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | PositiveInt | None = None
     """Teacher layers to start from: their indices, or how many (evenly spaced)."""

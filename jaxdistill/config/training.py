@@ -14,6 +14,7 @@ from jaxdistill.config.base import (
     PositiveInt,
     Section,
 )
+from jaxdistill.types import Json
 
 
 def _positive_or_all(value: int) -> int:
@@ -44,7 +45,7 @@ class TrainConfig(Section):
     """Peak learning rate, after the warm-up."""
     optimizer: Optimizer = "adamw"
     """Optimizer, by its name in optax."""
-    optimizer_options: dict[str, Any] = Field(default_factory=dict)
+    optimizer_options: Json = Field(default_factory=dict)
     """Further keyword arguments of the optimizer, such as `b2: 0.95`."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""

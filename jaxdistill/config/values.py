@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from jaxdistill.config.inputs import InputsConfig, inputs_annotation
 from jaxdistill.config.objective import TermConfig, option_annotation
 from jaxdistill.errors import ConfigError
+from jaxdistill.types import Annotation
 
 _MOST_VALUES = 100_000
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -28,7 +29,7 @@ _SCALARS = ("str", "int", "float", "bool", "null")
 _STANDARD = "tag:yaml.org,2002:"
 
 
-def read_yaml(text: str, annotation: Any, *, where: str) -> Any:
+def read_yaml(text: str, annotation: Annotation, *, where: str) -> Any:
     """Read a YAML document as values of a type.
 
     Args:
@@ -43,7 +44,7 @@ def read_yaml(text: str, annotation: Any, *, where: str) -> Any:
     return None if node is None else _Builder(where, text).build(node, annotation, "")
 
 
-def read_override(text: str, annotation: Any, *, where: str) -> Any:
+def read_override(text: str, annotation: Annotation, *, where: str) -> Any:
     """Read a value of the command line: text, unless it is what its field holds instead."""
     text = text.strip()
     quoted = text[:1] in ("'", '"')
@@ -63,7 +64,7 @@ def read_override(text: str, annotation: Any, *, where: str) -> Any:
     return found
 
 
-def read_scalar(text: str, annotation: Any) -> Any:
+def read_scalar(text: str, annotation: Annotation) -> Any:
     """Read an unquoted word as what a field of this type holds."""
     kinds = members(annotation)
     if Any in kinds:
@@ -85,15 +86,15 @@ def write_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def annotation_at(model: Any, path: list[str]) -> Any:
+def annotation_at(model: Any, path: list[str]) -> Annotation:
     """Return the type of the field at a path of keys; Any where the keys are the user's own."""
-    annotation: Any = model
+    annotation: Annotation = model
     for key in path:
         annotation = _below(annotation, key)
     return annotation
 
 
-def members(annotation: Any) -> list[Any]:
+def members(annotation: Annotation) -> list[Annotation]:
     """List the types that an annotation allows, without what merely annotates them."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
@@ -137,7 +138,7 @@ class _Builder:
         self._where, self._lines, self._count = where, text.splitlines(), 0
         self._open: set[int] = set()
 
-    def build(self, node: yaml.Node, annotation: Any, key: str) -> Any:
+    def build(self, node: yaml.Node, annotation: Annotation, key: str) -> Any:
         self._count += 1
         if self._count > _MOST_VALUES or id(node) in self._open:
             self._refuse(node, "an alias that holds itself or grows without end")
@@ -155,7 +156,7 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
-    def _mapping(self, node: yaml.MappingNode, annotation: Any, key: str) -> dict[Any, Any]:
+    def _mapping(self, node: yaml.MappingNode, annotation: Annotation, key: str) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for name, value in self._pairs(node):
             word = name.value if name.style else read_scalar(name.value, _keys(annotation))
@@ -183,7 +184,7 @@ class _Builder:
                 yield from self._pairs(part)
         yield from ((name, value) for name, value in node.value if name.value != "<<" or name.style)
 
-    def _scalar(self, node: yaml.ScalarNode, annotation: Any, key: str) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, annotation: Annotation, key: str) -> Any:
         kind = node.tag.removeprefix(_STANDARD)
         if node.tag == kind or kind not in _SCALARS:
             self._refuse(node, f"the tag {node.tag.replace(_STANDARD, '!!')}, expected none")
@@ -219,7 +220,7 @@ class _Builder:
         )
 
 
-def _holds_values(annotation: Any) -> bool:
+def _holds_values(annotation: Annotation) -> bool:
     """Return whether lists, mappings or anything may stand here."""
     kinds = members(annotation)
     plain = (str, int, float, bool, type(None))
@@ -228,14 +229,14 @@ def _holds_values(annotation: Any) -> bool:
     )
 
 
-def _elements(annotation: Any) -> Any:
+def _elements(annotation: Annotation) -> Annotation:
     for kind in members(annotation):
         if typing.get_origin(kind) in (tuple, list):
             return typing.get_args(kind)[0]
     return Any
 
 
-def _keys(annotation: Any) -> Any:
+def _keys(annotation: Annotation) -> Annotation:
     for kind in members(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return str
@@ -245,7 +246,7 @@ def _keys(annotation: Any) -> Any:
     return Any
 
 
-def _below(annotation: Any, key: str) -> Any:
+def _below(annotation: Annotation, key: str) -> Annotation:
     """Return the type of what an annotated value holds under a key."""
     for kind in members(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from jaxdistill.files.hashing import hash_bytes
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modalities, modality_named, reads
 from jaxdistill.tasks.registry import task_named
+from jaxdistill.types import Json
 
 _log = logging.getLogger("jaxdistill")
 
@@ -198,7 +198,7 @@ def prepare(
     )
 
 
-def image_processor(dataset: Dataset) -> dict[str, Any] | None:
+def image_processor(dataset: Dataset) -> Json | None:
     """Return the `preprocessor_config.json` of what was done to a data set's images, if any."""
     return dataset.train.inputs.processor()
 

@@ -16,6 +16,7 @@ from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.host_memory import available_memory
 from jaxdistill.parallel.mesh import check_heads, check_length, mesh_sizes, shown
+from jaxdistill.types import Tree
 
 _SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 1}
 """Copies of the parameters that an optimizer keeps; two for the others."""
@@ -98,8 +99,8 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
     batch = batch_shapes(modality, rows, sizes_of(modality, inputs))
 
-    def residuals(params: Any, batch: Any) -> Any:
-        def forward(params: Any) -> Any:
+    def residuals(params: Tree, batch: Any) -> Any:
+        def forward(params: Tree) -> Any:
             rng, state = jax.random.key(0), model.model_state
             return last_logits(model.apply(params, batch, rng=rng, train=True, model_state=state))
 
@@ -111,7 +112,7 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     return max(0, total - _bytes(model.params))
 
 
-def _bytes(params: Any) -> int:
+def _bytes(params: Tree) -> int:
     return sum(4 * leaf.size for leaf in jax.tree.leaves(params))
 
 

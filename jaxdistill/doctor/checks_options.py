@@ -12,6 +12,7 @@ from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.stage import count_steps
 from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.modalities.registry import modalities, modality_named
+from jaxdistill.types import Json
 
 
 def objective(setup: Setup) -> Check:
@@ -118,7 +119,7 @@ def _in_steps(config: Config, stage: str, train: TrainConfig) -> Iterator[tuple[
         yield f"{stage}.evaluate_every", train.evaluate_every
     if stage != "train":
         return
-    values: dict[str, Any] = {
+    values: Json = {
         f"objective.{name}.{option}": value
         for name, term in config.terms.items()
         for option, value in {"weight": term.weight, **term.options}.items()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from typing import Any
 
 import jax
+
+from jaxdistill.types import Json
 
 PACKAGES = (
     "jaxdistill",
@@ -21,7 +22,7 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Return the versions of what computes and the devices it runs on."""
     devices = jax.devices()
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,13 @@ from jaxdistill import losses
 from jaxdistill.engine.mean import Mean
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.types import Tree
 
 NOTHING = -1.0  # said where nothing is to be predicted
 _CELLS = 2**25  # logits at a time
 
 
-def make_score_step(apply: Callable[..., Outputs]) -> Callable[..., tuple[jax.Array, Any]]:
+def make_score_step(apply: Callable[..., Outputs]) -> Callable[..., tuple[jax.Array, Tree]]:
     """Make `step(params, batch, model_state=None) -> (scores, metrics)` for a language model.
 
     The scores, float32 `[B, 2 + T]`, hold of each row the sum of its tokens' cross-entropies in
@@ -27,7 +27,7 @@ def make_score_step(apply: Callable[..., Outputs]) -> Callable[..., tuple[jax.Ar
     where nothing is to be predicted. The metrics hold the mean cross-entropy as `loss`.
     """
 
-    def step(params: Any, batch: Mapping[str, jax.Array], model_state: Any = None):
+    def step(params: Tree, batch: Mapping[str, jax.Array], model_state: Tree = None):
         extra = {} if model_state is None else {"model_state": model_state}
         outputs = apply(params, batch, rng=None, train=False, **extra)
         labels, mask = batch["labels"], batch["loss_mask"].astype(jnp.float32)

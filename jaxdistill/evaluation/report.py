@@ -19,6 +19,7 @@ from jaxdistill.evaluation.uncertainty import metric_interval
 from jaxdistill.evaluation.verdict import format_difference, format_metric, mean_and_spread
 from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.methods.method import function_of
+from jaxdistill.types import Json
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}
 """Which stage trained which student."""
@@ -77,7 +78,7 @@ def reproduction(workdir: Path) -> str:
     return f"jaxdistill run {shlex.quote(str(config))} --workdir {shlex.quote(str(again))}"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Json]:
     """Read the rows of a `metrics.jsonl`, without one that a kill cut off."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -22,6 +22,7 @@ from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import fits_one_device, in_host_memory
 from jaxdistill.parallel.mesh import make_mesh
 from jaxdistill.tasks.registry import agreement_is_share
+from jaxdistill.types import Tree
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +73,7 @@ def measure_speed(
     mesh = make_mesh(1, devices=devices)
 
     @jax.jit
-    def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
+    def forward(params: Tree, model_state: Tree, batch: Mapping[str, jax.Array]) -> Any:
         with sharding.on_mesh(mesh):
             return last_logits(model.apply(params, batch, model_state=model_state))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdistill.errors import ConfigError
 from jaxdistill.files.atomic import write_text
+from jaxdistill.types import Json
 
 
 def write_json(path: Path, content: Any, *, indent: int = 2, sort_keys: bool = False) -> None:
@@ -19,7 +20,7 @@ def write_json(path: Path, content: Any, *, indent: int = 2, sort_keys: bool = F
     write_text(path, json.dumps(content, indent=indent, sort_keys=sort_keys) + "\n")
 
 
-def write_answer(path: Path, values: dict[str, Any]) -> None:
+def write_answer(path: Path, values: Json) -> None:
     """Write what was found out to a JSON file that the user named.
 
     Raises:

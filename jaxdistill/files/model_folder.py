@@ -22,6 +22,7 @@ from jaxdistill.errors import ModelError
 from jaxdistill.files.atomic import sync, sync_folder, write_text
 from jaxdistill.files.json_files import write_json
 from jaxdistill.files.safetensors_stream import Pending, TensorFile, write_file
+from jaxdistill.types import Json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -57,7 +58,7 @@ class Stored:
         return all(np.array_equal(one, two) for one, two in zip(ours, theirs, strict=True))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Read a JSON object.
 
     Raises:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxdistill.errors import CacheError
 from jaxdistill.files import hashing
 from jaxdistill.files.safetensors_stream import DTYPES, write_file
+from jaxdistill.types import Json
 
 
 def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
@@ -79,7 +79,7 @@ def check_file(path: Path, size: int, sha256: str | None = None) -> None:
 _REPAIR = "write the cache again with the same command: it keeps what is whole and adds the rest"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Return the object in a JSON file.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +34,7 @@ from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import check_rows
+from jaxdistill.types import Tree
 
 
 def generate(
@@ -130,7 +130,7 @@ def decoder_of(model: Model) -> tuple[Shape, Options]:
     jax.jit, static_argnames=("shape", "options", "room", "top_k", "vocabulary", "mesh")
 )
 def write(
-    params: Any,
+    params: Tree,
     ids: jax.Array,
     lengths: jax.Array,
     limit: jax.Array,

@@ -14,12 +14,13 @@ from jaxdistill.models.layers.decoder_layer import DecoderLayer
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel.sharding import constrain
+from jaxdistill.types import Tree
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values, each [layers, B, T, K, d]
 
 
 def _run(
-    module: DecoderModel, ids: jax.Array, positions: jax.Array, mix: Any, cache: Cache | None
+    module: DecoderModel, ids: jax.Array, positions: jax.Array, mix: Tree, cache: Cache | None
 ) -> tuple[jax.Array, Cache]:
     """Return the logits `[B, V]` of the last of `[B, T]` tokens, and what `mix` emits per layer.
 
@@ -28,8 +29,8 @@ def _run(
     shape = module.shape
 
     def call(
-        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Any
-    ) -> tuple[jax.Array, Any]:
+        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Tree
+    ) -> tuple[jax.Array, Tree]:
         def mix_own(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask, key, value, emitted = mix(own, key, value)
             mixed, _ = attend_causally(
@@ -51,7 +52,7 @@ def read_prompts(
     index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] - (ids.shape[1] - lengths)[:, None]
     segments = (index >= 0).astype(jnp.int32)  # [B, P]
 
-    def mix(own: Any, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
+    def mix(own: Tree, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
         space = ((0, 0), (0, room), (0, 0), (0, 0))
         mask = visible(segments, ids.shape[1], own["window"])
         return mask, key, value, (jnp.pad(key, space), jnp.pad(value, space))
@@ -77,7 +78,7 @@ def read_token(
     index = jnp.arange(cache[0].shape[2], dtype=jnp.int32)[None]  # [1, T]
     seen = (index >= first[:, None]) & (index <= slot)
 
-    def mix(own: Any, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
+    def mix(own: Tree, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
         mask = seen if own["window"] is None else seen & (slot - index < own["window"])
         keys, values = (
             lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)

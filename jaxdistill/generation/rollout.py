@@ -15,6 +15,7 @@ from jaxdistill.generation.writing import Generated, sampling_of
 from jaxdistill.models.family import Model
 from jaxdistill.models.layers.attention import segments_of
 from jaxdistill.parallel.sharding import mesh_of_step
+from jaxdistill.types import Tree
 
 Batch = Mapping[str, jax.Array]
 NO_LABEL = -1
@@ -63,7 +64,7 @@ def make_continue(
         if value is not None and value < 1:
             raise ConfigError(f"{name}: got {value}, expected at least 1")
 
-    def continue_texts(params: Any, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
+    def continue_texts(params: Tree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
         _check(batch)
         length = batch["input_ids"].shape[1]
         if length <= prompt_tokens:

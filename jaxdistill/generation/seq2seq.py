@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jaxdistill.models.layers.attention import attend_causally
 from jaxdistill.models.layers.basic import run_layers
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.layers.seq2seq_layer import Memory, StackLayer, TwoStacks
+from jaxdistill.types import Tree
 
 
 def generate_from_source(
@@ -89,7 +89,7 @@ def generate_from_source(
 
 @functools.partial(jax.jit, static_argnames=("shape", "options", "room", "top_k"))
 def _write(
-    params: Any,
+    params: Tree,
     ids: jax.Array,
     mask: jax.Array,
     limit: jax.Array,
@@ -144,8 +144,8 @@ def _read_token(
     seen = (jnp.arange(room, dtype=jnp.int32) <= position)[None, None, None]
 
     def step(
-        layer: StackLayer, hidden: jax.Array, _: jax.Array | None, own: Any
-    ) -> tuple[jax.Array, Any]:
+        layer: StackLayer, hidden: jax.Array, _: jax.Array | None, own: Tree
+    ) -> tuple[jax.Array, Tree]:
         def mix(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             keys, values = (
                 lax.dynamic_update_slice_in_dim(old, new, position, axis=1)

@@ -21,6 +21,7 @@ from jaxdistill.generation.writing import end_tokens
 from jaxdistill.models.family import Model
 from jaxdistill.parallel import sharding
 from jaxdistill.runtime import group, preemption
+from jaxdistill.types import Json
 
 
 def write_texts(
@@ -41,7 +42,7 @@ def write_texts(
     force: bool = False,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Json:
     """Let a teacher continue prompts and keep a line of JSON for each, in their order.
 
     Sequence-level knowledge distillation (Kim and Rush 2016): the student then learns from the
@@ -155,7 +156,7 @@ def _padded(prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
-def _begin(path: Path, part: Path, settings: dict[str, Any], force: bool) -> int:
+def _begin(path: Path, part: Path, settings: Json, force: bool) -> int:
     """Return how many lines are there already, and leave nothing else in `part`."""
     marker = path.with_name(f"{path.name}.settings.json")
     known = marker.is_file()

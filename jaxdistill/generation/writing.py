@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxdistill.generation.token_sampling import next_token
 from jaxdistill.losses.head import without_padding
+from jaxdistill.types import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -110,11 +111,11 @@ class Writing(NamedTuple):
     step: jax.Array
     token: jax.Array
     done: jax.Array
-    cache: Any
+    cache: Tree
     written: Generated
 
 
-Read = Callable[[Writing], tuple[jax.Array, Any]]
+Read = Callable[[Writing], tuple[jax.Array, Tree]]
 """Reads the last token: the next one's logits `[B, V]`, and the cache with this one in it."""
 
 
@@ -139,7 +140,7 @@ def end_tokens(eos_id: int | Sequence[int] | None) -> np.ndarray:
     return np.array([] if eos_id is None else eos_id, np.int32).reshape(-1)
 
 
-def nothing_written(token: jax.Array, room: int, cache: Any, sampling: Sampling) -> Writing:
+def nothing_written(token: jax.Array, room: int, cache: Tree, sampling: Sampling) -> Writing:
     """Return the state before the first token, which stands behind tokens `[B]`."""
     rows = token.shape[0]
     written = Generated.nothing(rows, room, jnp.asarray(sampling.pad))

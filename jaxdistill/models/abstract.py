@@ -14,6 +14,7 @@ from jaxdistill.files.model_folder import read_json
 from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
 from jaxdistill.models.registry import config_of, family_named
+from jaxdistill.types import Tree
 
 
 def abstract_model(
@@ -58,7 +59,7 @@ def without_weights(make: Callable[[Model], Model], model: Model) -> Model:
     """Return what `make` returns for a model of shapes: traced, not computed."""
     made: list[Model] = []
 
-    def run(params: Any, model_state: Any) -> Any:
+    def run(params: Tree, model_state: Tree) -> Any:
         made.append(make(dataclasses.replace(model, params=params, model_state=model_state)))
         return made[-1].params, made[-1].model_state
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.models.hub.rules import Rule, flatten, unflatten
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.types import Tree
 
 FEW = 8
 _DTYPES = ("float32", "bfloat16")
@@ -26,13 +27,13 @@ class Apply(Protocol):
 
     def __call__(
         self,
-        params: Any,
+        params: Tree,
         batch: Mapping[str, jax.Array],
         *,
         rng: jax.Array | None = None,
         train: bool = False,
         taps: Sequence[str] = (),
-        model_state: Any = None,
+        model_state: Tree = None,
     ) -> Outputs: ...
 
 
@@ -158,15 +159,15 @@ class Model:
     """
 
     apply: Apply
-    params: Any
+    params: Tree
     config: Any = None
-    model_state: Any = None
+    model_state: Tree = None
     labels: tuple[str, ...] | None = None
     source: Path | None = None
     initialized: tuple[str, ...] = ()
     family: str | None = None
     options: Options | None = None
-    axes: Any = None
+    axes: Tree = None
 
 
 def check_options(family: Family, options: Options) -> None:
@@ -315,15 +316,15 @@ def shapes_only(family: Family, config: Any, options: Options, **fields: Any) ->
     )
 
 
-def _apply_of(graph: Any, name: str, stateful: bool) -> Apply:
+def _apply_of(graph: Tree, name: str, stateful: bool) -> Apply:
     def apply(
-        params: Any,
+        params: Tree,
         batch: Mapping[str, jax.Array],
         *,
         rng: jax.Array | None = None,
         train: bool = False,
         taps: Sequence[str] = (),
-        model_state: Any = None,
+        model_state: Tree = None,
     ) -> Outputs:
         if stateful and model_state is None:
             raise ModelError(

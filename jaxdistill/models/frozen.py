@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.sharding import to_device
+from jaxdistill.types import Tree
 
 Storage = Literal["dtype", "int8"]
 _ROUNDED = ("kernel", "table")  # What layers round to their compute type in any case.
@@ -55,7 +56,7 @@ def keep_frozen(model: Model, storage: Storage = "dtype") -> Model:
     """
     dtype = jnp.dtype("float32" if model.options is None else model.options.dtype)
 
-    def kept(path: tuple[Any, ...], leaf: Any) -> Any:
+    def kept(path: tuple[Any, ...], leaf: Tree) -> Tree:
         names = [getattr(part, "key", None) for part in path]
         if storage == "int8" and names[0] == _LAYERS and "kernel" in names:
             return _applied(Int8.of, leaf)
@@ -69,14 +70,14 @@ def keep_frozen(model: Model, storage: Storage = "dtype") -> Model:
 def called_from_host(apply: Callable[..., Any]) -> Callable[..., Any]:
     """Let a model's parameters lie in the host's memory: every layer is fetched for its turn."""
 
-    def fetching(params: Any, batch: Any, **options: Any) -> Any:
+    def fetching(params: Tree, batch: Any, **options: Any) -> Tree:
         near = {name: part if name == _LAYERS else to_device(part) for name, part in params.items()}
         return apply(near, batch, **options)
 
     return fetching
 
 
-def _applied(function: Callable[[Any], Any], leaf: Any) -> Any:
+def _applied(function: Callable[[Any], Any], leaf: Tree) -> Tree:
     """Apply a function of an array to one, or to the shape of one."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.eval_shape(function, leaf)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from jaxdistill.errors import ModelError
 from jaxdistill.losses.head import Head
+from jaxdistill.types import Tree
 
 __all__ = ["Head", "Outputs"]
 
@@ -31,7 +31,7 @@ class Outputs:
     hidden: jax.Array | None = None
     features: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     head_parameters: Head | None = None
-    model_state: Any = None
+    model_state: Tree = None
 
     def head(self) -> Head:
         """Return the last projection.

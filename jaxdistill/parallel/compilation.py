@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdistill.errors import ConfigError
 from jaxdistill.parallel.mesh import DATA, check_rows, make_mesh, rows_fault
 from jaxdistill.parallel.sharding import batch_shardings, on_mesh, place, replicated
+from jaxdistill.types import Tree
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
@@ -31,8 +32,8 @@ def compile_step(
     step: Callable[..., Any],
     mesh: Mesh | None = None,
     *,
-    state_sharding: Any = None,
-    frozen_sharding: Any = None,
+    state_sharding: Tree = None,
+    frozen_sharding: Tree = None,
 ) -> Callable[..., Any]:
     """Jit a training step: state donated, batch split over the mesh.
 
@@ -53,7 +54,7 @@ def compile_step(
     frozen_sharding = whole if frozen_sharding is None else frozen_sharding
 
     @functools.wraps(step)
-    def laid_out(state: Any, frozen: Any, batch: Any) -> Any:
+    def laid_out(state: Tree, frozen: Tree, batch: Any) -> Tree:
         with on_mesh(mesh):
             return step(state, frozen, batch)
 
@@ -74,7 +75,7 @@ def compile_evaluation(
     """
 
     @functools.wraps(step)
-    def laid_out(*arguments: Any) -> Any:
+    def laid_out(*arguments: Any) -> Tree:
         with on_mesh(mesh):
             return step(*arguments)
 
@@ -96,7 +97,7 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     one = make_mesh(1, devices=devices[:1])
 
     @functools.wraps(step)
-    def on_one(state: Any, frozen: Any, batch: Any) -> Any:
+    def on_one(state: Tree, frozen: Tree, batch: Any) -> Tree:
         with on_mesh(one):
             return step(state, frozen, batch, axis_name=DATA)
 
@@ -107,7 +108,7 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
         donate_argnums=0,
     )
 
-    def run(state: Any, frozen: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    def run(state: Tree, frozen: Tree, batch: Mapping[str, Any]) -> tuple[Any, Any]:
         split = {}
         for name, leaf in batch.items():
             if leaf.shape[0] % count:
@@ -119,7 +120,7 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     return run
 
 
-def replicate(tree: Any, devices: list[Any] | None = None) -> Any:
+def replicate(tree: Tree, devices: list[Any] | None = None) -> Tree:
     """Copy a pytree to every device with a leading device axis, as `pmap` wants it."""
     devices = jax.local_devices() if devices is None else devices
     mesh = Mesh(np.array(devices), (DATA,))
@@ -133,6 +134,6 @@ def replicate(tree: Any, devices: list[Any] | None = None) -> Any:
     return jax.tree.map(copy, tree)
 
 
-def unreplicate(tree: Any) -> Any:
+def unreplicate(tree: Tree) -> Tree:
     """Take the first device's copy of a replicated pytree."""
     return jax.tree.map(lambda leaf: leaf[0], tree)

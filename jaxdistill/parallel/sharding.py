@@ -22,6 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdistill.parallel.mesh import BATCH, DATA, FSDP, SEQUENCE, TENSOR
+from jaxdistill.types import Tree
 
 Axes = tuple[str | None, ...]
 
@@ -67,8 +68,8 @@ def spec_of(
 
 
 def parameter_shardings(
-    params: Any, axes: Any, mesh: Mesh, *, share: tuple[str, ...] = (FSDP,)
-) -> Any:
+    params: Tree, axes: Tree, mesh: Mesh, *, share: tuple[str, ...] = (FSDP,)
+) -> Tree:
     """Return the sharding of every parameter of a model.
 
     Args:
@@ -78,10 +79,10 @@ def parameter_shardings(
       share: mesh axes that split what no rule splits, see `spec_of`.
     """
 
-    def of(names: Axes, leaf: Any) -> NamedSharding:
+    def of(names: Axes, leaf: Tree) -> NamedSharding:
         return NamedSharding(mesh, spec_of(names, leaf.shape, mesh, share=share))
 
-    def of_named(names: Axes, node: Any) -> Any:
+    def of_named(names: Axes, node: Tree) -> Tree:
         if isinstance(node, tuple):
             return tuple(of_named(names[1:], part) for part in node)
         # A parameter kept as several arrays has the same axes in each.
@@ -92,7 +93,7 @@ def parameter_shardings(
     return jax.tree.map(of_named, axes, params, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def state_shardings(state: Any, axes: Any, mesh: Mesh, *, share_params: bool = True) -> Any:
+def state_shardings(state: Tree, axes: Tree, mesh: Mesh, *, share_params: bool = True) -> Tree:
     """Return the sharding of every array of a training state: the optimizer's as its parameter's.
 
     Args:
@@ -120,7 +121,7 @@ def state_shardings(state: Any, axes: Any, mesh: Mesh, *, share_params: bool = T
     }
     whole = replicated(mesh)
 
-    def as_parameter(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def as_parameter(path: tuple[Any, ...], leaf: Tree) -> NamedSharding:
         for start in range(len(path)):
             sharding, shape = by_path.get(path[start:], (whole, None))
             if shape == leaf.shape:
@@ -138,15 +139,15 @@ def state_shardings(state: Any, axes: Any, mesh: Mesh, *, share_params: bool = T
     )
 
 
-def on_host(shardings: Any) -> Any:
+def on_host(shardings: Tree) -> Tree:
     """Return the same shardings in the memory of the hosts."""
     return jax.tree.map(lambda one: one.with_memory_kind("pinned_host"), shardings)
 
 
-def to_device(tree: Any) -> Any:
+def to_device(tree: Tree) -> Tree:
     """Bring what lies in a host's memory to the device, inside a program."""
 
-    def near(leaf: Any) -> Any:
+    def near(leaf: Tree) -> Tree:
         far = jax.typeof(leaf).memory_space == jax.memory.Space.Host
         return jax.device_put(leaf, jax.memory.Space.Device) if far else leaf
 
@@ -175,10 +176,10 @@ def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedShar
     }
 
 
-def place(tree: Any, shardings: Any) -> Any:
+def place(tree: Tree, shardings: Tree) -> Tree:
     """Lay arrays that every process has whole out over the devices of all processes."""
 
-    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def one(leaf: Tree, sharding: NamedSharding) -> jax.Array:
         if getattr(leaf, "sharding", None) == sharding:
             return leaf
         if sharding.is_fully_addressable:
@@ -194,10 +195,10 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(one, tree, shardings)
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: Tree) -> Tree:
     """Return whole host arrays; those that other processes hold a part of are gathered."""
 
-    def whole(leaf: Any) -> Any:
+    def whole(leaf: Tree) -> Tree:
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and not leaf.is_fully_addressable:
             everywhere = NamedSharding(sharding.mesh, PartitionSpec())

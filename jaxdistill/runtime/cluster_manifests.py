@@ -13,6 +13,7 @@ import jinja2
 
 from jaxdistill import __version__
 from jaxdistill.errors import ConfigError, did_you_mean
+from jaxdistill.types import Json
 
 
 class Generation(NamedTuple):
@@ -91,7 +92,7 @@ def render(recipe: str, command: Sequence[str], settings: Sequence[str] = ()) ->
     return environment.get_template(file).render(values)
 
 
-def tpu(topology: str) -> dict[str, Any]:
+def tpu(topology: str) -> Json:
     """Return what a topology such as `v5e:16x16` has, as Google's tools name it.
 
     Raises:
@@ -138,26 +139,26 @@ def _shared(command: Sequence[str], mount: str, name: str) -> list[str]:
     return [*command, "--workdir", f"{mount}/{name}"]
 
 
-def _on_tpu(values: Mapping[str, Any]) -> dict[str, Any]:
+def _on_tpu(values: Mapping[str, Any]) -> Json:
     return tpu(str(values["topology"]))
 
 
-def _on_tpu_machines(values: Mapping[str, Any]) -> dict[str, Any]:
+def _on_tpu_machines(values: Mapping[str, Any]) -> Json:
     return {"setup": f"pip install {shlex.quote(values['package'])} 'jax[tpu]'", **_on_tpu(values)}
 
 
-def _on_hosts(values: Mapping[str, Any]) -> dict[str, Any]:
+def _on_hosts(values: Mapping[str, Any]) -> Json:
     hosts = [host for host in str(values["hosts"]).split(",") if host]
     if not hosts or len(set(hosts)) < len(hosts):
         raise ConfigError(f"--set hosts: got {values['hosts']!r}, expected A,B,… each once")
     return {"hosts": hosts}
 
 
-def _nothing_more(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nothing_more(values: Mapping[str, Any]) -> Json:
     return {}
 
 
-_Complete = Callable[[Mapping[str, Any]], dict[str, Any]]
+_Complete = Callable[[Mapping[str, Any]], Json]
 RECIPES: dict[str, tuple[str, dict[str, str | int], _Complete]] = {
     "gke": (
         "gke.yaml.jinja",

@@ -10,9 +10,9 @@ import json
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from jaxdistill.errors import ProcessError
+from jaxdistill.types import Json
 
 _RETRY_SECONDS = 0.1
 _GREETING = "jaxdistill"
@@ -153,7 +153,7 @@ def _listen(address: str) -> socket.socket:
         ) from None
 
 
-def _read(guest: socket.socket, seconds: float) -> dict[str, Any] | None:
+def _read(guest: socket.socket, seconds: float) -> Json | None:
     """Read one line of JSON; None for anything else."""
     deadline = time.monotonic() + seconds
     line = b""

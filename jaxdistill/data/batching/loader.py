@@ -10,6 +10,7 @@ import jax
 
 from jaxdistill.data.batching.batch_source import Batch, BatchInfo, BatchSource
 from jaxdistill.errors import CheckpointError
+from jaxdistill.types import Json
 
 _NAMES = {
     "data": "the data (its files, columns, tokenizer or split)",
@@ -68,7 +69,7 @@ def device_batches(
         iterator.close()
 
 
-def position(source: BatchSource, step: int) -> dict[str, Any]:
+def position(source: BatchSource, step: int) -> Json:
     """Return what a checkpoint has to remember: the next step, and what its order depends on."""
     return {"step": step, "fingerprint": source.fingerprint, **source.identity}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from jaxdistill.data.reading.images import normalization, shift_images
 from jaxdistill.data.reading.images import read_images as read_pixels
 from jaxdistill.data.reading.preprocessing import Preprocessing, processor_config, with_options
 from jaxdistill.data.reading.table import Table
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Images(Inputs):
     def row_shape(self, length: int) -> tuple[int, ...]:
         return self.images.shape[1:]
 
-    def processor(self) -> dict[str, Any]:
+    def processor(self) -> Json:
         return processor_config(self.preprocessing, *self.images.shape[1:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jaxdistill.data.batching.buckets import choose_buckets
 from jaxdistill.data.batching.draws import WHOLE, Part
 from jaxdistill.data.order import Purpose, integers, stream
 from jaxdistill.errors import ConfigError
+from jaxdistill.types import Json
 
 Batch = dict[str, np.ndarray]
 
@@ -142,7 +143,7 @@ class Inputs(ABC):
         """Return what is worth telling of the examples, such as how many rows were `cut`."""
         return {}
 
-    def processor(self) -> dict[str, Any] | None:
+    def processor(self) -> Json | None:
         """Return the `preprocessor_config.json` of what was done to the inputs, if any."""
         return None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxdistill.data.reading.messages import ASSISTANT, REASONING, read_messages
 from jaxdistill.errors import DataError
+from jaxdistill.types import Json
 
 Span = tuple[int, int]
 Messages = Sequence[Mapping[str, Any]]
@@ -49,7 +50,7 @@ class Chat:
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     where: str = dataclasses.field(default="a chat", compare=False, repr=False)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         """Return all that its tokens depend on, for JSON."""
         fields = {name: getattr(self, name) for name in ("messages", "learned", "tools")}
         return {**fields, "variables": self.variables}
@@ -304,7 +305,7 @@ def _marks(tokenizer: Any, chat: Chat, messages: Messages) -> list[Span]:
     return spans
 
 
-def _tools(chat: Chat) -> list[dict[str, Any]] | None:
+def _tools(chat: Chat) -> list[Json] | None:
     return [dict(tool) for tool in chat.tools] if chat.tools else None
 
 

@@ -18,6 +18,7 @@ from jaxdistill.data.reading.messages import (
 )
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError, did_you_mean
+from jaxdistill.types import Json
 
 _PROMPT = "prompt"
 _CHOSEN = "chosen"
@@ -119,9 +120,7 @@ def _chat(table: Table, row: int, columns: Mapping[str, str], beside: Sequence[s
     return Chat(messages, tuple(learned), tools, variables, where)
 
 
-def _pair(
-    given: Mapping[str, Any], where: str, typed: bool
-) -> tuple[list[dict[str, Any]], list[bool]]:
+def _pair(given: Mapping[str, Any], where: str, typed: bool) -> tuple[list[Json], list[bool]]:
     """Return a prompt, none of which is learned, and the answer behind it."""
     answer, prompt, worse = given["answer"], given.get("prompt"), given.get("worse")
     if _blank(answer):
@@ -151,8 +150,8 @@ def _pair(
 
 
 def _with_system(
-    system: Any, messages: list[dict[str, Any]], learned: list[bool], where: str
-) -> tuple[list[dict[str, Any]], list[bool]]:
+    system: Any, messages: list[Json], learned: list[bool], where: str
+) -> tuple[list[Json], list[bool]]:
     if _blank(system):
         return messages, learned
     if not isinstance(system, str):
@@ -168,7 +167,7 @@ def _with_system(
     return messages, learned
 
 
-def _variables(value: Any, where: str, typed: bool) -> dict[str, Any]:
+def _variables(value: Any, where: str, typed: bool) -> Json:
     if _blank(value):
         return {}
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdistill.data.reading.raw import without_surrogates
 from jaxdistill.data.reading.table import Remark, Table
 from jaxdistill.errors import DataError
+from jaxdistill.types import Json
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -91,7 +92,7 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _columns_of(value: dict[str, Any]) -> dict[str, list[Any]] | None:
+def _columns_of(value: Json) -> dict[str, list[Any]] | None:
     """Return the columns of an object of columns by row number, as pandas writes it."""
     parts = list(value.values())
     if not parts or not all(isinstance(part, dict) for part in parts):
@@ -102,7 +103,7 @@ def _columns_of(value: dict[str, Any]) -> dict[str, list[Any]] | None:
     return {name: list(part.values()) for name, part in value.items()}
 
 
-def _by_column(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def _by_column(rows: Sequence[Json]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

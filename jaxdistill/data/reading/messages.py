@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill.errors import DataError
+from jaxdistill.types import Json
 
-Message = dict[str, Any]
+Message = Json
 
 ASSISTANT = "assistant"
 _ROLES = ("user", ASSISTANT, "system", "developer", "tool", "function", "ipython")
@@ -105,7 +106,7 @@ def without_nulls(value: Any) -> Any:
 
 def read_tools(
     value: Any, where: str, *, name: str = "tools", typed: bool = False
-) -> list[dict[str, Any]] | None:
+) -> list[Json] | None:
     """Return the JSON schemas of a chat's tools, or None where there are none.
 
     Args:
@@ -196,7 +197,7 @@ def _message(message: Mapping[str, Any], where: str, typed: bool) -> tuple[Messa
     return read, learned
 
 
-def _weight(given: dict[str, Any], where: str) -> bool:
+def _weight(given: Json, where: str) -> bool:
     """Take out what says whether a message is learned from."""
     learned = True
     weight = given.pop("weight", 1)
@@ -231,7 +232,7 @@ def _joined(parts: Sequence[Any], where: str) -> tuple[str, str]:
     return "".join(texts), "".join(thoughts)
 
 
-def _calls(value: Any, where: str, typed: bool) -> list[dict[str, Any]]:
+def _calls(value: Any, where: str, typed: bool) -> list[Json]:
     """Return tool calls as `{"type": "function", "function": {"name": …, "arguments": …}}`."""
     if isinstance(value, str):
         value, typed = _json(value, where, "tool_calls") if value.strip() else None, False
@@ -252,7 +253,7 @@ def _calls(value: Any, where: str, typed: bool) -> list[dict[str, Any]]:
     return whole
 
 
-def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+def _function(function: Mapping[str, Any]) -> Json:
     return {"type": "function", "function": dict(function)}
 
 

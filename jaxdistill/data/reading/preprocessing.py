@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.errors import DataError
+from jaxdistill.types import Json
 
 _HALVES = (0.5, 0.5, 0.5)
 _CLIP = {
@@ -21,7 +22,7 @@ _CLIP = {
 }
 # What transformers' processors take where a file leaves it out, beside `_COMMON`; an image size of
 # one number is a square unless `shortest` is set.
-_PROCESSORS: dict[str, dict[str, Any]] = {
+_PROCESSORS: dict[str, Json] = {
     "ViT": {"resample": 2},
     "DeiT": {"size": 256, "do_center_crop": True},
     "Beit": {},
@@ -159,9 +160,7 @@ def read_preprocessing(folder: Path, model_type: str) -> Preprocessing | None:
         ) from None
 
 
-def processor_config(
-    preprocessing: Preprocessing, height: int, width: int, channels: int
-) -> dict[str, Any]:
+def processor_config(preprocessing: Preprocessing, height: int, width: int, channels: int) -> Json:
     """Build the `preprocessor_config.json` that does the same in transformers.
 
     Args:
@@ -176,7 +175,7 @@ def processor_config(
         list(values) * channels if len(values) == 1 else list(values)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    found: dict[str, Any] = {
+    found: Json = {
         # ViT's knows neither a crop nor a shortest edge in older versions, CLIP's does.
         "image_processor_type": (
             "ViTImageProcessor"
@@ -200,7 +199,7 @@ def processor_config(
     return found
 
 
-def _stored(folder: Path) -> tuple[dict[str, Any] | None, Path]:
+def _stored(folder: Path) -> tuple[Json | None, Path]:
     for name, inside in (("processor_config.json", "image_processor"), (FILE, None)):
         path = folder / name
         if not path.is_file():

@@ -10,6 +10,7 @@ from typing import Any
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.tokenize import load_tokenizer
+from jaxdistill.types import Json
 
 _GENERATION = "generation_config.json"
 
@@ -35,14 +36,12 @@ def end_ids(tokenizer: Any, folders: Iterable[Path | None]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(i) for i in found if i is not None and 0 <= i < known))
 
 
-def generation_settings(folder: Path) -> dict[str, Any] | None:
+def generation_settings(folder: Path) -> Json | None:
     """Return what a folder's `generation_config.json` says, or None where it has none."""
     return _json(folder / _GENERATION)
 
 
-def generation_config(
-    tokenizer: Any, ends: Iterable[int], origins: Iterable[Path | None]
-) -> dict[str, Any]:
+def generation_config(tokenizer: Any, ends: Iterable[int], origins: Iterable[Path | None]) -> Json:
     """Build the `generation_config.json` of a model that was trained with a tokenizer.
 
     The settings of the first of `origins` that has some (temperature, top_p and so on), with the
@@ -78,7 +77,7 @@ def _listed(value: Any) -> list[Any]:
     return [item for item in found if isinstance(item, int) and not isinstance(item, bool)]
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path) -> Json | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -95,7 +94,7 @@ def ends_of(config: Config, dataset: Dataset) -> tuple[int, ...]:
     return end_ids(load_tokenizer(dataset.tokenizer), folders)
 
 
-def generation_config_of(config: Config, dataset: Dataset) -> dict[str, Any]:
+def generation_config_of(config: Config, dataset: Dataset) -> Json:
     """Return the `generation_config.json` of a model that this run trains."""
     assert dataset.tokenizer is not None  # a language model's data has one
     return generation_config(

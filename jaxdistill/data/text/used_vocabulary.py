@@ -9,13 +9,13 @@ Rows in use are trained as before; the others keep their values (no weight decay
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
+from jaxdistill.types import Tree
 
 AXIS = "vocab"
 
@@ -41,7 +41,7 @@ def renumber(dataset: Dataset, used: np.ndarray) -> Dataset:
     return dataclasses.replace(dataset, train=train, validation=validation, test=None)
 
 
-def cut(params: Any, axes: Any, used: np.ndarray) -> Any:
+def cut(params: Tree, axes: Tree, used: np.ndarray) -> Tree:
     """Keep the rows `used` of every array with a vocabulary axis.
 
     Args:
@@ -56,7 +56,7 @@ def cut(params: Any, axes: Any, used: np.ndarray) -> Any:
     return jax.tree.map(rows, params, axes)
 
 
-def put_back(whole: Any, trained: Any, axes: Any, used: np.ndarray) -> Any:
+def put_back(whole: Tree, trained: Tree, axes: Tree, used: np.ndarray) -> Tree:
     """Return `trained`, with every cut array restored to its place in `whole`."""
 
     def restored(before, leaf, names):

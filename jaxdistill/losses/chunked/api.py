@@ -19,6 +19,7 @@ from jaxdistill.losses.fused.api import FusedLoss
 from jaxdistill.losses.fused.chunk import vary, varying_axes
 from jaxdistill.losses.head import Projection, capped, raw_logits
 from jaxdistill.losses.numerics import compute_dtype
+from jaxdistill.types import Tree
 
 _CHUNK_BYTES = 480 * 2**20  # the logits of a chunk, what a loss makes of them, and their gradient
 
@@ -79,7 +80,7 @@ def chunked_loss(
         beyond = ((0, 0), (0, steps * columns - length)) + ((0, 0),) * (leaf.ndim - 2)
         return jnp.pad(leaf, beyond).reshape(rows, steps, columns, *leaf.shape[2:]).swapaxes(0, 1)
 
-    def values(raw: jax.Array, counts: jax.Array, own: Any) -> dict[str, jax.Array]:
+    def values(raw: jax.Array, counts: jax.Array, own: Tree) -> dict[str, jax.Array]:
         logits = capped(raw, student.constants)
         return {
             name: jnp.sum(jnp.where(counts > 0, counts * loss(logits, own), 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import lax
 from jaxdistill.losses import head
 from jaxdistill.losses.fused.rows import RULES, Normalizer, Row, distribution, shifted
 from jaxdistill.losses.head import Constants, raw_gradient, without_padding
+from jaxdistill.types import Tree
 
 
 class Plan(NamedTuple):
@@ -229,7 +230,7 @@ def token_weights(rule: str, part: Operands, vocabulary: int) -> jax.Array:
     return jnp.where((part.labels >= 0) & (part.labels < vocabulary), part.where, 0.0)
 
 
-def _sum_over_shards(plan: Plan, tree: Any) -> Any:
+def _sum_over_shards(plan: Plan, tree: Tree) -> Tree:
     return tree if plan.axis_name is None else lax.psum(tree, plan.axis_name)
 
 
@@ -250,7 +251,7 @@ def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
 def spread(operands: Operands, varying: frozenset[str], axis_name: str | None) -> Operands:
     """Let everything vary over the same axes, but only the two sides over the vocabulary's."""
 
-    def all_over(tree: Any, axes: frozenset[str]) -> Any:
+    def all_over(tree: Tree, axes: frozenset[str]) -> Tree:
         return jax.tree.map(lambda leaf: vary(leaf, axes), tree)
 
     shared = all_over(operands._replace(student=None, teacher=None), varying - {axis_name})

@@ -8,7 +8,6 @@ In the low-memory mode the head's gradient is left to a second pass over blocks 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jaxdistill.losses.fused.chunk import (
     vary,
 )
 from jaxdistill.losses.head import Constants
+from jaxdistill.types import Tree
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -242,7 +242,9 @@ def _first_class(plan: Plan, operands: Operands) -> ArrayIndex:
     return lax.axis_index(plan.axis_name) * width
 
 
-def _add_to_head(plan: Plan, sums: Any, part: Operands, slope: jax.Array, narrow: jax.Array) -> Any:
+def _add_to_head(
+    plan: Plan, sums: Tree, part: Operands, slope: jax.Array, narrow: jax.Array
+) -> Tree:
     """Add a chunk to the gradients of head and bias, in float32."""
     weights, bias = sums
     pair = (

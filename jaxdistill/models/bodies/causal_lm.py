@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,11 @@ from jaxdistill.models.layers.encoder_layer import check_taps
 from jaxdistill.models.layers.heads import own_head, projection_weights, token_outputs
 from jaxdistill.models.layers.rotary import Rotation, rotations
 from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.types import Tree
 
 _EVERYTHING = 2**30  # a window that no row is longer than: what a layer without one sees
 
-Call = Callable[..., tuple[jax.Array, Any]]
+Call = Callable[..., tuple[jax.Array, Tree]]
 """Runs one layer: `(layer, hidden, rotation, rng, own) -> (hidden, emitted)`."""
 
 
@@ -100,8 +100,8 @@ class DecoderModel(nnx.Module):
         *,
         rng: jax.Array | None = None,
         remat: bool = False,
-        cache: Any = None,
-    ) -> tuple[jax.Array, Any]:
+        cache: Tree = None,
+    ) -> tuple[jax.Array, Tree]:
         """Run the stacked layers on embedded tokens `[B, T, D]` at positions `[1 or B, T]`.
 
         Args:
@@ -118,8 +118,8 @@ class DecoderModel(nnx.Module):
         table = rotations(shape.frequencies, positions) if shape.frequencies else None
 
         def step(
-            layer: DecoderLayer, hidden: jax.Array, rng: jax.Array | None, own: Any
-        ) -> tuple[jax.Array, Any]:
+            layer: DecoderLayer, hidden: jax.Array, rng: jax.Array | None, own: Tree
+        ) -> tuple[jax.Array, Tree]:
             return call(layer, hidden, _rotation_of(table, own["kind"]), rng, own)
 
         hidden, emitted, _ = run_layers(
@@ -192,11 +192,11 @@ class DecoderModel(nnx.Module):
             hidden: jax.Array,
             rotation: Rotation | None,
             rng: jax.Array | None,
-            own: Any,
-        ) -> tuple[jax.Array, Any]:
+            own: Tree,
+        ) -> tuple[jax.Array, Tree]:
             def mix(
                 query: jax.Array, key: jax.Array, value: jax.Array, rng: jax.Array | None
-            ) -> tuple[jax.Array, Any]:
+            ) -> tuple[jax.Array, Tree]:
                 if in_blocks:
                     mixed = flash.attend_in_blocks(
                         query,

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from jaxdistill.models.family import Options
+from jaxdistill.types import Tree
 
 Module = TypeVar("Module", bound=nnx.Module)
 
 
 def module_of(
-    kind: Callable[..., Module], shape: Hashable, options: Options, params: Any
+    kind: Callable[..., Module], shape: Hashable, options: Options, params: Tree
 ) -> Module:
     """Return `kind(shape, options, rngs)` with these parameters, of which none is drawn."""
     return nnx.merge(_graph(kind, shape, options), params)

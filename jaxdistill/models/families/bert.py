@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxdistill.models.bodies.text_encoder import (
     Batch,
@@ -24,6 +24,7 @@ from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, LayerNorm, dropout
 from jaxdistill.models.layers.encoder_layer import EncoderLayer
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     classifier_dropout: float | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_config("bert", self, width=self.hidden_size, heads=self.num_attention_heads)
@@ -71,7 +72,9 @@ class RobertaConfig(BertConfig):
 class Embeddings(nnx.Module):
     """Sum of word, position and token-type embeddings, normalized."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs, *, offset: bool, dtype: Any) -> None:
+    def __init__(
+        self, config: BertConfig, rngs: nnx.Rngs, *, offset: bool, dtype: DTypeLike
+    ) -> None:
         width, stddev, pad = config.hidden_size, config.initializer_range, config.pad_token_id
         self.word = Embedding(
             config.vocab_size, width, rngs, axes=("vocab", "embed"), stddev=stddev, zero_row=pad
@@ -130,7 +133,7 @@ def _build(config: BertConfig, options: Options, rngs: nnx.Rngs, *, roberta: boo
 
 
 def _head(
-    config: BertConfig, options: Options, rngs: nnx.Rngs, *, roberta: bool, dtype: Any
+    config: BertConfig, options: Options, rngs: nnx.Rngs, *, roberta: bool, dtype: DTypeLike
 ) -> ClassificationHead | MaskedLMHead | None:
     width, stddev = config.hidden_size, config.initializer_range
     if options.head == "classification":

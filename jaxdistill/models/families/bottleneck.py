@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import (
@@ -41,7 +42,12 @@ class Affine(nnx.Module):
 
 
 def normalization(
-    config: MobileBertConfig, width: int, *, epsilon: float, stack: tuple[int, ...], dtype: Any
+    config: MobileBertConfig,
+    width: int,
+    *,
+    epsilon: float,
+    stack: tuple[int, ...],
+    dtype: DTypeLike,
 ) -> Affine | LayerNorm:
     if config.normalization_type == "no_norm":
         return Affine(width, stack=stack)
@@ -59,7 +65,7 @@ class Projection(nnx.Module):
         rngs: nnx.Rngs,
         *,
         stack: tuple[int, ...],
-        dtype: Any,
+        dtype: DTypeLike,
         epsilon: float | None = None,
     ) -> None:
         axes = ("embed", None) if inputs == config.hidden_size else (None, "embed")
@@ -91,7 +97,7 @@ class FeedForward(nnx.Module):
         rngs: nnx.Rngs,
         *,
         stack: tuple[int, ...],
-        dtype: Any,
+        dtype: DTypeLike,
         epsilon: float,
     ) -> None:
         width, inner, stddev = (
@@ -116,7 +122,7 @@ class FeedForward(nnx.Module):
 class MobileLayer(nnx.Module):
     """One MobileBERT layer (Sun et al. 2020, figure 1c)."""
 
-    def __init__(self, config: MobileBertConfig, rngs: nnx.Rngs, *, dtype: Any) -> None:
+    def __init__(self, config: MobileBertConfig, rngs: nnx.Rngs, *, dtype: DTypeLike) -> None:
         stack, width, inner = (config.num_hidden_layers,), config.hidden_size, config.inner_width
         more = config.num_feedforward_networks - 1
         bottleneck = config.use_bottleneck

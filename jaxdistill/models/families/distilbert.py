@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxdistill.models.bodies.text_encoder import (
     Batch,
@@ -22,6 +22,7 @@ from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, LayerNorm, dropout
 from jaxdistill.models.layers.encoder_layer import EncoderLayer
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead
+from jaxdistill.types import Json
 
 EPSILON = 1e-12
 
@@ -42,7 +43,7 @@ class DistilBertConfig:
     initializer_range: float = 0.02
     seq_classif_dropout: float = 0.2
     pad_token_id: int = 0
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_config("distilbert", self, width=self.dim, heads=self.n_heads)
@@ -67,7 +68,7 @@ class DistilBertConfig:
 class Embeddings(nnx.Module):
     """Sum of word and position embeddings, normalized."""
 
-    def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs, *, dtype: Any) -> None:
+    def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs, *, dtype: DTypeLike) -> None:
         width, stddev = config.dim, config.initializer_range
         self.word = Embedding(
             config.vocab_size,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.families.llama import FULL, SLIDING, SlidingConfig, rotary_family
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.models.layers.rotary import inverse_frequencies, old_scaling, rope_parameters
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Gemma3Config(Gemma2Config):
 
     def normalize_rope(self) -> None:
         """Bring the fields that say how positions rotate, per kind of layer, in agreement."""
-        nested: dict[str, Any] = self.rope_parameters or {}
+        nested: Json = self.rope_parameters or {}
         known = {"positions": self.max_position_embeddings}
         whole = rope_parameters(
             f"gemma3.{FULL}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from flax import nnx
 
@@ -14,6 +13,7 @@ from jaxdistill.models.family import Family, Options
 from jaxdistill.models.hub.rules import Rule, embedding, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.decoder_layer import Shape
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Gpt2Config:
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_config("gpt2", self, width=self.n_embd, heads=self.n_head)

@@ -16,6 +16,7 @@ from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.models.layers.rotary import inverse_frequencies, old_scaling, rope_parameters
+from jaxdistill.types import Json
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -40,9 +41,9 @@ class RotaryConfig:
     tie_word_embeddings: bool = False
     attention_dropout: float = 0.0
     rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rope_scaling: Json | None = None
+    rope_parameters: Json | None = None
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         heads, name = self.num_attention_heads, self.family_name

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError
 from jaxdistill.models.bodies.text_encoder import (
@@ -25,6 +25,7 @@ from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, Linear, dropout
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class MobileBertConfig:
     normalization_type: str = "no_norm"
     classifier_activation: bool = True
     classifier_dropout: float | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_config("mobilebert", self, width=self.inner_width, heads=self.num_attention_heads)
@@ -80,7 +81,7 @@ class MobileBertConfig:
 class Embeddings(nnx.Module):
     """Narrow word embeddings, each token's with its neighbours', widened; positions and types."""
 
-    def __init__(self, config: MobileBertConfig, rngs: nnx.Rngs, *, dtype: Any) -> None:
+    def __init__(self, config: MobileBertConfig, rngs: nnx.Rngs, *, dtype: DTypeLike) -> None:
         width, narrow, stddev = config.hidden_size, config.embedding_size, config.initializer_range
         self.word = Embedding(
             config.vocab_size,

@@ -31,6 +31,7 @@ from jaxdistill.models.layers.image_layers import (
     normals,
 )
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.types import Json
 
 REDUCTION = 4  # a bottleneck is this many times narrower inside
 _KINDS = ("basic", "bottleneck")
@@ -49,7 +50,7 @@ class ResNetConfig:
     hidden_act: str = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         least = REDUCTION if self.layer_type == "bottleneck" else 1

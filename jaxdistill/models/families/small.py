@@ -32,6 +32,7 @@ from jaxdistill.models.layers.image_layers import (
     normals,
 )
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.types import Json
 
 _MANY = float("inf")
 _POOLS = ("max", "average", "none")
@@ -46,7 +47,7 @@ class MlpConfig:
     hidden_sizes: tuple[int, ...] = (128,)
     hidden_act: str = "relu"
     hidden_dropout_prob: float = 0.0
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -78,7 +79,7 @@ class CnnConfig:
     dense_size: int = 0
     hidden_act: str = "relu"
     hidden_dropout_prob: float = 0.0
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field in ("image_size", "num_channels", "hidden_sizes", "kernel_size", "num_groups"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from flax import nnx
 
@@ -16,6 +15,7 @@ from jaxdistill.models.family import Family, Options
 from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.seq2seq_layer import TwoStacks
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class T5Config:
     scale_decoder_outputs: bool | None = None
     decoder_start_token_id: int | None = None
     pad_token_id: int = 0
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_config("t5", self, width=self.d_model, heads=1)

@@ -27,6 +27,7 @@ from jaxdistill.models.layers.basic import (
 )
 from jaxdistill.models.layers.image_layers import Batch, Classifier, check_numbers, images_of
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.types import Json
 
 _MANY = float("inf")
 
@@ -53,7 +54,7 @@ class ViTConfig:
     qkv_bias: bool = True
     pooler_output_size: int | None = None
     pooler_act: str = "tanh"
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -18,6 +18,7 @@ from jaxdistill.files.safetensors_stream import Pending, aligned, all_finite
 from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.models.family import Family, Model, Options
 from jaxdistill.models.hub.rules import Rule, flatten
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -241,7 +242,7 @@ def export_tensors(family: Family, model: Model, shapes: Mapping[str, Any]) -> d
     return tensors
 
 
-def export_config(family: Family, model: Model) -> dict[str, Any]:
+def export_config(family: Family, model: Model) -> Json:
     """Build the `config.json` of a model: the raw config it came with, under what it is now."""
     options = model.options
     assert options is not None

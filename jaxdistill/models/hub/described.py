@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.files.model_folder import open_tensors, read_json, refuse_adapter
@@ -14,6 +13,7 @@ from jaxdistill.models.hub.found import unwrapped
 from jaxdistill.models.hub.sentence import stored_head
 from jaxdistill.models.labels import table_of_names
 from jaxdistill.models.registry import config_of, groups_held
+from jaxdistill.types import Json
 
 # Classes of transformers whose head has the names of one for whole texts, and another meaning.
 _OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice")
@@ -85,7 +85,7 @@ def describe(folder: str | Path) -> Described:
     return Described(folder, family, outputs, names, raw.get("problem_type"), other)
 
 
-def _other_head(raw: dict[str, Any]) -> str | None:
+def _other_head(raw: Json) -> str | None:
     named = raw.get("architectures")
     names = [str(name) for name in named] if isinstance(named, list) else []
     return next((name for name in names if name.endswith(_OTHER_HEADS)), None)

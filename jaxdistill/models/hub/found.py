@@ -16,6 +16,7 @@ from jaxdistill.files.model_folder import Stored, some
 from jaxdistill.models.family import Family
 from jaxdistill.models.hub.convert import FLOATS, count_known
 from jaxdistill.models.hub.rules import Rule
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -32,7 +33,7 @@ _ADAPTERS = ("lora_", ".base_layer.", "ia3_", "prompt_encoder.", "modules_to_sav
 
 def without_quantization(
     raw: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path
-) -> dict[str, Any]:
+) -> Json:
     """Return a raw config without `quantization_config`, where the weights are plain after all.
 
     Raises:

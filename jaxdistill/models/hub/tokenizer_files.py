@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.files.model_folder import read_json
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import Family, Model
 from jaxdistill.models.positions import row_limit
+from jaxdistill.types import Json
 
 CONFIG, WHOLE = "tokenizer_config.json", "tokenizer.json"
 
@@ -60,12 +60,12 @@ def _is_encoder(model: Model) -> bool:
     return model.options is not None and model.options.head != "lm"
 
 
-def _own_limit(config: dict[str, Any]) -> int | None:
+def _own_limit(config: Json) -> int | None:
     limit = config.get("model_max_length")
     return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
 
 
-def _lower_cased(source: Path, config: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+def _lower_cased(source: Path, config: Json) -> tuple[dict[str, str], Json]:
     """Return the tokenizer with its folder's lower-casing in it, and what its config then says."""
     found = sentence_folder(source)
     if found is None or not found.lower_case:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,11 @@ from jax import lax
 
 from jaxdistill.models.layers.basic import MASKED, dropout
 from jaxdistill.parallel.sharding import constrain
+from jaxdistill.types import Tree
 
 # Mixes values for queries: `(query [B, T, H, d], key [B, S, K, d], value [B, S, K, d], rng) ->
 # (mixed [B, T, H, d], emitted)`. Whoever runs the layers says what a query sees, and of which keys.
-Mix = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, Any]]
+Mix = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, Tree]]
 
 
 def segments_of(batch: Mapping[str, jax.Array]) -> jax.Array | None:

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from jaxdistill.models.layers.stacking import is_apart, layers_of
 from jaxdistill.parallel.sharding import constrain, gather, product, recompute_gathers, to_device
+from jaxdistill.types import Tree
 
 Axes = tuple[str | None, ...]
 MASKED = -1e30  # finite, so that a row with nothing to attend to gives an average, not NaN
@@ -257,16 +258,16 @@ class Attention(nnx.Module):
 
 def run_layers(
     layers: nnx.Module,
-    step: Callable[..., tuple[jax.Array, Any]],
+    step: Callable[..., tuple[jax.Array, Tree]],
     hidden: jax.Array,
     *,
     depth: int,
     rng: jax.Array | None = None,
     unroll: int = 1,
     remat: bool = False,
-    last: Callable[..., tuple[jax.Array, Any]] | None = None,
-    each: Any = None,
-) -> tuple[jax.Array, Any, Any]:
+    last: Callable[..., tuple[jax.Array, Tree]] | None = None,
+    each: Tree = None,
+) -> tuple[jax.Array, Tree, Tree]:
     """Run `step(layer, hidden, rng) -> (hidden, emitted)` over the stacked copies of a module.
 
     They are scanned, or run one by one where their parameters lie apart (`layout.unstack`).
@@ -289,9 +290,9 @@ def run_layers(
     keys = None if rng is None else jax.random.split(rng, depth)
 
     def body(
-        call: Callable[..., tuple[jax.Array, Any]],
-    ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
-        def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        call: Callable[..., tuple[jax.Array, Tree]],
+    ) -> Callable[[jax.Array, Any], tuple[jax.Array, Tree]]:
+        def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Tree]:
             parameters, key, own = inputs
             parameters = to_device(parameters)
             extra = () if each is None else (own,)

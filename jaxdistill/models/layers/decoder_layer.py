@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxdistill.models.layers.basic import (
 )
 from jaxdistill.models.layers.rotary import Rotation, rotate
 from jaxdistill.parallel.sharding import gather
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ class DecoderAttention(nnx.Module):
 
     def __call__(
         self, x: jax.Array, rotation: Rotation | None, mix: Mix, rng: jax.Array | None
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, Tree]:
         """Mix `[B, T, D]` over `T`; also returns what `mix` emits."""
         query, key, value = (
             y.reshape(*y.shape[:-1], -1, self.head_width)
@@ -242,7 +243,7 @@ class DecoderLayer(nnx.Module):
         rotation: Rotation | None,
         mix: Mix,
         rng: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, Tree]:
         """Map `[B, T, D]` to `[B, T, D]`; also returns what `mix` emits."""
         hidden, emitted, _ = self.opened(hidden, rotation, mix, rng)
         return hidden, emitted
@@ -253,7 +254,7 @@ class DecoderLayer(nnx.Module):
         rotation: Rotation | None,
         mix: Mix,
         rng: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any, Inside]:
+    ) -> tuple[jax.Array, Tree, Inside]:
         """Do the same; also returns what is computed on the way."""
         rngs = split_rng(rng, 3)
         attended = self.attention_norm(hidden)

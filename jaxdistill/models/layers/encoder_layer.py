@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxdistill.models.layers.basic import (
     run_layers,
     split_rng,
 )
+from jaxdistill.types import Tree
 
 
 class EncoderLayer(nnx.Module):
@@ -127,11 +128,11 @@ def encode(
     if last_attention or f"layers.{depth - 1}.hidden" in taps:
         pool = None
 
-    def step(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Any]:
+    def step(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Tree]:
         hidden, probabilities = layer(hidden, mask, rng)
         return hidden, (hidden if emit_hidden else None, probabilities if emit_attention else None)
 
-    def last(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Any]:
+    def last(layer: LayerCall, hidden: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, Tree]:
         hidden, probabilities = layer(hidden, mask, rng, pool)
         return hidden, probabilities if last_attention else None
 

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import BATCH, SEQUENCE, TENSOR, batch_parts
+from jaxdistill.types import Tree
 
 log = logging.getLogger("jaxdistill")
 
@@ -139,7 +140,7 @@ def _mix(
     tensor = 1 if mesh is None else mesh.shape[TENSOR]
     kernel, segment_ids = _kernel(heads // tensor, length, reach, softcap, sequence, interpret)
 
-    def run(kernel: Any, query: Any, key: Any, value: Any, own: Any, every: Any) -> jax.Array:
+    def run(kernel: Any, query: Any, key: Any, value: Any, own: Tree, every: Tree) -> jax.Array:
         ids = None if own is None else segment_ids(own, every)
         return jax.vmap(kernel)(query, key, value, ids)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.types import Json
 
 Rotation = tuple[jax.Array, jax.Array]  # cosine and sine, each [1 or B, T, d / 2] float32
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -30,7 +31,7 @@ def rope_parameters(
     parameters: Mapping[str, Any] | None,
     default_theta: float,
     positions: int,
-) -> dict[str, Any]:
+) -> Json:
     """Merge the ways in which Hugging Face configs, old and new, say how positions rotate.
 
     Args:
@@ -75,7 +76,7 @@ def rope_parameters(
     return merged
 
 
-def old_scaling(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+def old_scaling(parameters: Mapping[str, Any]) -> Json | None:
     """Return the `rope_scaling` that says in older configs what `rope_parameters` says."""
     if parameters["rope_type"] == "default":
         return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from flax import nnx
@@ -19,6 +18,7 @@ from jaxdistill.models.layers.attention import Mix, attend_causally
 from jaxdistill.models.layers.basic import Axes, Linear, dropout, run_layers, split_rng
 from jaxdistill.models.layers.decoder_layer import RMSNorm
 from jaxdistill.models.layers.relative_bias import RelativeBias
+from jaxdistill.types import Tree
 
 Memory = tuple[jax.Array, jax.Array]  # keys and values, each [B, S, H, d]
 
@@ -100,7 +100,7 @@ class HeadAttention(nnx.Module):
 
     def __call__(
         self, x: jax.Array, memory: Memory, mix: Mix, rng: jax.Array | None
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, Tree]:
         """Mix the memory for `[B, T, D]`; also returns what `mix` emits."""
         mixed, emitted = mix(self._split(self.query(x)), *memory, rng)
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), emitted
@@ -150,7 +150,7 @@ class StackLayer(nnx.Module):
         encoded: jax.Array | None = None,
         memory: Memory | None = None,
         rng: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any, Any]:
+    ) -> tuple[jax.Array, Tree, Tree]:
         """Map `[B, T, D]` to `[B, T, D]`; also returns what both mixes emit.
 
         Args:
@@ -227,7 +227,7 @@ class Stack(nnx.Module):
         def mixing(allowed: jax.Array, bias: jax.Array | None, emit: bool) -> Mix:
             def mix(
                 query: jax.Array, key: jax.Array, value: jax.Array, rng: jax.Array | None
-            ) -> tuple[jax.Array, Any]:
+            ) -> tuple[jax.Array, Tree]:
                 return attend_causally(
                     query,
                     key,
@@ -247,7 +247,7 @@ class Stack(nnx.Module):
 
         def step(
             layer: StackLayer, hidden: jax.Array, rng: jax.Array | None
-        ) -> tuple[jax.Array, Any]:
+        ) -> tuple[jax.Array, Tree]:
             hidden, seen, crossed = layer(hidden, own, cross, encoded=encoded, rng=rng)
             return hidden, (hidden if emit["hidden"] else None, seen, crossed)
 

@@ -7,11 +7,11 @@ stacked array), they run one by one without those copies. Both layouts give the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdistill.types import Tree
 
 AXIS = "layers"
 
@@ -21,7 +21,7 @@ def unrolls(unroll: bool | None) -> bool:
     return jax.default_backend() == "cpu" if unroll is None else unroll
 
 
-def unstack(params: Any, axes: Any) -> Any:
+def unstack(params: Tree, axes: Tree) -> Tree:
     """Replace every array with a leading `layers` axis by a tuple of its layers.
 
     Args:
@@ -37,7 +37,7 @@ def unstack(params: Any, axes: Any) -> Any:
     return jax.tree.map(apart, params, axes)
 
 
-def restack(params: Any, axes: Any) -> Any:
+def restack(params: Tree, axes: Tree) -> Tree:
     """Undo `unstack`."""
 
     def together(names, leaf):
@@ -49,13 +49,13 @@ def restack(params: Any, axes: Any) -> Any:
     return jax.tree.map(together, axes, params, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def is_apart(params: Any) -> bool:
+def is_apart(params: Tree) -> bool:
     """Return whether a stacked module's parameters are in the layout that `unstack` gives."""
     leaves = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, tuple))
     return bool(leaves) and isinstance(leaves[0], tuple)
 
 
-def layers_of(params: Any) -> list[Any]:
+def layers_of(params: Tree) -> list[Tree]:
     """Return the parameters of each layer, from the layout that `unstack` gives."""
     leaves, structure = jax.tree.flatten(params, is_leaf=lambda node: isinstance(node, tuple))
     return [structure.unflatten(parts) for parts in zip(*leaves, strict=True)]

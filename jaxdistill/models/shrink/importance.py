@@ -21,8 +21,9 @@ from jaxdistill.models.layers.attention import attend_causally, positions_of, se
 from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape
 from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel import sharding
+from jaxdistill.types import Json, Tree
 
-Totals = dict[str, Any]
+Totals = Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ _FIELDS = ("input_ids", "attention_mask", "segment_ids", "position_ids")
 
 @functools.partial(jax.jit, static_argnames=("shape", "options", "mesh"))
 def _sums(
-    params: Any,
+    params: Tree,
     batch: Mapping[str, jax.Array],
     *,
     shape: Shape,
@@ -116,7 +117,7 @@ def _sums(
         return _summed(params, batch, shape, options)
 
 
-def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: Options) -> Totals:
+def _summed(params: Tree, batch: Mapping[str, jax.Array], shape: Shape, options: Options) -> Totals:
     module: DecoderModel = module_of(DecoderModel, shape, options, params)
     ids = input_ids_of(batch, shape.positions)
     positions = positions_of(batch, ids.shape[1])
@@ -131,7 +132,7 @@ def _summed(params: Any, batch: Mapping[str, jax.Array], shape: Shape, options: 
         return jnp.einsum("btd,bt->d", jnp.square(x.astype(jnp.float32)), weight)
 
     def call(
-        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Any
+        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Tree
     ) -> tuple[jax.Array, Totals]:
         def mix(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask = visible(segments, query.shape[1], own["window"])

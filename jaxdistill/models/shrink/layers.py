@@ -14,6 +14,7 @@ from jaxdistill.errors import ModelError
 from jaxdistill.models.family import Model, assemble, initial
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named
+from jaxdistill.types import Tree
 
 
 def evenly_spaced(count: int, depth: int) -> list[int]:
@@ -55,7 +56,7 @@ def student_from_teacher(
         fields["layer_types"] = tuple(teacher.config.layer_types[i] for i in chosen)
     config = dataclasses.replace(teacher.config, **fields)
 
-    def pick(leaf: Any) -> jax.Array:
+    def pick(leaf: Tree) -> jax.Array:
         return jnp.asarray(leaf)[np.asarray(chosen)]
 
     params = {
