@@ -52,7 +52,7 @@ class Bench:
 
     Attributes:
       config: name of the config.
-      program: `joint`, or `cached` where the step reads what the teacher said before.
+      program: `joint`, or `cached` where the step reads outputs that the teacher gave before.
       mesh: sizes of its axes.
       shape: shape of the made-up batch's examples.
       compile_seconds: to lower and to compile the step for it.

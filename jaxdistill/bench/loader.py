@@ -28,7 +28,7 @@ def time_loader(
     trace: Path | None,
     notes: list[str],
 ) -> Timing:
-    """Time the step of a run on its own data; `notes` gets what to know of the figures."""
+    """Time the step of a run on its data; `notes` gets what to know of the figures."""
     trainer, student = _trainer(workspace, dataset, notes)
     seed = workspace.config.seeds[0]
     source = trainer.make_source(seed)

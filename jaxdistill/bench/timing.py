@@ -98,7 +98,7 @@ def peak_of(topology: Topology, dtype: str) -> Peak:
     return Peak(alike * 2 * _SIZE**3 / min(seconds), source)
 
 
-def materialized(arguments: tuple[Any, ...], vocabulary: int | None, labels: int) -> Any:
+def materialized(arguments: tuple[Tree, ...], vocabulary: int | None, labels: int) -> Tree:
     """Make arrays of the shapes and layouts that a step takes: state, frozen parameters and batch.
 
     Weights are small numbers that differ, scales 1, the optimizer's state 0; every token of the
@@ -142,8 +142,8 @@ def _value(path: Any, leaf: Tree, vocabulary: int | None, labels: int) -> jax.Ar
 
 
 def timed_made_up(
-    step: Callable[..., Any], arguments: tuple[Any, ...], count: int
-) -> tuple[list[Step], tuple[Any, ...]]:
+    step: Callable[..., Any], arguments: tuple[Tree, ...], count: int
+) -> tuple[list[Step], tuple[Tree, ...]]:
     """Run a step on one batch again and again; also return what the next call takes."""
     state, frozen, batch = arguments
     times = []
@@ -160,9 +160,9 @@ def timed_loader(
     step: Callable[..., Any],
     state: Tree,
     frozen: Tree,
-    batches: Iterator[tuple[Any, BatchInfo]],
+    batches: Iterator[tuple[Tree, BatchInfo]],
     count: int,
-) -> tuple[list[Step], Any]:
+) -> tuple[list[Step], Tree]:
     """Run a step on batches of a loader, which works ahead while the devices compute."""
     times = []
     for number in range(count):
@@ -194,6 +194,6 @@ def peak_in_use(mesh: Mesh) -> int | None:
     return max(known, default=None)
 
 
-def traced(folder: Path | None) -> contextlib.AbstractContextManager[Any]:
+def traced(folder: Path | None) -> contextlib.AbstractContextManager[object]:
     """Write a profiler trace to a folder, or do nothing."""
     return contextlib.nullcontext() if folder is None else jax.profiler.trace(str(folder))

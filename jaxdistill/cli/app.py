@@ -228,13 +228,13 @@ def call(arguments: list[str]) -> int:
 
 def _say_warnings_once() -> None:
     """Show what the package logs as plain lines on stderr, each of them once."""
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if message in told:
+        if message in shown:
             return False
-        told.add(message)
+        shown.add(message)
         record.levelname = record.levelname.lower()
         return True
 
@@ -244,7 +244,7 @@ def _say_warnings_once() -> None:
     logger = logging.getLogger("jaxdistill")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # Libraries put handlers of their own on the root.
+    logger.propagate = False  # Libraries put their handlers on the root.
 
 
 def _fail(reason: object, code: int, kind: str = "error") -> int:

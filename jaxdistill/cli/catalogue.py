@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 _PAPER = re.compile(r"arxiv(?:\.org/(?:abs|pdf)/|[\s:]+)(\d{4}\.\d{4,5})", re.IGNORECASE)
 
@@ -53,13 +53,13 @@ def describe_methods() -> str:
     return "\n".join(lines)
 
 
-def first_sentence(documented: Any) -> str:
+def first_sentence(documented: object) -> str:
     """Return the first sentence of a docstring on one line."""
     text = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[.:;]) (?=[A-Z`(])", text)[0].rstrip(".:").replace("``", "`")
 
 
-def papers(documented: Any) -> str:
+def papers(documented: object) -> str:
     """Return the arXiv numbers that a docstring names, the first two."""
     found = dict.fromkeys(_PAPER.findall(inspect.getdoc(documented) or ""))
     return ", ".join(f"arXiv {number}" for number in list(found)[:2])

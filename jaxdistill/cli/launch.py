@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -125,7 +126,7 @@ def among_others(work: Callable[[], int]) -> int:
     return code
 
 
-def _started() -> Any:
+def _started() -> ModuleType | None:
     # Only a command that computes has imported it, and so can have joined others.
     return sys.modules.get("jaxdistill.runtime.group")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -27,7 +27,7 @@ DECAYING = ("adamw", "adamaxw", "nadamw", "lamb", "lars", "lion", "sgd", "rmspro
 """Optimizers with weight decay."""
 
 
-def _label_name(value: Any) -> Any:
+def _label_name(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(
             f"got {value}, as YAML reads yes, no, true and false; put quotes around the name"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
+from pydantic.fields import FieldInfo
 
 from jaxdistill.config.base import Section
 from jaxdistill.errors import did_you_mean
@@ -37,7 +38,7 @@ def inputs_class(name: str) -> type[InputsConfig]:
     return _class_of(known[name])
 
 
-def read_inputs(data: Any) -> Any:
+def read_inputs(data: object) -> object:
     """Return the values of `data` with the options of its kind of input read.
 
     Raises:
@@ -61,7 +62,7 @@ def read_inputs(data: Any) -> Any:
     return {**data, "inputs": section.model_validate({} if given is None else given)}
 
 
-def inputs_fields(name: Any) -> Mapping[str, Any]:
+def inputs_fields(name: Any) -> Mapping[str, FieldInfo]:
     """Return the options of a kind of input, none where it is not known."""
     return inputs_class(name).model_fields if name in modalities() else {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from jaxdistill.config.effects import effective
 from jaxdistill.config.inputs import InputsConfig, inputs_fields, read_inputs
@@ -112,7 +113,7 @@ def apply_override(values: Json, override: str) -> None:
     node[last] = read_override(text, annotation_at(Config, path), where=key.strip())
 
 
-def check(values: Mapping[str, Any]) -> Config:
+def check(values: Mapping[str, object]) -> Config:
     """Validate a nested mapping into a `Config`.
 
     Raises:
@@ -142,7 +143,7 @@ def check(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _read_terms(objective: Any) -> tuple[Json, list[str]]:
+def _read_terms(objective: object) -> tuple[Json, list[str]]:
     """Return the objective with its terms read, where all can be, and their faults."""
     if not isinstance(objective, Mapping):
         return {}, []
@@ -157,11 +158,11 @@ def _read_terms(objective: Any) -> tuple[Json, list[str]]:
             faults += _describe(found)
         except ValueError as error:
             faults.append(f"objective.{name}.{error}")
-    # What has faults was told; the rest of the config is checked without it.
+    # What has faults is already reported; the rest of the config is checked without it.
     return {"objective": {} if faults else terms}, faults
 
 
-def _read_data(data: Any) -> tuple[Json, list[str]]:
+def _read_data(data: object) -> tuple[Json, list[str]]:
     """Return the section `data` with its kind of input read, where it can be, and its faults."""
     if not isinstance(data, Mapping):
         return {}, []
@@ -174,7 +175,7 @@ def _read_data(data: Any) -> tuple[Json, list[str]]:
         )
     except ValueError as error:
         faults = [f"data.{error}"]
-    # What has faults was told; the rest of the config is checked without it.
+    # What has faults is already reported; the rest of the config is checked without it.
     return {"data": {key: data[key] for key in data if key not in ("modality", "inputs")}}, faults
 
 
@@ -183,7 +184,7 @@ def dump(config: Config) -> str:
     return write_yaml(effective(config))
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """Return a stable short hash of JSON-like values and pydantic models."""
     plain = [
         part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts
@@ -191,7 +192,9 @@ def fingerprint(*parts: Any) -> str:
     return hash_json(plain, default=str)[:SHORT]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
+) -> list[str]:
     """List `key: old -> new` for every value that differs between two nested mappings."""
     found = []
     for key in sorted({*old, *new}):
@@ -215,7 +218,7 @@ def _parse(path: Path) -> Any:
     return read_yaml(text, Config, where=str(path))
 
 
-def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> list[str]:
+def _key_faults(model: type[BaseModel], values: Mapping[str, object], prefix: str) -> list[str]:
     faults = []
     fields = model.model_fields
     if model is TermConfig:
@@ -236,7 +239,7 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
                     if isinstance(item, dict):
                         faults += _key_faults(section, item, f"{prefix}{key}.{name}.")
             elif isinstance(value, dict) and section is InputsConfig:
-                # Of a kind that is not known, or has no options, all is told with the values.
+                # Of a kind that is not known, or has no options, all is reported with the values.
                 known = inputs_fields(values.get("modality"))
                 faults += [
                     f"{prefix}{key}.{one}: unknown key.{_nearest(known, str(one))}"
@@ -248,7 +251,7 @@ def _key_faults(model: type[BaseModel], values: Mapping[str, Any], prefix: str) 
     return faults
 
 
-def _nearest(fields: Mapping[str, Any], key: str) -> str:
+def _nearest(fields: Mapping[str, FieldInfo], key: str) -> str:
     """Say which key was meant: one spelled alike, one of other tools, or one of a section."""
     known, meant = list(fields), ELSEWHERE.get(key, key)
     if meant in known:
@@ -291,8 +294,8 @@ def _describe(faults: Sequence[Any]) -> list[str]:
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "value_error":
             # Our validators name the key below their section: `accumulate: got …`.
-            joint = "." if re.match(r"[\w.]+: ", message) else ": "
-            wanted[f"{where}{joint if where else ''}{message}", ""] = []
+            separator = "." if re.match(r"[\w.]+: ", message) else ": "
+            wanted[f"{where}{separator if where else ''}{message}", ""] = []
         elif fault["type"] == "missing":
             wanted[f"{where}: got nothing, expected a value", ""] = []
         else:

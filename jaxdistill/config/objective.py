@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import create_model, field_validator
+from pydantic.fields import FieldInfo
 
 from jaxdistill.config.base import NonNegativeFloat, ScheduleConfig, Section, check_ends
 from jaxdistill.errors import did_you_mean
@@ -65,7 +66,7 @@ def make_term(loss: str, **values: Any) -> TermConfig:
     return term_class(loss)(loss=loss, **values)
 
 
-def read_term(values: Any) -> Any:
+def read_term(values: object) -> object:
     """Return a term from the values of a mapping; what is no mapping is left to pydantic.
 
     Raises:
@@ -84,7 +85,7 @@ def option_annotation(name: str) -> Annotation:
     return Any if field is None else field.annotation
 
 
-def term_fields(loss: Any) -> Mapping[str, Any]:
+def term_fields(loss: Any) -> Mapping[str, FieldInfo]:
     """Return the fields of a term with that loss; with none that is known, those of every term."""
     try:
         return term_class(loss).model_fields
@@ -104,9 +105,9 @@ def option_fault(loss: Any, name: str) -> str | None:
     return f"unknown key for the loss {loss!r}, which has {known}; drop it"
 
 
-def _options() -> dict[str, Any]:
+def _options() -> dict[str, FieldInfo]:
     """Return the fields of all options of all methods."""
-    found: dict[str, Any] = {}
+    found: dict[str, FieldInfo] = {}
     for method in methods().values():
         found = {**method.options.model_fields, **found}
     return found

@@ -16,7 +16,7 @@ _SPLITS = ("train", "validation", "test")
 _MODELS = (("teacher", "model"), ("teacher", "cache"), ("student", "model"), ("data", "tokenizer"))
 
 
-def expand(values: Mapping[str, Any]) -> Json:
+def expand(values: Json) -> Json:
     """Expand `${NAME}` in every text, and `~` and `$NAME` in places on disk, too.
 
     Raises:
@@ -43,12 +43,12 @@ def absolute(config: Config) -> Config:
     return config.model_copy(update=sections)
 
 
-def real(values: Mapping[str, Any]) -> Json:
+def real(values: Json) -> Json:
     """Return a dumped configuration with every place as the file system names it."""
     return map_places(values, os.path.realpath, source=values["data"]["source"])
 
 
-def moved(values: Mapping[str, Any], old: str, new: str) -> Json:
+def moved(values: Json, old: str, new: str) -> Json:
     """Return what `real` returned, as it is where all has moved from one folder to another."""
 
     def place(path: str) -> str:
@@ -57,7 +57,7 @@ def moved(values: Mapping[str, Any], old: str, new: str) -> Json:
     return map_places(values, place, source=values["data"]["source"])
 
 
-def map_places(values: Mapping[str, Any], change: Callable[[str], str], *, source: str) -> Json:
+def map_places(values: Json, change: Callable[[str], str], *, source: str) -> Json:
     """Return nested values with every place on disk changed; addresses of the net are none."""
     splits = [("data", name) for name in _SPLITS] if source == FILES else []
     if source not in (FILES, *sources()) and os.path.isdir(source):

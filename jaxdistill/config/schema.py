@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -106,7 +106,7 @@ class DataConfig(Section):
     label: str | None = None
     """Column of labels; inferred from the usual names where not given."""
     labels: tuple[LabelName, ...] | None = None
-    """Names of the data's labels in the order of its ids, matched with the teacher's own names;
+    """Names of the data's labels in the order of its ids, matched with the teacher's names;
     inferred from the teacher or the data when not given."""
     positive: LabelName | None = None
     """Label whose F1 is measured; of two labels the one that is positive by its name (`yes`, or
@@ -155,7 +155,7 @@ class DataConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_inputs(cls, values: Any) -> Any:
+    def _reads_inputs(cls, values: object) -> object:
         return read_inputs(values)
 
     @model_validator(mode="after")
@@ -213,7 +213,7 @@ class TeacherConfig(Section):
 
     model: str | Json | None = None
     """A Hugging Face folder, or a mapping `{family: …}` to train from scratch."""
-    function: Annotated[str | dict[str, Any] | None, BeforeValidator(read_function)] = None
+    function: Annotated[str | Json | None, BeforeValidator(read_function)] = None
     """In place of a model, a function that a plugin registered: its name, or a mapping of `name`
     and its options."""
     fresh_head: bool = False

@@ -1,11 +1,10 @@
-"""Sources of data that are told by a name alone: those of the package, and registered ones."""
+"""Sources of data that a name alone stands for: those of the package, and registered ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from jaxdistill.config.plugins import load_plugins
 from jaxdistill.errors import ConfigError, did_you_mean
@@ -22,7 +21,7 @@ class Source:
     that a config that names the source can be checked without reading it.
 
     Attributes:
-      name: as a config names it.
+      name: name of the source in a config.
       read: `() -> {split: {column: values}}` for `train` and, where the source has them,
         `validation` and `test`; values are lists or arrays of equal length. Columns are found by
         their usual names, or those that `data` gives. The first sentence of its docstring is
@@ -33,11 +32,11 @@ class Source:
         images, where all have the same.
 
     Raises:
-      ConfigError: a name that cannot be told from a file or a Hugging Face dataset.
+      ConfigError: a name that cannot be distinguished from a file or a Hugging Face dataset.
     """
 
     name: str
-    read: str | Callable[[], Mapping[str, Any]]
+    read: str | Callable[[], Mapping[str, object]]
     labels: tuple[str, ...] | None = None
     modality: str | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)

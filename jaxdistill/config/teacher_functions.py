@@ -18,10 +18,10 @@ _REGISTERED: dict[str, TeacherFunction] = {}
 
 @dataclasses.dataclass(frozen=True)
 class TeacherFunction:
-    """A function that speaks of every example once, before a student is trained.
+    """A function that gives logits for every example once, before a student is trained.
 
     Attributes:
-      name: as a config names it.
+      name: name of the function in a config.
       function: `(examples, **options) -> logits [N, C]` in NumPy, or `package.module:name` of one;
         the first line of its docstring is listed.
       options: a section with its options.
@@ -38,7 +38,7 @@ def register_teacher(
     """Make a function known to configs, as `teacher: {function: name}`.
 
     Args:
-      name: as a config names it.
+      name: name of the function in a config.
       function: `(examples, **options) -> logits`, or `package.module:name`, imported on first use.
         `examples` holds what models read of some examples, as NumPy arrays `[N, ...]`: `images`,
         `features`, or `input_ids` with `attention_mask`; never their labels. Logits are float
@@ -94,9 +94,12 @@ def read_function(value: Any) -> Any:
         checked = section.model_validate(options)
     except ValidationError as error:
         fault = error.errors()[0]
-        where, told = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-        told = told.replace("Input should be ", "expected ")
-        raise ValueError(f"{where}: got {fault['input']!r}, {told}") from None
+        where, message = (
+            ".".join(map(str, fault["loc"])),
+            fault["msg"].removeprefix("Value error, "),
+        )
+        message = message.replace("Input should be ", "expected ")
+        raise ValueError(f"{where}: got {fault['input']!r}, {message}") from None
     return {"name": given["name"], **checked.model_dump(mode="json")}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -152,7 +152,7 @@ class ParallelConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_takes_the_rest(cls, values: Any) -> Any:
+    def _one_takes_the_rest(cls, values: object) -> object:
         others = ("fsdp", "sequence", "tensor")
         if isinstance(values, dict) and "data" not in values:
             return {"data": 1 if any(values.get(name) == -1 for name in others) else -1, **values}

@@ -81,13 +81,13 @@ def read_scalar(text: str, annotation: Annotation) -> Any:
     return text
 
 
-def write_yaml(values: Mapping[str, Any]) -> str:
+def write_yaml(values: Mapping[str, object]) -> str:
     """Return YAML that `read_yaml` reads back equal, whatever its texts look like."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def annotation_at(model: Any, path: list[str]) -> Annotation:
-    """Return the type of the field at a path of keys; Any where the keys are the user's own."""
+def annotation_at(model: Annotation, path: list[str]) -> Annotation:
+    """Return the type of the field at a path of keys; Any where the user chooses the keys."""
     annotation: Annotation = model
     for key in path:
         annotation = _below(annotation, key)
@@ -156,8 +156,10 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
-    def _mapping(self, node: yaml.MappingNode, annotation: Annotation, key: str) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+    def _mapping(
+        self, node: yaml.MappingNode, annotation: Annotation, key: str
+    ) -> dict[object, object]:
+        found: dict[object, object] = {}
         for name, value in self._pairs(node):
             word = name.value if name.style else read_scalar(name.value, _keys(annotation))
             below = f"{key}.{name.value}" if key else name.value
@@ -165,7 +167,7 @@ class _Builder:
         return found
 
     def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-        """Yield keys and values, those that `<<` takes over first; own ones replace them."""
+        """Yield keys and values, those taken over by `<<` first; written ones replace them."""
         own: list[str] = []
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
@@ -178,6 +180,7 @@ class _Builder:
             if name.value != "<<" or name.style:
                 continue
             merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            # Of several, the first wins: what comes later replaces what came before.
             for part in reversed(merged):
                 if not isinstance(part, yaml.MappingNode) or id(part) in self._open:
                     self._refuse(value, "something else than a mapping to take over by '<<'")
@@ -196,8 +199,8 @@ class _Builder:
 
     def _is_tagged(self, node: yaml.ScalarNode) -> bool:
         """Return whether `!!str` says that this is text, of which the node keeps no trace."""
-        said = self._line(node.start_mark)[node.start_mark.column :]
-        return re.match(r"(&\S+\s+)?!", said) is not None
+        written = self._line(node.start_mark)[node.start_mark.column :]
+        return re.match(r"(&\S+\s+)?!", written) is not None
 
     def _check_comment(self, node: yaml.ScalarNode, key: str) -> None:
         """Refuse a text that a comment cuts short: `#1 String` is none to who wrote it."""
@@ -271,7 +274,7 @@ def _number(text: str) -> int | float | None:
     return None
 
 
-def _free(text: str) -> Any:
+def _free(text: str) -> str | int | float | bool | None:
     """Read a word of which no field says what it is."""
     if text in _NULLS:
         return None

@@ -149,9 +149,9 @@ def prepare(
     except UnknownLabelError as error:
         if head is None or config.labels is not None:
             raise
-        told = str(error).removesuffix(".")
+        message = str(error).removesuffix(".")
         raise DataError(
-            f"{told}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
+            f"{message}; these are the labels of {head.model}: rename the data's, or {head.remedy}"
         ) from None
     rows = {part: np.arange(len(table)) for part, table in tables.items()}
     if "validation" not in tables:
@@ -224,8 +224,8 @@ def _with_labels(
         columns = [tables[part].columns.get(name) for name in roles.labels]
         if any(column is None or all(map(_is_hidden, column)) for column in columns):
             kept.pop(part)
-            told = f"{tables[part].source}: has no labels and is not read"
-            remarks += (Remark("unread files", told),)
+            message = f"{tables[part].source}: has no labels and is not read"
+            remarks += (Remark("unread files", message),)
     return kept, remarks
 
 
@@ -244,8 +244,8 @@ def _remarks(
     for part, split in splits.items():
         empty = sum(not any(row) for row in zip(*split.texts, strict=True))
         if empty:
-            told = f"{empty:,} of {len(split):,} rows of {part} have no text; drop them"
-            found[Remark("empty texts", told)] = None
+            message = f"{empty:,} of {len(split):,} rows of {part} have no text; drop them"
+            found[Remark("empty texts", message)] = None
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config.spelling import fold
-from jaxdistill.data.reading.table import Table
+from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError
 
 SEPARATORS = ("|", ";", "\n", ",")
@@ -49,7 +49,7 @@ class CellForm:
 
 
 def find_form(
-    values: Sequence[Any] | np.ndarray,
+    values: Cells,
     table: Table,
     *,
     names: Collection[str] | None,
@@ -79,7 +79,7 @@ def is_bracketed(texts: Sequence[str]) -> bool:
     return bool(texts) and all(_BRACKETED.fullmatch(text) for text in texts)
 
 
-def read_rows(values: Sequence[Any] | np.ndarray, table: Table, form: CellForm) -> list[list[Any]]:
+def read_rows(values: Cells, table: Table, form: CellForm) -> list[list[Any]]:
     """Read the labels (or 0 and 1) of every row; an empty text is a row without labels.
 
     Raises:
@@ -122,7 +122,7 @@ def _mapping(text: str) -> Any:
         return None
 
 
-def _true_keys(flags: Mapping[Any, Any]) -> list[Any]:
+def _true_keys(flags: Mapping[Any, object]) -> list[Any]:
     odd = [value for value in flags.values() if value not in (0, 1)]
     if odd:
         raise ValueError(f"it gives a label the value {odd[0]!r}, not 0 or 1")
@@ -172,7 +172,7 @@ def _scalar(word: str) -> Any:
     return word
 
 
-def _row(value: Any, table: Table, row: int, form: CellForm) -> list[Any]:
+def _row(value: object, table: Table, row: int, form: CellForm) -> list[Any]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(
             f"{table.at(row)}: got no labels ({value}), expected a list; it may be empty"
@@ -263,7 +263,7 @@ def _width(rows: Sequence[Sequence[Any]], table: Table, count: int | None) -> in
     return None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool | int | float):
         return float(value)
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):

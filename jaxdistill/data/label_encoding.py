@@ -12,7 +12,7 @@ import numpy as np
 from jaxdistill.data.label_cells import read_rows
 from jaxdistill.data.label_names import MISSING, as_number
 from jaxdistill.data.label_space import LabelSpace, Lookup, UnknownLabelError
-from jaxdistill.data.reading.table import Table
+from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError
 
 _FLAGS = {"true": 1.0, "false": 0.0}
@@ -45,7 +45,7 @@ def encode_values(table: Table, columns: Sequence[str], space: LabelSpace) -> np
     return np.array([_score(value, table, row) for row, value in enumerate(values)], np.float32)
 
 
-def read_cell(value: Any, table: Table, row: int) -> int | float | str:
+def read_cell(value: object, table: Table, row: int) -> int | float | str:
     """Return a cell's label as a number or a text.
 
     Raises:
@@ -70,7 +70,7 @@ def read_cell(value: Any, table: Table, row: int) -> int | float | str:
     )
 
 
-def read_cells(parts: Sequence[Any], table: Table, row: int) -> list[int | float | str]:
+def read_cells(parts: Sequence[object], table: Table, row: int) -> list[int | float | str]:
     """Return the labels of a row.
 
     Raises:
@@ -92,7 +92,7 @@ def _score(value: Any, table: Table, row: int) -> float:
     return score
 
 
-def _vectors(values: Sequence[Any] | np.ndarray, table: Table, space: LabelSpace) -> np.ndarray:
+def _vectors(values: Cells, table: Table, space: LabelSpace) -> np.ndarray:
     """Read rows of 0 and 1, and put their columns where the model has the labels."""
     width = space.form.flags
     if isinstance(values, np.ndarray) and values.ndim == 2:

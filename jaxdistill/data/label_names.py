@@ -63,7 +63,7 @@ def model_and_data_names(
     """Settle what `data.labels` means beside the names that a model has.
 
     Returns:
-      the names in the order of the outputs, and what the data calls its ids where it is told.
+      the names in the order of the outputs, and what the data calls its ids where it says so.
 
     Raises:
       DataError: the two share only a part of their names, or are not of one length.

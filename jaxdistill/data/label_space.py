@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Hashable
 
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_cells import CellForm
@@ -50,7 +50,7 @@ class Lookup:
         names, source = space.names or (), space.source_names or ()
         outputs = space.outputs or tuple(range(space.count))
         self._outputs = outputs
-        self._known: dict[Any, int] = {}
+        self._known: dict[Hashable, int] = {}
         # What is exact counts before what is alike, and the model's names before the data's.
         for key in (lambda name: name, fold, as_number):
             for group, places in ((names, range(space.count)), (source, outputs)):

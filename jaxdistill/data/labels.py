@@ -19,7 +19,7 @@ from jaxdistill.data.label_names import (
     refuse_scores,
 )
 from jaxdistill.data.label_space import LabelSpace
-from jaxdistill.data.reading.table import Table
+from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError
 from jaxdistill.methods.method import function_of
 from jaxdistill.tasks.registry import task_named
@@ -84,7 +84,7 @@ def class_space(
       columns: columns of labels; several hold 0 and 1 each.
       labels: names in the order of the model's outputs.
       num_labels: number of the model's outputs.
-      id_names: what the data calls its ids, in their order; the source's own names where None.
+      id_names: what the data calls its ids, in their order; the source's names where None.
       outputs: number of the outputs of a model whose names are not known: ids below are ids.
       several: whether a row may have several labels.
 
@@ -170,7 +170,7 @@ def _read(
     return form, [read_cells(parts, table, row) for row, parts in enumerate(rows)]
 
 
-def _holds_lists(values: Sequence[Any] | np.ndarray, names: Sequence[str]) -> bool:
+def _holds_lists(values: Cells, names: Sequence[str]) -> bool:
     """Say whether cells hold lists; those of one label each are as good as the label."""
     if isinstance(values, np.ndarray):
         return values.ndim > 1

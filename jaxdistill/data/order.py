@@ -10,7 +10,7 @@ _WORD = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a stream of random bits is for: each purpose has its own."""
+    """What a stream of random bits is for: each purpose has a stream."""
 
     ORDER = 0
     BATCHES = 1

@@ -37,10 +37,10 @@ def class_association(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def decision_association(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return Pearson's correlation of the deviations of decisions from their label's mean."""
-    said, meant = decisions(logits).astype(np.float64), np.asarray(labels, np.float64)
-    said, meant = said - said.mean(0), meant - meant.mean(0)
-    spread = math.sqrt(float(np.square(said).sum() * np.square(meant).sum()))
-    return float((said * meant).sum()) / spread if spread > 0 else 0.0
+    predicted, meant = decisions(logits).astype(np.float64), np.asarray(labels, np.float64)
+    predicted, meant = predicted - predicted.mean(0), meant - meant.mean(0)
+    spread = math.sqrt(float(np.square(predicted).sum() * np.square(meant).sum()))
+    return float((predicted * meant).sum()) / spread if spread > 0 else 0.0
 
 
 def value_association(logits: np.ndarray, labels: np.ndarray) -> float:

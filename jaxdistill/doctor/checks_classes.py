@@ -46,11 +46,11 @@ def spelling(setup: Setup) -> Check:
         yield Finding("ok", "spelling", "no two labels are spelled alike")
         return
     joined = ", ".join(quoted(_commonest(setup, group)) for group in groups.values())
-    told = "; ".join(" and ".join(map(repr, group)) for group in alike[:5])
+    listed = "; ".join(" and ".join(map(repr, group)) for group in alike[:5])
     yield Finding(
         "warning",
         "spelling",
-        f"{told} are {len(names)} labels with the others, though they may be {len(groups)}: set "
+        f"{listed} are {len(names)} labels with the others, though they may be {len(groups)}: set "
         f"data.labels=[{joined}] to take them as one",
     )
 
@@ -61,23 +61,23 @@ def measured_label(setup: Setup) -> Check:
     if config.ranking_metric != "f1":
         return
     if dataset.positive is None:
-        told = "f1 is the mean over the labels"
+        message = "f1 is the mean over the labels"
         if config.task_record.outputs == "classes":
-            told = "f1 is the mean over the classes that occur or are predicted"
-        yield Finding("ok", "measured label", told)
+            message = "f1 is the mean over the classes that occur or are predicted"
+        yield Finding("ok", "measured label", message)
         return
     names = dataset.labels or tuple(str(index) for index in range(dataset.num_labels))
-    told = f"f1 is that of the label {names[dataset.positive]!r}"
+    message = f"f1 is that of the label {names[dataset.positive]!r}"
     if config.data.positive is not None:
-        yield Finding("ok", "measured label", f"{told}, as data.positive says")
+        yield Finding("ok", "measured label", f"{message}, as data.positive says")
     elif conventional_positive(names) is not None or dataset.labels is None:
-        yield Finding("ok", "measured label", f"{told}; data.positive names another")
+        yield Finding("ok", "measured label", f"{message}; data.positive names another")
     else:
         other = names[1 - dataset.positive]
         yield Finding(
             "warning",
             "measured label",
-            f"{told}, because it is the second; set data.positive={quoted(other)} if that of "
+            f"{message}, because it is the second; set data.positive={quoted(other)} if that of "
             f"{other!r} counts, or data.positive={quoted(names[dataset.positive])} to settle it",
         )
 
@@ -153,11 +153,11 @@ def _set_faults(setup: Setup) -> Iterator[Finding]:
     asked = np.asarray(setup.dataset.validation.labels)
     never = np.flatnonzero(asked.sum(axis=0) == 0)
     if len(never) and setup.config.ranking_metric == "f1":
-        told = ", ".join(str(i) if names is None else names[i] for i in never[:8])
+        listed = ", ".join(str(i) if names is None else names[i] for i in never[:8])
         yield Finding(
             "warning",
             "labels",
-            f"{len(never)} labels never occur in validation ({told}), and each counts 0 in f1; "
+            f"{len(never)} labels never occur in validation ({listed}), and each counts 0 in f1; "
             "hold out examples of them, or drop them",
         )
 

@@ -45,5 +45,5 @@ def shapes(setup: Setup) -> Check:
                 "be repeated, or open the export with AutoImageProcessor and grey images",
             )
     if healthy:
-        told = f"models read {height} x {width} pixels of {channels} channels"
-        yield Finding("ok", "image shape", told)
+        message = f"models read {height} x {width} pixels of {channels} channels"
+        yield Finding("ok", "image shape", message)

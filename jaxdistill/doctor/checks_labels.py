@@ -59,16 +59,16 @@ def _agreed_order(setup: Setup, owners: list[str]) -> Finding:
     """Say how the order is known, and what cannot be known of bare ids."""
     space, names = setup.dataset.space, setup.dataset.labels
     if len(owners) < 2 or names is None:
-        told = "labels are ids without names to compare; the teacher's skill is their check"
-        return Finding("ok", "label order", told)
-    told = f"{', '.join(owners)}: the same order"
+        message = "labels are ids without names to compare; the teacher's skill is their check"
+        return Finding("ok", "label order", message)
+    message = f"{', '.join(owners)}: the same order"
     bare = space is not None and space.holds_ids and space.source_names is None
     if not bare or setup.folder("teacher") is None:
-        return Finding("ok", "label order", told)
+        return Finding("ok", "label order", message)
     table = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:8]))
     if setup.config.finetune is None:
-        told = f"the data's bare ids are taken as {table}; the teacher's skill is their check"
-        return Finding("ok", "label order", told)
+        message = f"the data's bare ids are taken as {table}; the teacher's skill is their check"
+        return Finding("ok", "label order", message)
     return Finding(
         "warning",
         "label order",
@@ -158,11 +158,11 @@ def evaluation_size(setup: Setup) -> Check:
     """Check that the held-out split is large enough to tell anything."""
     split = setup.dataset.validation if setup.dataset.test is None else setup.dataset.test
     count, noise = len(split), 100 / math.sqrt(len(split))
-    told = f"{count:,} held-out examples know an accuracy to about ±{noise:.1f} points at worst"
+    message = f"{count:,} held-out examples know an accuracy to about ±{noise:.1f} points at worst"
     if count < _FEW:
-        yield Finding("warning", "evaluation size", f"{told}; hold out more")
+        yield Finding("warning", "evaluation size", f"{message}; hold out more")
     else:
-        yield Finding("ok", "evaluation size", told)
+        yield Finding("ok", "evaluation size", message)
 
 
 def class_fault(labels: np.ndarray, count: int) -> str | None:

@@ -35,9 +35,9 @@ def documents(setup: Setup) -> Check:
             )
     if healthy:
         train = setup.dataset.train
-        told = f"{notes.get('train.rows', 0):,} documents, {notes.get('train.empty', 0):,} empty"
+        message = f"{notes.get('train.rows', 0):,} documents, {notes.get('train.empty', 0):,} empty"
         share = 100 * train.lengths.sum() / train.labels.size
-        yield Finding("ok", "documents", f"{told}; {share:.2f} % of the packed slots are real")
+        yield Finding("ok", "documents", f"{message}; {share:.2f} % of the packed slots are real")
 
 
 _ODD = {
@@ -60,20 +60,22 @@ def chats(setup: Setup) -> Check:
     notes, healthy = setup.dataset.notes, True
     for part in setup.splits:
         rows = notes.get(f"{part}.rows", 0)
-        for name, told in _ODD.items():
+        for name, problem in _ODD.items():
             count = notes.get(f"{part}.chats.{name}", 0)
             if count:
                 healthy = False
-                yield Finding("warning", "chats", f"{count:,} of {rows:,} chats of {part} {told}")
+                yield Finding(
+                    "warning", "chats", f"{count:,} of {rows:,} chats of {part} {problem}"
+                )
     if healthy and "train.chats.split" in notes:
         split, rows = notes["train.chats.split"], notes["train.rows"]
-        told = "the chat template writes all that the chats of train hold"
+        message = "the chat template writes all that the chats of train hold"
         if split:
-            told += (
+            message += (
                 f"; {split:,} of {rows:,} are read once for each answer, since it writes earlier "
                 "turns otherwise when others follow"
             )
-        yield Finding("ok", "chats", told)
+        yield Finding("ok", "chats", message)
 
 
 def ends(setup: Setup) -> Check:
@@ -148,7 +150,7 @@ def teacher_skill(setup: Setup) -> Check:
     if setup.config.ranking_metric == "accuracy":
         found = compute_metrics("language_model", scores, truth, ["accuracy"])["accuracy"]
         blind = _blind_accuracy(known, asked)
-        told = (
+        message = (
             f"the teacher's accuracy is {100 * found:.1f} %; always saying the token that occurs "
             f"most in training has {100 * blind:.1f} %"
         )
@@ -156,7 +158,7 @@ def teacher_skill(setup: Setup) -> Check:
     else:  # bits per byte rank as perplexity does
         found = compute_metrics("language_model", scores, truth, ["perplexity"])["perplexity"]
         blind = _blind_perplexity(known, asked)
-        told = (
+        message = (
             f"the teacher's perplexity is {found:.2f}; saying every token as often as it occurs in "
             f"training has {blind:.2f}"
         )
@@ -167,6 +169,6 @@ def teacher_skill(setup: Setup) -> Check:
             if setup.config.finetune is None
             else "train it longer or with another finetune.learning_rate"
         )
-        yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {fix}")
+        yield Finding("fatal", "teacher skill", f"{message}; it has nothing to teach: {fix}")
     else:
-        yield Finding("ok", "teacher skill", told)
+        yield Finding("ok", "teacher skill", message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 
@@ -74,22 +73,22 @@ def memory(setup: Setup) -> Check:
     # Virtual devices of a host share its memory, so every one of them counts.
     sharing = math.prod(sizes.values()) if jax.default_backend() == "cpu" else 1
     fixed, activations = sharing * fixed, sharing * activations
-    told = (
+    message = (
         f"about {_gigabytes(fixed + activations)} for the student's training ({_gigabytes(fixed)} "
         f"parameters, gradients and optimizer, {_gigabytes(activations)} activations); "
         f"{_gigabytes(available)} {what}"
     )
     if fixed > available:
         fix = "take a smaller model, more parallel.fsdp, or train.optimizer=sgd or lion"
-        yield Finding("fatal", "memory", f"{told}; {fix}")
+        yield Finding("fatal", "memory", f"{message}; {fix}")
     elif fixed + activations > available:
         fix = (
             f"if it runs out, set train.accumulate={2 * train.accumulate}, train.remat=true or "
             "train.dtype=bfloat16"
         )
-        yield Finding("warning", "memory", f"{told}; {fix}")
+        yield Finding("warning", "memory", f"{message}; {fix}")
     else:
-        yield Finding("ok", "memory", told)
+        yield Finding("ok", "memory", message)
 
 
 def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
@@ -99,8 +98,8 @@ def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
     modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
     batch = batch_shapes(modality, rows, sizes_of(modality, inputs))
 
-    def residuals(params: Tree, batch: Any) -> Any:
-        def forward(params: Tree) -> Any:
+    def residuals(params: Tree, batch: Tree) -> Tree:
+        def forward(params: Tree) -> Tree:
             rng, state = jax.random.key(0), model.model_state
             return last_logits(model.apply(params, batch, rng=rng, train=True, model_state=state))
 

@@ -124,7 +124,7 @@ def problem_type(setup: Setup) -> Check:
         if found is None or found.problem_type in (None, wanted):
             continue
         healthy = False
-        told = (
+        message = (
             f"{found.folder / 'config.json'} says problem_type={found.problem_type!r}, the task "
             f"{config.task!r} is {wanted!r}"
         )
@@ -133,15 +133,15 @@ def problem_type(setup: Setup) -> Check:
             yield Finding(
                 "fatal",
                 "problem type",
-                f"{told}: the teacher was trained for something else; set task; "
+                f"{message}: the teacher was trained for something else; set task; "
                 f"{_new_head(config, side)}; or correct that file if it is wrong",
             )
         else:
             yield Finding(
                 "warning",
                 "problem type",
-                f"{told}: training goes on from a head for something else; {side}.fresh_head=true "
-                "draws a new one",
+                f"{message}: training goes on from a head for something else; "
+                f"{side}.fresh_head=true draws a new one",
             )
     if healthy:
         yield Finding("ok", "problem type", f"{wanted}; no folder says otherwise")

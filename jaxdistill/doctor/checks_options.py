@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.stage import count_steps
@@ -35,8 +37,8 @@ def objective(setup: Setup) -> Check:
     for message in warnings:
         yield Finding("warning", "objective", message)
     if not warnings:
-        told = ", ".join(f"{name} ({term.loss})" for name, term in acting.items())
-        yield Finding("ok", "objective", told)
+        listed = ", ".join(f"{name} ({term.loss})" for name, term in acting.items())
+        yield Finding("ok", "objective", listed)
 
 
 def options(setup: Setup) -> Check:
@@ -75,7 +77,7 @@ def _idle(setup: Setup) -> Iterator[str]:
 
 
 def lengths(setup: Setup) -> Check:
-    """Check schedules and warm-ups, where told in steps, against the steps there are."""
+    """Check schedules and warm-ups, where given in steps, against the steps there are."""
     config, warned = setup.config, False
     for stage, _, train in _stages(config):
         wanted = dict(_in_steps(config, stage, train))
@@ -112,7 +114,7 @@ def _stages(config: Config) -> Iterator[tuple[str, str, TrainConfig]]:
 
 
 def _in_steps(config: Config, stage: str, train: TrainConfig) -> Iterator[tuple[str, float]]:
-    """Yield what is told in steps, and how many."""
+    """Yield what is given in steps, and how many."""
     if train.warmup >= 1:
         yield f"{stage}.warmup", train.warmup
     if train.early_stopping is not None and train.evaluate_every is not None:
@@ -131,7 +133,7 @@ def _in_steps(config: Config, stage: str, train: TrainConfig) -> Iterator[tuple[
             yield name, value.over
 
 
-def _changed(section: Any, name: str) -> bool:
+def _changed(section: BaseModel, name: str) -> bool:
     field = type(section).model_fields[name]
     return name in section.model_fields_set and getattr(section, name) != field.default
 

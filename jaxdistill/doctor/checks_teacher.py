@@ -51,30 +51,32 @@ def teacher_skill(setup: Setup) -> Check:
     found = compute_metrics(task.name, logits, labels, [metric], positive=positive)[metric]
     blind = blind_value(task.name, metric, labels, logits.shape[-1], positive=positive)
     known = task.metric(metric)
-    told = (
+    message = (
         f"the teacher's {metric} is {_written(known, found)}, that of always giving one answer is "
         f"{_written(known, blind)} at best"
     )
     order = None if task.explain is None else function_of(task.explain)(setup, logits, labels)
     gain = found - blind if setup.config.higher_is_better else blind - found
     if order is not None:
-        yield Finding("fatal", "teacher skill", f"{told}; {order}")
+        yield Finding("fatal", "teacher skill", f"{message}; {order}")
     elif gain <= 0:
         assert task.association is not None  # of a task with labels
         tie = function_of(task.association)(logits, labels)
         if tie <= max(_WEAK, 3 / math.sqrt(len(labels))):
-            yield Finding("fatal", "teacher skill", f"{told}; it has nothing to teach: {remedy}")
+            yield Finding("fatal", "teacher skill", f"{message}; it has nothing to teach: {remedy}")
             return
         knows = f"though its answers go with the labels (a correlation of {tie:.2f})"
         if known.hits is not None:
-            told = f"{told}, {knows}; it has nothing to teach by this metric: set metric=f1 if "
-            yield Finding("fatal", "teacher skill", f"{told}rare labels matter, or {remedy}")
+            message = (
+                f"{message}, {knows}; it has nothing to teach by this metric: set metric=f1 if "
+            )
+            yield Finding("fatal", "teacher skill", f"{message}rare labels matter, or {remedy}")
         else:
-            yield Finding("warning", "teacher skill", f"{told}, {knows}: {remedy}")
+            yield Finding("warning", "teacher skill", f"{message}, {knows}: {remedy}")
     elif gain <= 2 * _error(known, blind, len(labels)):
-        yield Finding("warning", "teacher skill", f"{told}, which is hardly less: {remedy}")
+        yield Finding("warning", "teacher skill", f"{message}, which is hardly less: {remedy}")
     else:
-        yield Finding("ok", "teacher skill", told)
+        yield Finding("ok", "teacher skill", message)
 
 
 def blind_value(
@@ -105,13 +107,13 @@ def sizes(setup: Setup) -> Check:
     if setup.teacher is None or setup.student is None:
         return
     teacher, student = (_count(model) for model in (setup.teacher, setup.student))
-    told = f"teacher {teacher:,} parameters, student {student:,}"
+    message = f"teacher {teacher:,} parameters, student {student:,}"
     if student >= teacher:
         yield Finding(
-            "warning", "size", f"{told}: the student is not smaller; are the two exchanged?"
+            "warning", "size", f"{message}: the student is not smaller; are the two exchanged?"
         )
     else:
-        yield Finding("ok", "size", f"{told} ({100 * student / teacher:.0f} %)")
+        yield Finding("ok", "size", f"{message} ({100 * student / teacher:.0f} %)")
 
 
 def _written(metric: Metric, value: float) -> str:

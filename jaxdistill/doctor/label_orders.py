@@ -17,16 +17,16 @@ def better_order(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> str | 
     from scipy.optimize import linear_sum_assignment
 
     count = logits.shape[-1]
-    table = np.zeros((count, count), np.int64)  # [said, meant]
+    table = np.zeros((count, count), np.int64)  # [predicted, meant]
     np.add.at(table, (classes(logits), labels), 1)
     accuracy = table.trace() / len(labels)
-    said, meant = linear_sum_assignment(-table)
-    best = table[said, meant].sum() / len(labels)
+    predicted, meant = linear_sum_assignment(-table)
+    best = table[predicted, meant].sum() / len(labels)
     # Noise, too, is a little better in some other order: only a good teacher is worth telling.
     majority = np.bincount(labels).max() / len(labels)
     if best <= accuracy + 0.1 or best <= (1 + majority) / 2:
         return None
-    moved = [f"{s} -> {m}" for s, m in zip(said, meant, strict=True) if s != m and table[s, m]]
+    moved = [f"{s} -> {m}" for s, m in zip(predicted, meant, strict=True) if s != m and table[s, m]]
     return (
         f"with its labels in another order it would be {100 * best:.1f} % (its label -> the "
         f"data's: {', '.join(moved[:8])}); {_reordered(setup, meant)}"

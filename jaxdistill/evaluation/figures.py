@@ -221,10 +221,10 @@ def _calibration(
     confidences: Confidences, logits: Mapping[str, np.ndarray], labels: np.ndarray
 ) -> tuple[str, str, str]:
     plot, errors = calibration_plot(confidences, logits, labels)
-    told = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
+    listed = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
     return (
         "Calibration",
-        f"Accuracy against confidence, all seeds together. Expected calibration error: {told}.",
+        f"Accuracy against confidence, all seeds together. Expected calibration error: {listed}.",
         plot,
     )
 

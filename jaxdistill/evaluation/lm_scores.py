@@ -15,7 +15,7 @@ from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.types import Tree
 
-NOTHING = -1.0  # said where nothing is to be predicted
+NOTHING = -1.0  # predicted where nothing is to be predicted
 _CELLS = 2**25  # logits at a time
 
 
@@ -31,10 +31,10 @@ def make_score_step(apply: Callable[..., Outputs]) -> Callable[..., tuple[jax.Ar
         extra = {} if model_state is None else {"model_state": model_state}
         outputs = apply(params, batch, rng=None, train=False, **extra)
         labels, mask = batch["labels"], batch["loss_mask"].astype(jnp.float32)
-        nats, said = token_scores(outputs, labels)
-        hits = ((said == labels) * mask).sum(1)
-        told = jnp.where(mask > 0, said.astype(jnp.float32), NOTHING)
-        rows = jnp.concatenate([(nats * mask).sum(1)[:, None], hits[:, None], told], axis=1)
+        nats, predictions = token_scores(outputs, labels)
+        hits = ((predictions == labels) * mask).sum(1)
+        shown = jnp.where(mask > 0, predictions.astype(jnp.float32), NOTHING)
+        rows = jnp.concatenate([(nats * mask).sum(1)[:, None], hits[:, None], shown], axis=1)
         return rows, {"loss": Mean.of(nats, mask)}
 
     return step
@@ -65,8 +65,8 @@ def token_scores(outputs: Outputs, labels: jax.Array) -> tuple[jax.Array, jax.Ar
         lambda part: _scores(logits_of(part[0], head), part[1]),
         (hidden.swapaxes(0, 1), labels.swapaxes(0, 1)),
     )  # [parts, B, columns]
-    nats, said = (x.swapaxes(0, 1).reshape(rows, -1)[:, :length] for x in found)
-    return nats, said
+    nats, predictions = (x.swapaxes(0, 1).reshape(rows, -1)[:, :length] for x in found)
+    return nats, predictions
 
 
 def _scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

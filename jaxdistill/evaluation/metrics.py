@@ -132,13 +132,13 @@ def f1_of_classes(logits: np.ndarray, labels: np.ndarray, *, positive: int | Non
       labels: `[N]` ids.
       positive: the class that it is of.
     """
-    said, count = classes(logits), np.asarray(logits).shape[-1]
-    scores = f1_per_class(said, labels, count)
+    predicted, count = classes(logits), np.asarray(logits).shape[-1]
+    scores = f1_per_class(predicted, labels, count)
     if positive is None and count == 2:
         positive = 1
     if positive is not None:
         return float(scores[positive])
-    return float(scores[np.union1d(said, labels.astype(np.int64))].mean())
+    return float(scores[np.union1d(predicted, labels.astype(np.int64))].mean())
 
 
 def f1_of_labels(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
@@ -156,7 +156,7 @@ def f1_of_labels(logits: np.ndarray, labels: np.ndarray, *, positive: int | None
 
 
 def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return `2 TP / (2 TP + FP + FN)` of each class or label, 0 where it neither is nor is said.
+    """Return `2 TP / (2 TP + FP + FN)` of each class or label, 0 where never labelled or predicted.
 
     Args:
       predictions: `[N]` ids or `[N, C]` zeros and ones.
@@ -166,21 +166,21 @@ def f1_per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> n
     labels = np.asarray(labels).astype(np.int64)
     if predictions.ndim == 1:
         hits = np.bincount(labels[predictions == labels], minlength=classes)
-        said, meant = (np.bincount(ids, minlength=classes) for ids in (predictions, labels))
+        predicted, meant = (np.bincount(ids, minlength=classes) for ids in (predictions, labels))
     else:
-        hits, said, meant = (predictions * labels).sum(0), predictions.sum(0), labels.sum(0)
-    return 2 * hits / np.maximum(said + meant, 1)
+        hits, predicted, meant = (predictions * labels).sum(0), predictions.sum(0), labels.sum(0)
+    return 2 * hits / np.maximum(predicted + meant, 1)
 
 
 def matthews(logits: np.ndarray, labels: np.ndarray, *, positive: int | None = None) -> float:
     """Correlate classes (Gorodkin 2004, eq. 8, for any number of them); 0 where it is 0 / 0."""
     predictions, labels = classes(logits), labels.astype(np.int64)
     count = np.asarray(logits).shape[-1]
-    said, meant = (np.bincount(ids, minlength=count) for ids in (predictions, labels))
+    predicted, meant = (np.bincount(ids, minlength=count) for ids in (predictions, labels))
     rows = float(len(labels))
     right = float((predictions == labels).sum())
-    both = rows * right - float(said @ meant)
-    spread = (rows**2 - float(said @ said)) * (rows**2 - float(meant @ meant))
+    both = rows * right - float(predicted @ meant)
+    spread = (rows**2 - float(predicted @ predicted)) * (rows**2 - float(meant @ meant))
     return both / spread**0.5 if spread > 0 else 0.0
 
 

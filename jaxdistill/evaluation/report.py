@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -116,7 +115,7 @@ def label_names(workdir: Path, classes: int) -> list[str]:
 def _figures(
     workdir: Path,
     config: Config,
-    result: Mapping[str, Any],
+    result: Json,
     logits: Mapping[str, np.ndarray],
     labels: np.ndarray,
 ) -> Iterator[tuple[str, str, str]]:
@@ -140,7 +139,7 @@ def _figures(
         yield from function_of(draw)(logits, labels, names)
 
 
-def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, result: Mapping[str, Any]) -> str:
+def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, result: Json) -> str:
     """Format the 95 % interval over the choice of examples, averaged over seeds."""
     name, positive = result["metric"], result.get("positive")
     intervals = [metric_interval(task, seed, labels, name, positive=positive) for seed in seeds]
@@ -148,7 +147,7 @@ def _interval(task: str, seeds: np.ndarray, labels: np.ndarray, result: Mapping[
     return f"{format_metric(name, found[0])} to {format_metric(name, found[1])}"
 
 
-def _per_seed(result: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
+def _per_seed(result: Json) -> Sequence[tuple[str, ...]]:
     name = result["metric"]
     alone, distilled = (result[key]["values"] for key in ("student_alone", "student_distilled"))
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import fits_one_device, in_host_memory
 from jaxdistill.parallel.mesh import make_mesh
 from jaxdistill.tasks.registry import agreement_is_share
-from jaxdistill.types import Tree
+from jaxdistill.types import Json, Tree
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,7 +73,7 @@ def measure_speed(
     mesh = make_mesh(1, devices=devices)
 
     @jax.jit
-    def forward(params: Tree, model_state: Tree, batch: Mapping[str, jax.Array]) -> Any:
+    def forward(params: Tree, model_state: Tree, batch: Mapping[str, jax.Array]) -> jax.Array:
         with sharding.on_mesh(mesh):
             return last_logits(model.apply(params, batch, model_state=model_state))
 
@@ -85,7 +85,7 @@ def measure_speed(
     return Speed(1000 * median(single), rows / median(whole))
 
 
-def result_table(result: Mapping[str, Any]) -> Table:
+def result_table(result: Json) -> Table:
     """Lay out a run's result: one row per model, spread over seeds where there are several."""
     from rich import box
     from rich.markup import escape
@@ -112,12 +112,12 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def measured(result: Mapping[str, Any]) -> str:
+def measured(result: Json) -> str:
     """Say, after other words, which labels a metric is of that is not of all rows alike."""
     return f"; {result['metric']} is {result['metric_of']}" if result.get("metric_of") else ""
 
 
-def result_header(name: str, row: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def result_header(name: str, row: Json | None = None) -> tuple[str, ...]:
     """Return the titles of the columns, with those of a row's other metrics; shares in percent."""
     names = [name, *(other for other, _ in _also(row or {}))]
     metrics = [f"{name} %" if is_share(name) else name.replace("_", " ") for name in names]
@@ -125,7 +125,7 @@ def result_header(name: str, row: Mapping[str, Any] | None = None) -> tuple[str,
     return ("model", *metrics, agreement, "params", "size", "latency", "examples/s")
 
 
-def result_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+def result_cells(name: str, row: Json) -> tuple[str, ...]:
     """Format one model: metric, agreement with the teacher, parameters, size and speed."""
     return (
         with_spread(row["values"], percent=is_share(name), decimals=decimals(name)),
@@ -146,7 +146,7 @@ def _speed_cells(latency: float | None, rate: float | None) -> tuple[str, str]:
     return f"{latency:.2g} ms" if latency < 10 else f"{latency:.0f} ms", f"{rate:,.0f}"
 
 
-def _also(row: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+def _also(row: Json) -> list[tuple[str, list[float]]]:
     return list(row.get("also", {}).items())
 
 
@@ -169,7 +169,7 @@ def _usual_batch(source: BatchSource) -> tuple[Mapping[str, np.ndarray], int]:
     return batch, len(batch["labels"])
 
 
-def _median_seconds(run: Callable[[], Any], repeats: int, seconds: float) -> float:
+def _median_seconds(run: Callable[[], object], repeats: int, seconds: float) -> float:
     for _ in range(2):
         jax.block_until_ready(run())
     times: list[float] = []

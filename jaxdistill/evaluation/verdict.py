@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdistill.tasks.registry import metric_named
+from jaxdistill.types import Json
 
 CONFIDENCE = 0.95
 
@@ -27,7 +28,7 @@ class Noise(NamedTuple):
     margin: float
 
 
-def verdict(result: Mapping[str, Any]) -> str:
+def verdict(result: Json) -> str:
     """Say whether the distilled student is better than the same student alone.
 
     The difference counts as real where it is larger than its 95 % margin (see `gain_noise`). A
@@ -84,7 +85,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     )
 
 
-def gain_noise(result: Mapping[str, Any]) -> Noise:
+def gain_noise(result: Json) -> Noise:
     """Return the 95 % margin of the difference between the distilled student and the one alone.
 
     Its variance has two parts: over seeds (paired, because both students of a seed start alike)
@@ -175,7 +176,7 @@ def format_difference(name: str, difference: float, sign: str = "") -> str:
 
 
 def _example_variance(
-    result: Mapping[str, Any], alone: np.ndarray, distilled: np.ndarray
+    result: Json, alone: np.ndarray, distilled: np.ndarray
 ) -> tuple[float | None, float]:
     """Return the variance over examples of the gain, and the part that seeds show, too."""
     given, examples = result.get("evaluation_error"), result.get("examples")
@@ -214,7 +215,7 @@ def _basis(name: str, noise: Noise, examples: int | None) -> str:
     return ", ".join(parts)
 
 
-def _gap(result: Mapping[str, Any], alone: np.ndarray, gain: float, sign: float) -> str:
+def _gap(result: Json, alone: np.ndarray, gain: float, sign: float) -> str:
     """Say how much of the distance to the teacher was made up, where there is one."""
     teacher = result.get("teacher", {}).get("values")
     if not teacher:

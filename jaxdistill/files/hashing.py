@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SHORT = 16
-"""Hexadecimal digits of a hash that only tells versions of one thing apart."""
+"""Hexadecimal digits of a hash that only distinguishes versions of one thing."""
 _CHUNK = 1 << 22
 
 
@@ -45,7 +45,7 @@ def hash_text(text: str) -> str:
 
 
 def hash_json(
-    value: Any, *, sort_keys: bool = True, default: Callable[[Any], Any] | None = None
+    value: object, *, sort_keys: bool = True, default: Callable[[Any], object] | None = None
 ) -> str:
     """Return the SHA-256 of a value as Python's `json.dumps` writes it."""
     return hash_text(json.dumps(value, sort_keys=sort_keys, default=default))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.errors import ConfigError
 from jaxdistill.files.atomic import write_text
 from jaxdistill.types import Json
 
 
-def write_json(path: Path, content: Any, *, indent: int = 2, sort_keys: bool = False) -> None:
+def write_json(path: Path, content: object, *, indent: int = 2, sort_keys: bool = False) -> None:
     """Write a value as JSON.
 
     Raises:

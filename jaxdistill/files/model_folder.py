@@ -164,7 +164,7 @@ def some(names: Sequence[str]) -> str:
 
 def write_folder(
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     tensors: Mapping[str, Pending],
     companions: Sequence[Path],
     *,

@@ -56,7 +56,7 @@ def sentence_folder(folder: Path) -> SentenceFolder | None:
     """Read what a sentence-transformers folder says; None for a folder that is none.
 
     Raises:
-      ModelError: its files are damaged.
+      ModelError: files of the folder are damaged.
     """
     if not (folder / MODULES).is_file():
         return None

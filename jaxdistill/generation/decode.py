@@ -75,8 +75,9 @@ def generate(
       pad_id: what stands behind a row's end.
       vocabulary: the tokenizer's size, where the head is padded beyond it: those columns are absent
         as if at -inf. None: all are real.
-      multiple: of the lengths compiled for.
-      mesh: that the parameters lie on and the rows are split over; each process gives all rows.
+      multiple: unit of the lengths compiled for.
+      mesh: devices that the parameters lie on and the rows are split over; each process gives all
+        rows.
 
     Raises:
       ConfigError: a bad number, no key to draw with, or rows that do not divide over the mesh.
@@ -147,7 +148,7 @@ def write(
 
     What `generate` compiles, for use in a program of one's own: nothing is checked. Prompts are
     padded on the left; `lengths` `[B]` says how many tokens each has. `shape, options` are
-    `decoder_of(model)`; `mesh` is that of the program, by which it is told from the same one for
+    `decoder_of(model)`; `mesh` is that of the program, which distinguishes it from the same one for
     another mesh.
     """
     module = module_of(DecoderModel, shape, options, params)

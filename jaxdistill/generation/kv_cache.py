@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,13 @@ from jaxdistill.parallel.sharding import constrain
 from jaxdistill.types import Tree
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values, each [layers, B, T, K, d]
+Mixed = tuple[jax.Array | None, jax.Array, jax.Array, Cache]
+"""The mask, keys and values that a layer attends with, and its part of the next cache."""
+Mix = Callable[[Tree, jax.Array, jax.Array], Mixed]
 
 
 def _run(
-    module: DecoderModel, ids: jax.Array, positions: jax.Array, mix: Tree, cache: Cache | None
+    module: DecoderModel, ids: jax.Array, positions: jax.Array, mix: Mix, cache: Cache | None
 ) -> tuple[jax.Array, Cache]:
     """Return the logits `[B, V]` of the last of `[B, T]` tokens, and what `mix` emits per layer.
 
@@ -29,7 +32,11 @@ def _run(
     shape = module.shape
 
     def call(
-        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Tree
+        layer: DecoderLayer,
+        hidden: jax.Array,
+        rotation: Rotation | None,
+        _: jax.Array | None,
+        own: Tree,
     ) -> tuple[jax.Array, Tree]:
         def mix_own(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask, key, value, emitted = mix(own, key, value)
@@ -52,11 +59,12 @@ def read_prompts(
     index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] - (ids.shape[1] - lengths)[:, None]
     segments = (index >= 0).astype(jnp.int32)  # [B, P]
 
-    def mix(own: Tree, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
+    def mix(own: Tree, key: jax.Array, value: jax.Array) -> Mixed:
         space = ((0, 0), (0, room), (0, 0), (0, 0))
         mask = visible(segments, ids.shape[1], own["window"])
         return mask, key, value, (jnp.pad(key, space), jnp.pad(value, space))
 
+    # Padding stands at some position, too; no token looks at it.
     return _run(module, ids, jnp.maximum(index, 0), mix, None)
 
 
@@ -78,7 +86,7 @@ def read_token(
     index = jnp.arange(cache[0].shape[2], dtype=jnp.int32)[None]  # [1, T]
     seen = (index >= first[:, None]) & (index <= slot)
 
-    def mix(own: Tree, key: jax.Array, value: jax.Array) -> tuple[Any, ...]:
+    def mix(own: Tree, key: jax.Array, value: jax.Array) -> Mixed:
         mask = seen if own["window"] is None else seen & (slot - index < own["window"])
         keys, values = (
             lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)

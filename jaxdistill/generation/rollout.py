@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,7 @@ def make_continue(
     eos_id: int | Sequence[int] | None = None,
     pad_id: int = 0,
     vocabulary: int | None = None,
-) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
+) -> Callable[[Tree, Batch, jax.Array], dict[str, jax.Array]]:
     """Make `continue_texts(params, batch, rng) -> batch`: prompts of the data, continued.
 
     A row's prompt is what stands before its first target, as the question does before an answer;
@@ -51,7 +50,7 @@ def make_continue(
       model: gives the architecture; its parameters are an argument of what is returned.
       prompt_tokens: at least 1, fewer than a row has.
       max_new_tokens: written at most; None: as many as the row has room for.
-      temperature, top_k, top_p, eos_id, pad_id, vocabulary: see `generate`.
+      temperature, top_k, top_p, eos_id, pad_id, vocabulary: arguments of `generate`.
 
     Raises:
       ConfigError: a bad number; when called, rows without room for prompt and text.

@@ -55,7 +55,8 @@ def generate_from_source(
       model: an encoder-decoder with its `lm` head, such as t5.
       source_ids: `[B, S]` token ids, padded on either side.
       source_mask: `[B, S]`, above 0 at real tokens; None: all are real.
-      max_new_tokens, temperature, top_k, top_p, rng, eos_id, pad_id, multiple: see `generate`.
+      max_new_tokens, temperature, top_k, top_p, rng, eos_id, pad_id, multiple: arguments of
+        `generate`.
 
     Raises:
       ConfigError: a bad number, or no key to draw with.

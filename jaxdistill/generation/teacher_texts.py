@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,8 +28,8 @@ def write_texts(
     prompts: Sequence[np.ndarray],
     path: Path,
     *,
-    line: Callable[[int, list[int]], Mapping[str, Any]],
-    identity: Mapping[str, Any],
+    line: Callable[[int, list[int]], Mapping[str, object]],
+    identity: Mapping[str, object],
     max_new_tokens: int,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -53,17 +52,17 @@ def write_texts(
     Args:
       model: a decoder with its `lm` head.
       prompts: token ids, at least one each.
-      path: of the file.
+      path: path of the file.
       line: `(number of the prompt, tokens written behind it) -> what to keep`; without the token
         that ends a text.
       identity: what the texts depend on beside the numbers here, such as teacher and data.
-      max_new_tokens, temperature, top_k, top_p, eos_id, vocabulary: see `generate`.
-      seed: of the draws.
+      max_new_tokens, temperature, top_k, top_p, eos_id, vocabulary: arguments of `generate`.
+      seed: seed of the draws.
       batch_size: prompts continued at once.
       force: replace what was made in another way.
-      mesh: that the parameters lie on; of several processes all call with the same prompts, and
-        process 0 writes.
-      progress: told the lines that are there and how many there will be.
+      mesh: devices that the parameters lie on; of several processes all call with the same prompts,
+        and process 0 writes.
+      progress: called with the lines that are there and how many there will be.
 
     Returns:
       `{"texts", "new_texts", "new_tokens", "unfinished", "seconds"}`; `new` is what this call

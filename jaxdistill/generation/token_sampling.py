@@ -28,6 +28,7 @@ def candidates(
     values, ids = lax.top_k(scores, min(top_k or scores.shape[-1], scores.shape[-1]))
     if top_p is not None:
         probabilities = jax.nn.softmax(values, axis=-1)
+        # The mass of likelier tokens, so that the one that crosses `top_p` still counts.
         before = jnp.cumsum(probabilities, axis=-1)[:, :-1]
         # Whatever rounding says, the likeliest stays.
         kept = jnp.pad(before < top_p, ((0, 0), (1, 0)), constant_values=True)
@@ -48,7 +49,7 @@ def next_token(
     Args:
       rng: a key for the draws; not used without `temperature`.
       temperature: above 0, dividing the logits before `candidates`; None: the likeliest token.
-      top_k, top_p: see `candidates`; None, both: all tokens.
+      top_k, top_p: arguments of `candidates`; None, both: all tokens.
     """
     if temperature is None or rng is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)

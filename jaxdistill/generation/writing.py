@@ -158,7 +158,7 @@ def write_next(
     """Choose a token by its logits `[B, V]` and write it.
 
     Args:
-      top_k: see `next_token`.
+      top_k: number of likeliest tokens drawn from, as in `next_token`.
       vocabulary: classes that are tokens, where the head is padded beyond them; None: all.
     """
     step, rng = state.step, sampling.rng

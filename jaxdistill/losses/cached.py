@@ -170,7 +170,7 @@ def topk_classes_from_parts(
     Args:
       gathered_logits: `[..., k]`, the student's logits at the cached classes.
       log_normalizer: `[...]`, `logsumexp(student_logits / T)` over all classes.
-      log_probabilities, log_tail, temperature: as `topk_forward_kl`.
+      log_probabilities, log_tail, temperature: arguments of `topk_forward_kl`.
 
     Returns:
       Two arrays `[..., k + 1]`: the student's and the teacher's log-probabilities, tail last.
@@ -250,7 +250,7 @@ def sampled_forward_kl_from_parts(
     Args:
       gathered_logits: `[..., k]`, the student's logits at the sampled classes.
       log_normalizer: `[...]`, `logsumexp(student_logits / T)` over all classes.
-      weights, entropy, temperature: as `sampled_forward_kl`.
+      weights, entropy, temperature: arguments of `sampled_forward_kl`.
     """
     _check_temperature(temperature)
     gathered, normalizer = jnp.asarray(gathered_logits), jnp.asarray(log_normalizer)

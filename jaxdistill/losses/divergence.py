@@ -10,7 +10,7 @@ One set of rules for all of them:
   its log-probability counts as the constant log(finfo.tiny). Values and gradients are never NaN
   unless a kept logit is NaN or +inf.
 - A row in which the teacher has no class left is 0 with gradient 0. A row in which only the
-  student has none is +inf. (`mse_logits` has its own rule for -inf: it compares logits.)
+  student has none is +inf. (`mse_logits` has another rule for -inf: it compares logits.)
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def jsd(
       student_logits: `[..., C]`, any float dtype.
       teacher_logits: same shape.
       beta: scalar strictly between 0 and 1, a number or traced.
-      temperature, axis, where: as `forward_kl`.
+      temperature, axis, where: arguments of `forward_kl`.
 
     Returns:
       `[...]`, between 0 and `T² log 2`: finite also for -inf logits.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def logits_of(
       weights: `[D, V]`, or `[V, D]` where the constants say so.
       bias: `[V]` or None.
       constants: factor, softcap and layout of the weights.
-      dtype: that products are summed up in and the logits have.
+      dtype: type that products are summed in and the logits have.
       multiply: `(hidden, weights, preferred_element_type=...)`, for `[D, V]` weights that lie on
         several devices; None: the product of both as they are.
     """
@@ -137,7 +137,7 @@ def raw_gradient(gradient: jax.Array, logits: jax.Array, constants: Constants) -
     return gradient if constants.scale == 1.0 else gradient * constants.scale
 
 
-def without_padding(logits: jax.Array, vocabulary: int, first: Any = 0) -> jax.Array:
+def without_padding(logits: jax.Array, vocabulary: int, first: int | jax.Array = 0) -> jax.Array:
     """Set the columns of a head that are no classes to -inf.
 
     Args:

@@ -14,7 +14,7 @@ Named = str | Callable[..., Any]
 
 
 class NoOptions(Section):
-    """A kind of input without options of its own."""
+    """A kind of input without options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Modality:
       column_keys: keys of `data` that name a column for it.
       data_keys: further keys of `data` that it reads.
       refused_keys: members of `data_keys` that are an error for data of another kind.
-      altering_keys: keys of `data`, or of its own options, that alter training examples at random,
+      altering_keys: keys of `data`, or of `options`, that alter training examples at random,
         so that what a teacher says of them has no use in another epoch.
       read_as: kinds whose models read this one, too.
       tokenized: whether it is tokens of a tokenizer, which then belongs to caches and exports, and

@@ -29,7 +29,7 @@ def abstract_model(
     Args:
       origin: a spec as of `build_model`, or a folder, of which only `config.json` is read.
       num_labels: outputs of a classification head; None: those of the folder's config, else 2.
-      head: see `Options`; `default`: the family's first.
+      head: head as in `Options`; `default`: the family's first.
       options: further fields of `Options`.
 
     Raises:
@@ -59,7 +59,7 @@ def without_weights(make: Callable[[Model], Model], model: Model) -> Model:
     """Return what `make` returns for a model of shapes: traced, not computed."""
     made: list[Model] = []
 
-    def run(params: Tree, model_state: Tree) -> Any:
+    def run(params: Tree, model_state: Tree) -> Tree:
         made.append(make(dataclasses.replace(model, params=params, model_state=model_state)))
         return made[-1].params, made[-1].model_state
 

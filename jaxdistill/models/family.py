@@ -6,20 +6,33 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from jaxdistill.errors import ModelError, did_you_mean
+from jaxdistill.files.model_folder import Stored
 from jaxdistill.models.hub.rules import Rule, flatten, unflatten
 from jaxdistill.models.outputs import Outputs
-from jaxdistill.types import Tree
+from jaxdistill.types import Json, Tree
+
+ConfigType = TypeVar("ConfigType")
 
 FEW = 8
 _DTYPES = ("float32", "bfloat16")
 _PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
+
+
+class FamilyConfig(Protocol):
+    """A family's config: a dataclass of what `config.json` holds, further fields as `extra`."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def extra(self) -> Json: ...
 
 
 class Apply(Protocol):
@@ -46,14 +59,15 @@ class Options:
         bare model.
       num_labels: outputs of a classification head.
       pooling: what the classification head reads, and the tap `pooled` of a bare encoder: `default`
-        for the family's own way, `first` for the first token's hidden state, `mean` for the mean
+        for the family's way, `first` for the first token's hidden state, `mean` for the mean
         over valid tokens.
       pooler: whether a bare encoder with its family's pooling carries the family's pooler.
-      problem_type: as in Hugging Face configs; None: regression for one label, else single label.
+      problem_type: problem type as in Hugging Face configs; None: regression for one label, else
+        single label.
       dtype: compute dtype, `float32` or `bfloat16`; parameters stay float32.
       remat: recompute each layer's intermediates in the backward pass.
-      attention: of a decoder: `auto` for blocks where the platform has kernels for them (see
-        `flash`), `dense` for all scores of a row at once.
+      attention: how a decoder attends: `auto` in blocks where the platform has kernels for them
+        (see `flash`), `dense` for all scores of a row at once.
       unroll: layers per iteration of the scan over layers.
       logits: whether an `lm` head computes `Outputs.logits`; without them, losses work from
         `Outputs.hidden` and `Outputs.head()`.
@@ -76,13 +90,13 @@ def pools(options: Options) -> bool:
     return options.head in ("classification", None)
 
 
-def own_pooling(config: Any, options: Options) -> Any:
-    """Return the config for the family's own pooling, None for another."""
+def own_pooling(config: ConfigType, options: Options) -> ConfigType | None:
+    """Return the config for the family's pooling, None for another."""
     return config if options.pooling == "default" or not pools(options) else None
 
 
-def own_or_first(config: Any, options: Options) -> Any:
-    """Do so, too, for a classifier of a family whose own way is the first token."""
+def own_or_first(config: ConfigType, options: Options) -> ConfigType | None:
+    """Return the config also for a classifier that reads the first token, as the family does."""
     first = options.pooling == "first" and options.head == "classification"
     return config if first else own_pooling(config, options)
 
@@ -110,7 +124,7 @@ class Family:
       field_aliases: other accepted names of config fields -> the field.
       output: path of the last projection, `{output}/kernel` and `{output}/bias`.
       settle: `(config, stored tensors) -> config`, for what a config leaves to the tensors.
-      poolings: those of `Options.pooling` that the family has.
+      poolings: values of `Options.pooling` that the family has.
       standard: `(config, options) -> config` under which transformers pools as the model does, or
         None where it cannot.
       head_activation: what lies between the dense layers of a classification head of several.
@@ -131,7 +145,7 @@ class Family:
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     field_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output: str = "head/output"
-    settle: Callable[[Any, Mapping[str, Any]], Any] = lambda config, stored: config
+    settle: Callable[[Any, Mapping[str, Stored]], Any] = lambda config, stored: config
     poolings: tuple[str, ...] = ("default",)
     standard: Callable[[Any, Options], Any] = own_pooling
     head_activation: str | None = None
@@ -173,7 +187,7 @@ class Model:
 def check_options(family: Family, options: Options) -> None:
     """Raise ModelError where an option is unknown or the family cannot honour it."""
     problem = (None, *_PROBLEMS)
-    choices: list[tuple[str, Any, Sequence[Any]]] = [
+    choices: list[tuple[str, object, Sequence[object]]] = [
         ("head", options.head, list(family.architectures)),
         ("pooling", options.pooling, family.poolings),
         ("dtype", options.dtype, _DTYPES),
@@ -198,7 +212,7 @@ def check_options(family: Family, options: Options) -> None:
         )
 
 
-def config_from(family: Family, values: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+def config_from(family: Family, values: Mapping[str, object], extra: Mapping[str, object]) -> Any:
     """Build a family's config from named values.
 
     Raises:
@@ -242,17 +256,19 @@ class _Sketch:
     build: Callable[..., nnx.Module]
     options: Options
     written: str
-    config: Any = dataclasses.field(compare=False)
+    config: FamilyConfig = dataclasses.field(compare=False)
 
 
 @functools.lru_cache(maxsize=32)
-def _traced(sketch: _Sketch) -> tuple[Any, Any, Any]:
+def _traced(sketch: _Sketch) -> tuple[nnx.GraphDef, Tree, Tree]:
     module = nnx.eval_shape(lambda: sketch.build(sketch.config, sketch.options, nnx.Rngs(0)))
     graph, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
     return graph, params, state
 
 
-def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, Any, Any]:
+def abstract(
+    family: Family, config: FamilyConfig, options: Options
+) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
     """Trace a model without computing it: graph, shapes of params and model state, logical axes.
 
     The last models are remembered: one that is read, cut, and saved is traced once.
@@ -267,7 +283,9 @@ def abstract(family: Family, config: Any, options: Options) -> tuple[Any, Any, A
     return graph, shapes, statistics or None, nnx.to_pure_dict(axes)
 
 
-def initial(family: Family, config: Any, options: Options, seed: int, paths: Sequence[str]) -> dict:
+def initial(
+    family: Family, config: FamilyConfig, options: Options, seed: int, paths: Sequence[str]
+) -> dict:
     """Draw the arrays of those paths (`params/...`, `model_state/...`)."""
 
     def draw() -> dict[str, jax.Array]:
@@ -284,7 +302,11 @@ def initial(family: Family, config: Any, options: Options, seed: int, paths: Seq
 
 
 def assemble(
-    family: Family, config: Any, options: Options, leaves: Mapping[str, Any], **fields: Any
+    family: Family,
+    config: FamilyConfig,
+    options: Options,
+    leaves: Mapping[str, ArrayLike],
+    **fields: Any,
 ) -> Model:
     """Make a Model of arrays by path (`params/...`, `model_state/...`)."""
     graph, shapes, statistics, axes = abstract(family, config, options)
@@ -301,7 +323,7 @@ def assemble(
     )
 
 
-def shapes_only(family: Family, config: Any, options: Options, **fields: Any) -> Model:
+def shapes_only(family: Family, config: FamilyConfig, options: Options, **fields: Any) -> Model:
     """Make a Model whose parameters are `jax.ShapeDtypeStruct`: to be traced and compiled for."""
     graph, shapes, statistics, axes = abstract(family, config, options)
     return Model(
@@ -316,7 +338,7 @@ def shapes_only(family: Family, config: Any, options: Options, **fields: Any) ->
     )
 
 
-def _apply_of(graph: Tree, name: str, stateful: bool) -> Apply:
+def _apply_of(graph: nnx.GraphDef, name: str, stateful: bool) -> Apply:
     def apply(
         params: Tree,
         batch: Mapping[str, jax.Array],

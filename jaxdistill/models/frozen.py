@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxdistill.models.registry import Model
 from jaxdistill.parallel.sharding import to_device
 from jaxdistill.types import Tree
 
+Returned = TypeVar("Returned")
 Storage = Literal["dtype", "int8"]
 _ROUNDED = ("kernel", "table")  # What layers round to their compute type in any case.
 _LAYERS = "layers"
@@ -56,7 +57,7 @@ def keep_frozen(model: Model, storage: Storage = "dtype") -> Model:
     """
     dtype = jnp.dtype("float32" if model.options is None else model.options.dtype)
 
-    def kept(path: tuple[Any, ...], leaf: Tree) -> Tree:
+    def kept(path: jax.tree_util.KeyPath, leaf: Tree) -> Tree:
         names = [getattr(part, "key", None) for part in path]
         if storage == "int8" and names[0] == _LAYERS and "kernel" in names:
             return _applied(Int8.of, leaf)
@@ -67,17 +68,17 @@ def keep_frozen(model: Model, storage: Storage = "dtype") -> Model:
     return dataclasses.replace(model, params=jax.tree.map_with_path(kept, model.params))
 
 
-def called_from_host(apply: Callable[..., Any]) -> Callable[..., Any]:
+def called_from_host(apply: Callable[..., Returned]) -> Callable[..., Returned]:
     """Let a model's parameters lie in the host's memory: every layer is fetched for its turn."""
 
-    def fetching(params: Tree, batch: Any, **options: Any) -> Tree:
+    def fetching(params: Tree, batch: Mapping[str, jax.Array], **options: Any) -> Returned:
         near = {name: part if name == _LAYERS else to_device(part) for name, part in params.items()}
         return apply(near, batch, **options)
 
     return fetching
 
 
-def _applied(function: Callable[[Any], Any], leaf: Tree) -> Tree:
+def _applied(function: Callable[[jax.Array], Tree], leaf: Tree) -> Tree:
     """Apply a function of an array to one, or to the shape of one."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.eval_shape(function, leaf)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.errors import ModelError
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -35,7 +35,7 @@ def count_labels(head: str | None, num_labels: int | None, labels: Sequence[str]
 
 def agree(
     folder: Path,
-    raw: Mapping[str, Any],
+    raw: Json,
     labels: Sequence[str] | None,
     num_labels: int | None,
     stored: int | None,
@@ -44,7 +44,7 @@ def agree(
 
     Args:
       folder: names the checkpoint in messages.
-      raw: its config.
+      raw: the checkpoint's config.
       labels: names asked for, in the order the logits shall have.
       num_labels: number asked for.
       stored: outputs of the checkpoint's head; None where a new head is drawn.
@@ -88,9 +88,7 @@ def agree(
     return tuple(labels), stored, [theirs.index(label) for label in ours]
 
 
-def table_of_names(
-    folder: Path, raw: Mapping[str, Any], stored: int | None
-) -> tuple[str, ...] | None:
+def table_of_names(folder: Path, raw: Json, stored: int | None) -> tuple[str, ...] | None:
     """Return the names in a config, in the order of the outputs."""
     table = raw.get("id2label")
     if table is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from jaxdistill.models.registry import Model
 
 
 def check_layers(
-    config: Config, student: Model, teacher: Model, batch: dict[str, Any] | None = None
+    config: Config, student: Model, teacher: Model, batch: Mapping[str, jax.Array] | None = None
 ) -> None:
     """Check the layer maps of all terms against what both models give, by shapes alone.
 
     Args:
       config: a run's.
-      student: its parameters may be shapes.
-      teacher: the same.
+      student: the student; parameters may be shapes.
+      teacher: the teacher; parameters may be shapes.
       batch: what both read; by default a small one that the model itself can read.
 
     Raises:
@@ -60,16 +60,17 @@ def _check_range(name: str, side: str, count: int | None, layers: list[int]) -> 
 def _check_pair(
     name: str, kind: str, pair: tuple[int, int], ours: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
-    told = f"objective.{name}.layers: student layer {pair[0]} gives"
+    place = f"objective.{name}.layers: student layer {pair[0]} gives"
     if kind == "attention" and ours[:2] != theirs[:2]:
         raise ConfigError(
-            f"{told} the maps of {ours[1]} heads and teacher layer {pair[1]} of {theirs[1]}, which "
-            "are compared one by one; give both as many heads, or use hidden_mse or hidden_cosine"
+            f"{place} the maps of {ours[1]} heads and teacher layer {pair[1]} of {theirs[1]}, "
+            "which are compared one by one; give both as many heads, or use hidden_mse or "
+            "hidden_cosine"
         )
     compared = slice(None) if kind == "attention" else slice(0, -1)
     if ours[compared] != theirs[compared]:
         raise ConfigError(
-            f"{told} {list(ours[1:])} for an example and teacher layer {pair[1]} "
+            f"{place} {list(ours[1:])} for an example and teacher layer {pair[1]} "
             f"{list(theirs[1:])}, expected the same places; pair layers of one resolution"
         )
 
@@ -84,7 +85,7 @@ def layer_count(model: Model) -> int | None:
 
 
 def tap_shapes(
-    model: Model, layers: list[int], kind: str, batch: dict[str, Any] | None = None
+    model: Model, layers: list[int], kind: str, batch: Mapping[str, jax.Array] | None = None
 ) -> list[tuple[int, ...]]:
     """Return the shapes of the `hidden` states or `attention` maps of layers, for a small batch."""
     taps = tuple(f"layers.{layer}.{kind}" for layer in layers)

@@ -50,7 +50,7 @@ def register_family(
     """Make a model family known to configs, folders, `jaxdistill methods` and plans.
 
     Args:
-      name: as a spec names it, `{"family": name, ...}`; the family's own.
+      name: name of the family in a spec, `{"family": name, ...}`.
       family: the record, or `package.module:NAME` of it, which is imported on first use: then a
         config that names it can be checked without importing jax.
       model_types: values of `model_type` in a config.json that mean it; None: the name alone, or

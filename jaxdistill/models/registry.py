@@ -26,6 +26,7 @@ from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import (
     Apply,
     Family,
+    FamilyConfig,
     Model,
     Options,
     abstract,
@@ -54,6 +55,7 @@ from jaxdistill.models.hub.sentence import ENCODER, lay_out, stored_head
 from jaxdistill.models.hub.tokenizer_files import row_limit_of, tokenizer_texts
 from jaxdistill.models.labels import agree, count_labels
 from jaxdistill.models.registered import families, family_named, family_names
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -92,9 +94,9 @@ def build_model(
       spec: the family and fields of its Hugging Face config; what is absent keeps its default.
       num_labels: outputs of a classification head, or give `labels`.
       labels: names of the classes in the order of the logits.
-      head: see `Options`; `default`: `lm` for a decoder, else `classification`.
-      seed: of the parameters.
-      pooling, problem_type, dtype, remat, attention, unroll, logits: see `Options`.
+      head: head as in `Options`; `default`: `lm` for a decoder, else `classification`.
+      seed: seed of the parameters' initial values.
+      pooling, problem_type, dtype, remat, attention, unroll, logits: fields of `Options`.
 
     Raises:
       ModelError: an unknown family, field or option, or no number of labels.
@@ -149,17 +151,17 @@ def load_model(
     A head that the checkpoint lacks is drawn from `seed`, logged and listed in
     `Model.initialized`; only that of a language model is never drawn unasked. What wrappers (torch
     parallelism and compilation, PEFT, a trainer's attribute) put before names is taken off, and
-    said. Labels given in another order than the checkpoint's reorder its outputs.
+    logged. Labels given in another order than the checkpoint's reorder its outputs.
 
     Args:
       labels: names of the classes, in the order the logits shall have; None: the checkpoint's.
       num_labels: outputs of a new head, where `labels` is not given.
       fresh_head: draw the head even if the checkpoint has one.
-      pooling: see `Options`; None: what the checkpoint's head reads, and for the bare encoder of a
-        sentence-transformers folder what that says.
-      head: see `Options`; `default`: `lm` for a decoder, else `classification`.
-      problem_type: see `Options`; None: the checkpoint's, where its head is kept.
-      dtype, remat, attention, unroll, logits: see `Options`.
+      pooling: pooling as in `Options`; None: what the checkpoint's head reads, and for the bare
+        encoder of a sentence-transformers folder what that says.
+      head: head as in `Options`; `default`: `lm` for a decoder, else `classification`.
+      problem_type: problem type as in `Options`; None: the checkpoint's, where its head is kept.
+      dtype, remat, attention, unroll, logits: fields of `Options`.
 
     Raises:
       ModelError: no such folder, an unknown architecture, damaged or ill-fitting tensors (all
@@ -250,8 +252,8 @@ def save_model(
     *,
     tokenizer_from: str | Path | None = None,
     max_length: int | None = None,
-    processor: Mapping[str, Any] | None = None,
-    generation: Mapping[str, Any] | None = None,
+    processor: Json | None = None,
+    generation: Json | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as a Hugging Face folder that `transformers` loads as it is.
@@ -312,7 +314,7 @@ def save_model(
     write_folder(Path(folder), config, tensors, files, **place)
 
 
-def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
+def config_of(raw: Json, path: Path) -> tuple[Family, Any]:
     """Return the family and the config that a `config.json` at `path` describes.
 
     Raises:
@@ -333,7 +335,7 @@ def config_of(raw: Mapping[str, Any], path: Path) -> tuple[Family, Any]:
 
 
 def groups_held(
-    family: Family, config: Any, options: Options, stored: Mapping[str, Stored]
+    family: Family, config: FamilyConfig, options: Options, stored: Mapping[str, Stored]
 ) -> dict[str, int]:
     """Map each group of rules that the checkpoint holds to the outputs of its last projection."""
     rules = list(family.rules(config, options))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from jaxdistill.parallel.mesh import DATA, check_rows, make_mesh, rows_fault
 from jaxdistill.parallel.sharding import batch_shardings, on_mesh, place, replicated
 from jaxdistill.types import Tree
 
+Returned = TypeVar("Returned")
 
-def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+
+def place_batch(batch: Mapping[str, jax.Array | np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Move a host batch to the mesh: rows over `data` and `fsdp`, tokens of a row over `sequence`.
 
     Raises:
@@ -29,12 +31,12 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def compile_step(
-    step: Callable[..., Any],
+    step: Callable[..., Returned],
     mesh: Mesh | None = None,
     *,
     state_sharding: Tree = None,
     frozen_sharding: Tree = None,
-) -> Callable[..., Any]:
+) -> Callable[..., Returned]:
     """Jit a training step: state donated, batch split over the mesh.
 
     Without a mesh it runs where its arguments lie.
@@ -54,7 +56,7 @@ def compile_step(
     frozen_sharding = whole if frozen_sharding is None else frozen_sharding
 
     @functools.wraps(step)
-    def laid_out(state: Tree, frozen: Tree, batch: Any) -> Tree:
+    def laid_out(state: Tree, frozen: Tree, batch: Tree) -> Tree:
         with on_mesh(mesh):
             return step(state, frozen, batch)
 
@@ -67,22 +69,24 @@ def compile_step(
 
 
 def compile_evaluation(
-    step: Callable[..., Any], mesh: Mesh, *, whole: bool = True
-) -> Callable[..., Any]:
+    step: Callable[..., Returned], mesh: Mesh, *, whole: bool = True
+) -> Callable[..., Returned]:
     """Jit `(params, batch, …) -> results`, which come back whole on every device.
 
     Without `whole` they stay where they are computed.
     """
 
     @functools.wraps(step)
-    def laid_out(*arguments: Any) -> Tree:
+    def laid_out(*arguments: Tree) -> Tree:
         with on_mesh(mesh):
             return step(*arguments)
 
     return jax.jit(laid_out, out_shardings=replicated(mesh) if whole else None)
 
 
-def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Callable[..., Any]:
+def pmap_step(
+    step: Callable[..., tuple[Tree, Tree]], devices: Sequence[Any] | None = None
+) -> Callable[..., tuple[Tree, Tree]]:
     """Return the same step under `jax.pmap`, for replicated data parallelism.
 
     The returned function takes a replicated state, replicated frozen parameters (`replicate`) and a
@@ -94,10 +98,11 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     """
     devices = jax.local_devices() if devices is None else devices
     count = len(devices)
+    # A replica is one device: inside of it, nothing is laid out over a mesh.
     one = make_mesh(1, devices=devices[:1])
 
     @functools.wraps(step)
-    def on_one(state: Tree, frozen: Tree, batch: Any) -> Tree:
+    def on_one(state: Tree, frozen: Tree, batch: Tree) -> Tree:
         with on_mesh(one):
             return step(state, frozen, batch, axis_name=DATA)
 
@@ -108,7 +113,9 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
         donate_argnums=0,
     )
 
-    def run(state: Tree, frozen: Tree, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    def run(
+        state: Tree, frozen: Tree, batch: Mapping[str, jax.Array | np.ndarray]
+    ) -> tuple[Tree, Tree]:
         split = {}
         for name, leaf in batch.items():
             if leaf.shape[0] % count:
@@ -120,7 +127,7 @@ def pmap_step(step: Callable[..., Any], devices: list[Any] | None = None) -> Cal
     return run
 
 
-def replicate(tree: Tree, devices: list[Any] | None = None) -> Tree:
+def replicate(tree: Tree, devices: Sequence[Any] | None = None) -> Tree:
     """Copy a pytree to every device with a leading device axis, as `pmap` wants it."""
     devices = jax.local_devices() if devices is None else devices
     mesh = Mesh(np.array(devices), (DATA,))

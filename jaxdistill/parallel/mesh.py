@@ -97,7 +97,7 @@ def batch_parts(mesh: Mesh) -> int:
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def check_heads(who: str, config: Any, parts: int) -> None:
+def check_heads(who: str, config: object, parts: int) -> None:
     """Check that a model's heads divide over the `parts` of the `tensor` axis.
 
     Args:

@@ -13,7 +13,7 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxdistill.parallel.mesh import BATCH, DATA, FSDP, SEQUENCE, TENSOR
 from jaxdistill.types import Tree
 
 Axes = tuple[str | None, ...]
+Returned = TypeVar("Returned")
 
 PARAMETERS: Mapping[str, str] = {"embed": FSDP, "heads": TENSOR, "mlp": TENSOR, "vocab": TENSOR}
 ACTIVATIONS: Mapping[str, str | tuple[str, ...]] = {
@@ -73,7 +74,7 @@ def parameter_shardings(
     """Return the sharding of every parameter of a model.
 
     Args:
-      params: nested dict of arrays or their shapes; stacked layers may lie apart, as tuples.
+      params: nested dict of arrays or their shapes; layers may be unstacked, as tuples.
       axes: logical axes in a tree as `params`; None for a model without names.
       mesh: the devices.
       share: mesh axes that split what no rule splits, see `spec_of`.
@@ -90,6 +91,7 @@ def parameter_shardings(
 
     if axes is None:
         return jax.tree.map(lambda leaf: of((None,) * len(leaf.shape), leaf), params)
+    # The axes come first: their tuples of names are leaves, and end the walk where layers are.
     return jax.tree.map(of_named, axes, params, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -104,7 +106,7 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, *, share_params: bool =
         the averages only (ZeRO-1; Rajbhandari et al. 2020).
     """
 
-    def of(share: tuple[str, ...]) -> dict[str, Any]:
+    def of(share: tuple[str, ...]) -> dict[str, Tree]:
         return {
             "student": parameter_shardings(state.params["student"], axes, mesh, share=share),
             "projections": parameter_shardings(
@@ -121,7 +123,9 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, *, share_params: bool =
     }
     whole = replicated(mesh)
 
-    def as_parameter(path: tuple[Any, ...], leaf: Tree) -> NamedSharding:
+    def as_parameter(path: jax.tree_util.KeyPath, leaf: Tree) -> NamedSharding:
+        # An optimizer keeps a parameter's path behind names of its fields; what it keeps in another
+        # shape, such as factored moments, stays whole.
         for start in range(len(path)):
             sharding, shape = by_path.get(path[start:], (whole, None))
             if shape == leaf.shape:
@@ -164,7 +168,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+def batch_shardings(batch: Mapping[str, Tree], mesh: Mesh) -> dict[str, NamedSharding]:
     """Return the sharding of every array of a batch: rows, and the tokens of rows `[B, T]`."""
     ids = batch.get("input_ids")
     tokens = PartitionSpec(BATCH, SEQUENCE)
@@ -184,6 +188,7 @@ def place(tree: Tree, shardings: Tree) -> Tree:
             return leaf
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
+        # NumPy has no keys: what a key is made of is placed, and made a key again.
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = jax.random.key_data(leaf)
             return jax.random.wrap_key_data(one(data, sharding), impl=jax.random.key_impl(leaf))
@@ -304,7 +309,7 @@ def product(x: jax.Array, kernel: jax.Array, axes: Axes, **options: Any) -> jax.
     # Else the compiler may keep one that is whole for another product.
     kernel = jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, spec))
 
-    def split(x: jax.Array, last: Any) -> jax.Array:
+    def split(x: jax.Array, last: str | tuple[str, ...] | None) -> jax.Array:
         rows = DATA if x.shape[0] % mesh.shape[DATA] == 0 else None
         spec = PartitionSpec(rows, *(None,) * (x.ndim - 2), last)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
@@ -312,7 +317,7 @@ def product(x: jax.Array, kernel: jax.Array, axes: Axes, **options: Any) -> jax.
     return split(jnp.matmul(split(x, inputs), kernel, **options), outputs)
 
 
-def recompute_gathers(body: Callable[..., Any]) -> Callable[..., Any]:
+def recompute_gathers(body: Callable[..., Returned]) -> Callable[..., Returned]:
     """Let the backward pass of a layer gather its parameters again instead of keeping them whole.
 
     Everything else that it needs is kept. Where no parameters are shared, nothing changes.

@@ -1,13 +1,13 @@
-"""What starts a run on a cluster, as a file for the cluster's own tools."""
+"""What starts a run on a cluster, as a file for the cluster's tools."""
 
 from __future__ import annotations
 
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 
@@ -50,7 +50,7 @@ def render(recipe: str, command: Sequence[str], settings: Sequence[str] = ()) ->
     Args:
       recipe: one of `RECIPES`.
       command: the arguments of `jaxdistill`.
-      settings: `KEY=VALUE`, in place of the recipe's own values.
+      settings: `KEY=VALUE`, in place of the recipe's values.
 
     Raises:
       ConfigError: an unknown recipe, setting, or topology.
@@ -139,26 +139,26 @@ def _shared(command: Sequence[str], mount: str, name: str) -> list[str]:
     return [*command, "--workdir", f"{mount}/{name}"]
 
 
-def _on_tpu(values: Mapping[str, Any]) -> Json:
+def _on_tpu(values: Json) -> Json:
     return tpu(str(values["topology"]))
 
 
-def _on_tpu_machines(values: Mapping[str, Any]) -> Json:
+def _on_tpu_machines(values: Json) -> Json:
     return {"setup": f"pip install {shlex.quote(values['package'])} 'jax[tpu]'", **_on_tpu(values)}
 
 
-def _on_hosts(values: Mapping[str, Any]) -> Json:
+def _on_hosts(values: Json) -> Json:
     hosts = [host for host in str(values["hosts"]).split(",") if host]
     if not hosts or len(set(hosts)) < len(hosts):
         raise ConfigError(f"--set hosts: got {values['hosts']!r}, expected A,B,… each once")
     return {"hosts": hosts}
 
 
-def _nothing_more(values: Mapping[str, Any]) -> Json:
+def _nothing_more(values: Json) -> Json:
     return {}
 
 
-_Complete = Callable[[Mapping[str, Any]], Json]
+_Complete = Callable[[Json], Json]
 RECIPES: dict[str, tuple[str, dict[str, str | int], _Complete]] = {
     "gke": (
         "gke.yaml.jinja",

@@ -66,7 +66,7 @@ class Agreement:
             return True
 
     def settle(self, board: Board, index: int, count: int, *, breathe: Callable[[], bool]) -> None:
-        """Agree on where to act if anybody asked; for a thread of its own, again and again.
+        """Agree on where to act if anybody asked; for a separate thread, again and again.
 
         Args:
           board: shared by the processes.
@@ -84,9 +84,10 @@ class Agreement:
                 return
             # The lock keeps this process from polling on until the point is known.
             board.put(f"polls/{key}/{index}", str(self._polls))
-            while len(said := board.under(f"polls/{key}")) < count:
+            while len(answers := board.under(f"polls/{key}")) < count:
                 if not breathe():
                     return
                 time.sleep(0.02)
-            self._at = 1 + max(int(polls) for polls in said.values())
+            # One beyond the farthest: nobody has passed it yet, and everybody comes to it.
+            self._at = 1 + max(int(polls) for polls in answers.values())
             self._asked.set()

@@ -66,20 +66,20 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
     what jax finds out on Cloud TPU, GKE, SLURM and Open MPI. Call it before anything else of jax.
 
     Raises:
-      ConfigError: only a part was said.
+      ConfigError: only a part was given.
       ProcessError: others did not come in time; it names them.
     """
     settings = from_environment(environment)
     if settings.alone or _group.board is not None:
         return
-    said = settings.explicit
+    explicit = settings.explicit
     local_devices: Any = None
     coordinator, processes, process_id = (
         settings.coordinator,
         settings.processes,
         settings.process_id,
     )
-    if not said:
+    if not explicit:
         found = _cluster(environment, settings)
         if found is None:
             return
@@ -108,7 +108,7 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         processes,
         process_id,
         local_device_ids=local_devices,
-        cluster_detection_method="deactivate" if said else None,
+        cluster_detection_method="deactivate" if explicit else None,
         initialization_timeout=max(int(left), 10),
         heartbeat_timeout_seconds=jax_heartbeat,
         shutdown_timeout_seconds=max(int(settings.shutdown_seconds), 1),
@@ -193,8 +193,8 @@ def first(name: str, work: Callable[[], T]) -> T:
                 result = work()
             _group.board.put(key, json.dumps({"result": result}))
         except JaxDistillError as error:
-            said = {"kind": type(error).__name__, "message": str(error)}
-            _group.board.put(key, json.dumps({"error": said}))
+            report = {"kind": type(error).__name__, "message": str(error)}
+            _group.board.put(key, json.dumps({"error": report}))
             raise
         return result
     answer = json.loads(_wait_for(_group.board, key))
@@ -204,7 +204,7 @@ def first(name: str, work: Callable[[], T]) -> T:
     return answer["result"]
 
 
-def once(name: str, work: Callable[[], Any]) -> None:
+def once(name: str, work: Callable[[], object]) -> None:
     """Let process 0 do `work`, such as writing a file, while the others wait."""
 
     def silently() -> None:
@@ -241,14 +241,14 @@ def everyone(name: str, text: str) -> list[str]:
     key = f"{next(_group.numbers)}/{name}"
     board.put(f"said/{key}/{_group.index}", text)
     if _group.index == 0:
-        said: dict[str, str] = {}
+        answers: dict[str, str] = {}
 
         def complete() -> bool:
-            said.update(board.under(f"said/{key}"))
-            return len(said) == _group.count
+            answers.update(board.under(f"said/{key}"))
+            return len(answers) == _group.count
 
         _wait_until(complete)
-        board.put(f"all/{key}", json.dumps([said[str(each)] for each in range(_group.count)]))
+        board.put(f"all/{key}", json.dumps([answers[str(each)] for each in range(_group.count)]))
     return json.loads(_wait_for(board, f"all/{key}"))
 
 

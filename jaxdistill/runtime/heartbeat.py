@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from jaxdistill.errors import ProcessError
 from jaxdistill.runtime.consensus import Agreement
@@ -20,7 +19,7 @@ from jaxdistill.runtime.kv_store import Board
 _SILENCE = 0.7
 """Share of the heartbeat time-out after which a silent process counts as dead."""
 _GRACE_SECONDS = 3.0
-"""For an error that all processes meet: each tells its own, instead of that of another."""
+"""For an error that all processes meet: each reports its error, instead of that of another."""
 
 
 class Watcher:
@@ -45,7 +44,7 @@ class Watcher:
         heartbeat_seconds: float,
         agreements: Sequence[Agreement] = (),
         orphaned: Callable[[], None] = lambda: None,
-        end: Callable[[str], Any] | None = None,
+        end: Callable[[str], object] | None = None,
     ) -> None:
         self._board, self._index, self._hosts = board, index, hosts
         self._patience = _SILENCE * heartbeat_seconds
@@ -160,7 +159,7 @@ def end_process(reason: str) -> None:
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_kept: list[Any] = []
+_kept: list[object] = []
 
 
 def explain_abort(explain: Callable[[], str | None]) -> None:

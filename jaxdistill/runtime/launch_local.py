@@ -140,14 +140,14 @@ def _passing_on(children: Sequence[subprocess.Popen[str]]):
 
 def _wait(children: Sequence[subprocess.Popen[str]], patience: float) -> int:
     """Wait for all; return the first code that is not 0."""
-    code, told = 0, set()
+    code, reported = 0, set()
     deadline: float | None = None
-    while len(told) < len(children):
+    while len(reported) < len(children):
         for index, child in enumerate(children):
             ended = child.poll()
-            if ended is None or index in told:
+            if ended is None or index in reported:
                 continue
-            told.add(index)
+            reported.add(index)
             if ended == 0 or code:
                 continue
             code = ended if ended > 0 else 128 - ended

@@ -21,7 +21,7 @@ def keep_freed_memory() -> str | None:
     heap for that, which hosts of accelerators, with threads by the hundred, are better without:
     where jax may run on one, nothing is done and None returned.
 
-    Call it before jax is imported: threads that have a heap of their own stay with it.
+    Call it before jax is imported: threads that have a separate heap keep it.
     """
     if not _runs_on_cpu():
         return None
@@ -36,7 +36,7 @@ def keep_freed_memory() -> str | None:
 
 
 def _runs_on_cpu() -> bool:
-    """Return whether jax will run on CPU: it is told to, or finds no plugin for anything else."""
+    """Return whether jax will run on CPU: by configuration, or for want of another plugin."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms == "cpu"

@@ -66,14 +66,14 @@ def _receive(
             except TimeoutError:
                 continue
             stack.enter_context(guest)
-            said = _read(guest, min(5.0, max(left, 0.1)))
-            if said is None or said.get("greeting") != _GREETING:
+            message = _read(guest, min(5.0, max(left, 0.1)))
+            if message is None or message.get("greeting") != _GREETING:
                 continue  # Not one of ours: a port scan, or a health check.
-            index, host = int(said["process_id"]), str(said["host"])
+            index, host = int(message["process_id"]), str(message["host"])
             guests.append(guest)
-            if said["processes"] != processes:
+            if message["processes"] != processes:
                 fault = (
-                    f"process {index} (on {host}) was told of {said['processes']} processes, "
+                    f"process {index} (on {host}) was told of {message['processes']} processes, "
                     f"process 0 of {processes}; start all with the same --processes"
                 )
             elif index in hosts:
@@ -106,7 +106,7 @@ def _report(
     coordinator: str, processes: int, process_id: int, seconds: float, deadline: float
 ) -> list[str]:
     host, _, port = coordinator.rpartition(":")
-    said = {
+    message = {
         "greeting": _GREETING,
         "process_id": process_id,
         "processes": processes,
@@ -116,7 +116,7 @@ def _report(
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), min(left, 5.0)) as guest:
-                guest.sendall(json.dumps(said).encode() + b"\n")
+                guest.sendall(json.dumps(message).encode() + b"\n")
                 # Process 0 says at its own deadline who is missing.
                 answer = _read(guest, left + 5.0)
         except OSError as error:

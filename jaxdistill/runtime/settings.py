@@ -1,4 +1,4 @@
-"""What one of several processes has to be told: where they meet, how many they are, which it is."""
+"""What one of several processes has to know: where they meet, how many they are, which it is."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ class ProcessSettings:
 
     @property
     def alone(self) -> bool:
-        """Whether it was said that there is one process."""
+        """Whether it was configured that there is one process."""
         return self.processes == 1
 
     @property
     def explicit(self) -> bool:
-        """Whether everything was said, so that no cluster is asked.
+        """Whether everything was given, so that no cluster is asked.
 
         Raises:
-          ConfigError: only a part was said.
+          ConfigError: only a part was given.
         """
-        said = {
+        values = {
             "--coordinator": self.coordinator,
             "--processes": self.processes,
             "--process-id": self.process_id,
         }
-        missing = [name for name, value in said.items() if value is None]
-        if missing and len(missing) < len(said):
-            given = [name for name in said if name not in missing]
+        missing = [name for name, value in values.items() if value is None]
+        if missing and len(missing) < len(values):
+            given = [name for name in values if name not in missing]
             raise ConfigError(
                 f"{', '.join(given)}: got it without {' and '.join(missing)}, expected all of "
                 "--coordinator HOST:PORT --processes N --process-id I, or none on a cluster"

@@ -33,7 +33,7 @@ class Metric:
       function: `(logits, labels, *, positive) -> float`; `positive` is the label that an F1 is of.
       higher_is_better: the direction in which models improve.
       kind: a `share` of examples is shown in percent and compared in points; a `correlation` lies
-        between -1 and 1, and an `amount` has a unit of its own.
+        between -1 and 1, and an `amount` has a unit.
       decimals: digits after the point, where the metric is no share.
       hits: `(logits, labels) -> bool [N]`, given where the metric is the mean of right answers, so
         that its error is known without resampling.
@@ -47,7 +47,7 @@ class Metric:
     hits: Target | None = None
 
     @property
-    def form(self) -> tuple[Any, ...]:
+    def form(self) -> tuple[bool, Kind, int]:
         """What has to be equal for all metrics of one name."""
         return self.higher_is_better, self.kind, self.decimals
 
@@ -88,7 +88,7 @@ class Task:
       checks: checks of the doctor: `(setup) -> iterator of findings`.
       problem_type: name of the task in a `config.json`; None where the head's architecture says it.
       head: head of the models, as families name it.
-      writes: whether the student can write text, so that it can learn from its own.
+      writes: whether the student can write text, so that it can learn from it.
       documents: whether it reads documents packed into rows, whose labels are their tokens.
       score_step: `(apply) -> step(params, batch, model_state) -> (scores, metrics)`, where scores
         stand for logits; by default the logits are kept.

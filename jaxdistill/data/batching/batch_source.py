@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +54,7 @@ class BatchSource:
 
     steps_per_epoch: int
     shapes: tuple[tuple[int, ...], ...]
-    identity: Mapping[str, Any]
+    identity: Mapping[str, object]
     lengths: np.ndarray
     draws: Callable[[int], Sequence[Draw]]
     assemble: Callable[[int, int, Draw, Part], Batch]
@@ -247,7 +246,7 @@ def _source(
     split: Split,
     counts: Sequence[int],
     shapes: Sequence[tuple[int, int]],
-    identity: Mapping[str, Any],
+    identity: Mapping[str, object],
     draws: Callable[[int], Sequence[Draw]],
     assemble: Callable[[int, int, Draw, Part], Batch],
 ) -> BatchSource:

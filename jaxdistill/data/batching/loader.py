@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator
 
 import grain
 import jax
 
 from jaxdistill.data.batching.batch_source import Batch, BatchInfo, BatchSource
 from jaxdistill.errors import CheckpointError
-from jaxdistill.types import Json
+from jaxdistill.types import Json, Tree
 
 _NAMES = {
     "data": "the data (its files, columns, tokenizer or split)",
@@ -26,14 +25,14 @@ class _Steps:
     """The steps of a run as grain reads them, made and placed in its thread."""
 
     def __init__(
-        self, source: BatchSource, start: int, stop: int, place: Callable[[Batch], Any]
+        self, source: BatchSource, start: int, stop: int, place: Callable[[Batch], Tree]
     ) -> None:
         self._source, self._start, self._stop, self._place = source, start, stop, place
 
     def __len__(self) -> int:
         return max(self._stop - self._start, 0)
 
-    def __getitem__(self, index: int) -> tuple[Any, BatchInfo]:
+    def __getitem__(self, index: int) -> tuple[Tree, BatchInfo]:
         step = self._start + index
         return self._place(self._source[step]), self._source.info(step)
 
@@ -43,7 +42,7 @@ def device_batches(
     start: int,
     stop: int,
     *,
-    place: Callable[[Batch], Any] = jax.device_put,
+    place: Callable[[Batch], Tree] = jax.device_put,
     prefetch: int = 2,
 ) -> Generator[tuple[dict[str, jax.Array], BatchInfo]]:
     """Yield the batches of steps `start … stop - 1`, made and placed `prefetch` steps ahead.
@@ -74,7 +73,7 @@ def position(source: BatchSource, step: int) -> Json:
     return {"step": step, "fingerprint": source.fingerprint, **source.identity}
 
 
-def check_position(saved: Mapping[str, Any], source: BatchSource) -> None:
+def check_position(saved: Json, source: BatchSource) -> None:
     """Check that a saved position means the same batches in `source`.
 
     Raises:

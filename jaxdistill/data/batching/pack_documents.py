@@ -38,7 +38,7 @@ class Pieces:
 def pack_documents(offsets: np.ndarray, capacity: int) -> Pieces:
     """Find rows for documents such that at least 98 % of the tokens are real.
 
-    Documents longer than a row fill rows of their own; what is left of them, and all others, are
+    Documents longer than a row fill whole rows; what is left of them, and all others, are
     put where the least room stays (best fit, longest first: Ding et al. 2024, arXiv 2404.10830).
     Should that leave more than 2 % empty, documents are cut where a row ends instead.
 

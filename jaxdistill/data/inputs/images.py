@@ -72,7 +72,7 @@ def read_images(tables: Mapping[str, Table], source: Source) -> Found:
     """Read and preprocess the images of every split.
 
     Raises:
-      DataError: see `data.reading.images.read_images`.
+      DataError: what `data.reading.images.read_images` refuses.
     """
     chosen = with_options(source.preprocessing or Preprocessing(), source.config)
     pixels, remarks = read_pixels(

@@ -48,7 +48,7 @@ class Found:
       remarks: what was noticed while reading, for the doctor to say.
       tokenizer: folder of the tokenizer that read the texts, None without texts.
       vocabulary: number of the tokenizer's tokens.
-      labels: labels of every split, where inputs bring their own.
+      labels: labels of every split, where inputs bring labels.
       notes: counts worth telling, by `split.name`, where labels are brought, too.
     """
 

@@ -21,22 +21,22 @@ def sizes_of(modality: Modality, inputs: Inputs) -> dict[str, int]:
     length = inputs.buckets(1, 1)[-1]
     batch = inputs.batch(np.zeros(1, np.int64), length)
     sizes: dict[str, int] = dict(inputs.sizes())
-    told = f"modality {modality.name!r}: a batch"
+    where = f"modality {modality.name!r}: a batch"
     if batch.keys() != modality.fields.keys():
         raise ConfigError(
-            f"{told} holds {list(batch)}, expected the fields {list(modality.fields)}"
+            f"{where} holds {list(batch)}, expected the fields {list(modality.fields)}"
         )
     for name, field in modality.fields.items():
         shape, dtype = batch[name].shape[1:], batch[name].dtype.name
         if len(shape) != len(field.axes) or dtype != field.dtype:
             raise ConfigError(
-                f"{told} holds {name} of {dtype} and shape {(1, *shape)}, expected {field.dtype} "
+                f"{where} holds {name} of {dtype} and shape {(1, *shape)}, expected {field.dtype} "
                 f"with the axes {('rows', *field.axes)}"
             )
         for axis, size in zip(field.axes, shape, strict=True):
             if sizes.setdefault(axis, size) != size:
                 raise ConfigError(
-                    f"{told} holds {name} with {axis}={size}, expected {sizes[axis]} as elsewhere"
+                    f"{where} holds {name} with {axis}={size}, expected {sizes[axis]} as elsewhere"
                 )
     return sizes
 

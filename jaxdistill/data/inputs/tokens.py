@@ -162,8 +162,8 @@ def read_tokens(tables: Mapping[str, Table], source: Source) -> Found:
         )
         if found.cut:
             share, limit = 100 * found.cut / len(table), config.max_length
-            told = "%s: %d rows (%.2f %%) cut to data.max_length=%d tokens"
-            _log.info(told, part, found.cut, share, limit)
+            message = "%s: %d rows (%.2f %%) cut to data.max_length=%d tokens"
+            _log.info(message, part, found.cut, share, limit)
     return Found(inputs, tokenizer=folder, vocabulary=len(load_tokenizer(folder)))
 
 

@@ -1,4 +1,4 @@
-"""Chats as a tokenizer's template writes them, and which of it the assistant said."""
+"""Chats as a tokenizer's template writes them, and which of it the assistant wrote."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxdistill.data.reading.messages import ASSISTANT, REASONING, read_messages
+from jaxdistill.data.reading.messages import ASSISTANT, REASONING, Message, read_messages
 from jaxdistill.errors import DataError
 from jaxdistill.types import Json
 
 Span = tuple[int, int]
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Message]
 
 RESERVED = frozenset(
     {"add_generation_prompt", "chat_template", "continue_final_message", "conversation"}
@@ -46,8 +46,8 @@ class Chat:
 
     messages: Messages
     learned: tuple[bool, ...]
-    tools: Sequence[Mapping[str, Any]] | None = None
-    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tools: Sequence[Json] | None = None
+    variables: Mapping[str, object] = dataclasses.field(default_factory=dict)
     where: str = dataclasses.field(default="a chat", compare=False, repr=False)
 
     def content(self) -> Json:
@@ -90,7 +90,7 @@ def check_template(tokenizer: Any, folder: Any) -> None:
 
 
 def render(tokenizer: Any, chat: Chat) -> Written:
-    """Write a chat with the template, and say from where to where the assistant speaks.
+    """Write a chat with the template, and return from where to where the assistant writes.
 
     Where the template marks that itself (`{% generation %}`), its marks hold. Otherwise what it
     puts before a turn to make the model answer is not the assistant's; what it puts after, such as
@@ -190,7 +190,7 @@ def _forms(messages: Messages) -> Iterator[Messages]:
         yield [_formed(message, kind, filled) for message in messages]
 
 
-def _formed(message: Mapping[str, Any], kind: type | None, filled: bool) -> Mapping[str, Any]:
+def _formed(message: Message, kind: type | None, filled: bool) -> Json:
     read = dict(message)
     if filled:
         read.setdefault("content", "")
@@ -202,7 +202,7 @@ def _formed(message: Mapping[str, Any], kind: type | None, filled: bool) -> Mapp
     return read
 
 
-def _with_arguments(function: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
+def _with_arguments(function: Json, kind: type) -> Json:
     given = function.get("arguments")
     if kind is dict and isinstance(given, str):
         try:

@@ -1,4 +1,4 @@
-"""Rows of a table to chats: which columns hold messages, tools and what a template is told."""
+"""Rows of a table to chats: which columns hold messages, tools and variables of the template."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxdistill.data.reading.chat import RESERVED, Chat
 from jaxdistill.data.reading.column_names import CHATS
 from jaxdistill.data.reading.messages import (
     ASSISTANT,
+    Message,
     are_messages,
     parsed,
     read_messages,
@@ -120,38 +121,38 @@ def _chat(table: Table, row: int, columns: Mapping[str, str], beside: Sequence[s
     return Chat(messages, tuple(learned), tools, variables, where)
 
 
-def _pair(given: Mapping[str, Any], where: str, typed: bool) -> tuple[list[Json], list[bool]]:
+def _pair(given: Json, where: str, typed: bool) -> tuple[list[Message], list[bool]]:
     """Return a prompt, none of which is learned, and the answer behind it."""
     answer, prompt, worse = given["answer"], given.get("prompt"), given.get("worse")
     if _blank(answer):
         return [], []
     if isinstance(answer, str) and not are_messages(answer):
-        said, learned = [{"role": ASSISTANT, "content": answer}], [True]
+        reply, learned = [{"role": ASSISTANT, "content": answer}], [True]
     else:
-        said, learned = read_messages(answer, where, typed=typed)
+        reply, learned = read_messages(answer, where, typed=typed)
     if are_messages(worse):
         # Both begin with the prompt, as in sets of preferences that have none of its own.
         other, _ = read_messages(worse, where, typed=typed)
-        for index, (one, two) in enumerate(zip(said[:-1], other, strict=False)):
+        for index, (one, two) in enumerate(zip(reply[:-1], other, strict=False)):
             if one != two:
                 break
             learned[index] = False
     if _blank(prompt):
-        return said, learned
+        return reply, learned
     if isinstance(prompt, str) and not are_messages(prompt):
         asked = [{"role": "user", "content": prompt}]
-        whole = said[0]["role"] != ASSISTANT
+        whole = reply[0]["role"] != ASSISTANT
     else:
         asked, _ = read_messages(prompt, where, typed=typed)
-        whole = said[: len(asked)] == asked
+        whole = reply[: len(asked)] == asked
     if whole:
-        return said, [here and index >= len(asked) for index, here in enumerate(learned)]
-    return [*asked, *said], [*[False] * len(asked), *learned]
+        return reply, [here and index >= len(asked) for index, here in enumerate(learned)]
+    return [*asked, *reply], [*[False] * len(asked), *learned]
 
 
 def _with_system(
-    system: Any, messages: list[Json], learned: list[bool], where: str
-) -> tuple[list[Json], list[bool]]:
+    system: object, messages: list[Message], learned: list[bool], where: str
+) -> tuple[list[Message], list[bool]]:
     if _blank(system):
         return messages, learned
     if not isinstance(system, str):
@@ -167,7 +168,7 @@ def _with_system(
     return messages, learned
 
 
-def _variables(value: Any, where: str, typed: bool) -> Json:
+def _variables(value: object, where: str, typed: bool) -> Json:
     if _blank(value):
         return {}
     try:
@@ -182,7 +183,7 @@ def _variables(value: Any, where: str, typed: bool) -> Json:
     return dict(without_nulls(found) if typed and not isinstance(value, str) else found)
 
 
-def _blank(value: Any) -> bool:
+def _blank(value: object) -> bool:
     return value is None or not (
         len(value) if isinstance(value, list | dict) else str(value).strip()
     )

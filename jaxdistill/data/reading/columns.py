@@ -161,11 +161,11 @@ def remarks_on(table: Table, read: Collection[str]) -> tuple[Remark, ...]:
         found += (Remark("header", f"{table.source}: {table.header_doubt}"),)
     unread = [name for name in table.columns if name not in read and _is_text(table, name)]
     if unread:
-        told = (
+        message = (
             f"{table.source}: the texts in {listed(unread, 8)} are not read, only "
             f"{listed([*read], 8)}; name columns in the configuration to read others"
         )
-        found += (Remark("unread columns", told),)
+        found += (Remark("unread columns", message),)
     return found
 
 

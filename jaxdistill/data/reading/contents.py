@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.column_names import (
     ANSWERED,
@@ -19,7 +17,7 @@ from jaxdistill.data.reading.column_names import (
     WEAKER_TEXTS,
     by_usual_name,
 )
-from jaxdistill.data.reading.table import Table
+from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError, did_you_mean
 
 Kind = Literal["texts", "chats", "pairs"]
@@ -38,7 +36,7 @@ class Content:
     """
 
     kind: Kind
-    values: Sequence[Any] | np.ndarray
+    values: Cells
     columns: tuple[str, ...]
 
 

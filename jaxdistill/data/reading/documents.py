@@ -174,7 +174,7 @@ def _documents(table: Table, config: DataConfig) -> Documents:
     if columns is not None:
         return _found(table, chats_of(table, config) or [], "chats", columns)
     given = find_content(table, config)
-    items: list[Any] = []
+    items: list[object] = []
     for row, value in enumerate(given.values):
         if not (value is None or isinstance(value, KINDS[given.kind])):
             raise DataError(
@@ -187,7 +187,7 @@ def _documents(table: Table, config: DataConfig) -> Documents:
     return _found(table, items, given.kind, given.columns)
 
 
-def _found(table: Table, items: list[Any], kind: Kind, columns: Sequence[str]) -> Documents:
+def _found(table: Table, items: Sequence[object], kind: Kind, columns: Sequence[str]) -> Documents:
     if not items:
         raise DataError(f"{table.source}: got no documents with anything in them")
     return Documents(

@@ -232,11 +232,11 @@ def _by_split(
     remarks: tuple[Remark, ...] = ()
     if rest:
         names = [file.relative_to(folder).as_posix() for file in rest]
-        told = (
+        message = (
             f"{len(rest):,} of {len(files) + len(rest) - len(unnamed):,} files in {folder} are not "
             f"read: {listed(names)}; name files by a pattern or a list to read others"
         )
-        remarks = (Remark("unread files", told),)
+        remarks = (Remark("unread files", message),)
     parts = {part: named[part] for part in PARTS if part in named}
     if len(parts) > 1:
         counts = ", ".join(f"{part} {len(found):,}" for part, found in parts.items())

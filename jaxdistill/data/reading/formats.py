@@ -101,7 +101,7 @@ def read_file(
 
 
 def has_part(path: Path, part: str) -> bool:
-    """Say whether an NPZ file holds arrays of its own for `part` (`x_test`, …)."""
+    """Return whether an NPZ file holds separate arrays for `part` (`x_test`, …)."""
     try:
         with np.load(io.BytesIO(read_content(path)), allow_pickle=False) as arrays:
             return any(f"x_{name}" in arrays.files for name in NPZ_PARTS[part])

@@ -120,24 +120,26 @@ def _nothing(path: Path, part: str, beside: list[Path], left: Counter[str]) -> s
     expected = f"expected {path.name}/<label>/*{{{','.join(sorted(SUFFIXES))}}}"
     lists = [file for file in beside if file.suffix.lower() in (".csv", ".jsonl", ".parquet")]
     pictures = [file for file in beside if file.suffix.lower() in SUFFIXES]
-    told = f"data.{part}: got no images in folders of {path}, {expected}"
+    message = f"data.{part}: got no images in folders of {path}, {expected}"
     if lists and pictures:
-        told += f"; for a list of files and labels set data.{part}={lists[0]} and data.image"
+        message += f"; for a list of files and labels set data.{part}={lists[0]} and data.image"
     elif pictures:
-        told += f"; {len(pictures):,} images lie beside, move them into a folder per label"
+        message += f"; {len(pictures):,} images lie beside, move them into a folder per label"
     elif left:
-        told += f"; left out: {_counted(left)}"
-    return told
+        message += f"; left out: {_counted(left)}"
+    return message
 
 
 def _remarks(path: Path, left: Counter[str], bare: dict[str, Counter[str]]) -> tuple[Remark, ...]:
     found = []
     if left:
-        told = f"{sum(left.values()):,} files of {path} are not read: {_counted(left)}"
-        found.append(Remark("image files", told))
+        message = f"{sum(left.values()):,} files of {path} are not read: {_counted(left)}"
+        found.append(Remark("image files", message))
     if bare:
-        told = f"{len(bare):,} classes of {path} have no images: {', '.join(list(bare)[:_SHOWN])}"
-        found.append(Remark("image files", told))
+        message = (
+            f"{len(bare):,} classes of {path} have no images: {', '.join(list(bare)[:_SHOWN])}"
+        )
+        found.append(Remark("image files", message))
     return tuple(found)
 
 

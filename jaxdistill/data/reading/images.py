@@ -45,7 +45,7 @@ def read_images(
 
     Raises:
       DataError: an image is damaged, sizes differ and nothing resizes them, which number is white
-        cannot be told, or the normalization does not fit the channels.
+        cannot be determined, or the normalization does not fit the channels.
     """
     arrays = {part: as_array(table.columns[column], table) for part, table in tables.items()}
     numbers = {part: array for part, array in arrays.items() if array is not None}
@@ -132,18 +132,18 @@ def _oddities(pixels: Mapping[str, np.ndarray], source: str) -> tuple[Remark, ..
         blank += int((least == most).sum())
         count += len(array)
     if low >= 0 and high < _DARK:
-        told = (
+        message = (
             f"the brightest pixel of {source} has {high:.4f} of white, so images hardly differ; "
             "if white is another number (4095 of cameras with 12 bits), say it as data.image_max, "
             "or set data.image_mean and data.image_std"
         )
-        remarks.append(Remark("images", told))
+        remarks.append(Remark("images", message))
     if blank > _BLANK_SHARE * count:
-        told = (
+        message = (
             f"{blank:,} of {count:,} images of {source} are of one colour throughout, so nothing "
             "can be seen in them; look at how the files were written"
         )
-        remarks.append(Remark("images", told))
+        remarks.append(Remark("images", message))
     return tuple(remarks)
 
 

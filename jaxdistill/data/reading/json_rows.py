@@ -88,11 +88,11 @@ def _whole(text: str, source: str) -> Table:
     return Table(_by_column(found), source, remarks=remarks)
 
 
-def _is_rows(value: Any) -> bool:
+def _is_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _columns_of(value: Json) -> dict[str, list[Any]] | None:
+def _columns_of(value: Json) -> dict[str, list[object]] | None:
     """Return the columns of an object of columns by row number, as pandas writes it."""
     parts = list(value.values())
     if not parts or not all(isinstance(part, dict) for part in parts):
@@ -103,7 +103,7 @@ def _columns_of(value: Json) -> dict[str, list[Any]] | None:
     return {name: list(part.values()) for name, part in value.items()}
 
 
-def _by_column(rows: Sequence[Json]) -> dict[str, list[Any]]:
+def _by_column(rows: Sequence[Json]) -> dict[str, list[object]]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxdistill.errors import DataError
 from jaxdistill.types import Json
@@ -35,7 +35,7 @@ _FLAGS = ("train", "training", "trainable", "loss")
 
 
 def read_messages(
-    value: Any, where: str, *, typed: bool = False
+    value: object, where: str, *, typed: bool = False
 ) -> tuple[list[Message], list[bool]]:
     """Return the messages of a chat, and which of them are learned from.
 
@@ -64,7 +64,7 @@ def read_messages(
     return messages, learned
 
 
-def are_messages(value: Any) -> bool:
+def are_messages(value: object) -> bool:
     """Return whether a value looks like a list of messages, or JSON of one."""
     try:
         found = _listed(value, "")
@@ -77,7 +77,7 @@ def are_messages(value: Any) -> bool:
     )
 
 
-def parsed(value: Any) -> Any:
+def parsed(value: object) -> Any:
     """Return what JSON (or a Python literal, as pandas writes lists) in a text stands for.
 
     Raises:
@@ -95,7 +95,7 @@ def parsed(value: Any) -> Any:
         raise ValueError("neither JSON nor a literal") from None
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: object) -> Any:
     """Return records without the keys whose value is None, at every depth."""
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
@@ -138,7 +138,7 @@ def read_tools(
     return whole
 
 
-def _json(value: Any, where: str, name: str) -> Any:
+def _json(value: object, where: str, name: str) -> Any:
     try:
         return parsed(value)
     except ValueError:
@@ -147,7 +147,7 @@ def _json(value: Any, where: str, name: str) -> Any:
         ) from None
 
 
-def _listed(value: Any, where: str) -> list[Any]:
+def _listed(value: object, where: str) -> list[Any]:
     """Return a list of messages out of the ways in which a cell holds one."""
     found = value
     if isinstance(found, str):
@@ -169,7 +169,7 @@ def _listed(value: Any, where: str) -> list[Any]:
     return found
 
 
-def _message(message: Mapping[str, Any], where: str, typed: bool) -> tuple[Message, bool]:
+def _message(message: Mapping[str, object], where: str, typed: bool) -> tuple[Message, bool]:
     given = {key: value for key, value in message.items() if value is not None}
     role = given.pop("role", None) or given.pop("from", None)
     given.pop("from", None)
@@ -211,7 +211,7 @@ def _weight(given: Json, where: str) -> bool:
     return learned and bool(weight)
 
 
-def _joined(parts: Sequence[Any], where: str) -> tuple[str, str]:
+def _joined(parts: Sequence[object], where: str) -> tuple[str, str]:
     """Return the text of parts, one behind the other as templates write them, and the thoughts."""
     texts, thoughts = [], []
     for part in parts:
@@ -253,7 +253,7 @@ def _calls(value: Any, where: str, typed: bool) -> list[Json]:
     return whole
 
 
-def _function(function: Mapping[str, Any]) -> Json:
+def _function(function: Mapping[str, object]) -> Json:
     return {"type": "function", "function": dict(function)}
 
 
@@ -268,7 +268,7 @@ def _renewed(message: Message) -> Message:
     return read
 
 
-def _refuse(where: str, message: Any) -> Any:
+def _refuse(where: str, message: object) -> NoReturn:
     raise DataError(
         f"{where}: got the message {str(message)[:60]!r}, expected a role and a content, both text"
     )

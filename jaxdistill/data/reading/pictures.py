@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxdistill.data.reading.preprocessing import Preprocessing
-from jaxdistill.data.reading.table import Remark, Table
+from jaxdistill.data.reading.table import Cells, Remark, Table
 from jaxdistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ WHITE = {"uint8": 255.0, "uint16": 65535.0}
 _SIXTEEN_BITS = ("PNG", "PPM")  # what Pillow opens as 32 bits of these is 16 bits wide
 _GREY = ("1", "L", "LA", "La")
 _SEVERAL, _CLEAR, _DEEP, _COLOUR = "frames", "transparency", "sixteen bits", "colour"
-_TOLD = {
+_FAULTS = {
     _SEVERAL: "have several frames or pages, of which the first is read; split the others off, or "
     "ignore this",
     _CLEAR: "have transparent pixels and are laid on white; transformers' pipelines drop the "
@@ -53,7 +53,7 @@ class Pictures:
 
 
 def read_pictures(
-    values: Sequence[Any] | np.ndarray,
+    values: Cells,
     table: Table,
     preprocessing: Preprocessing,
     *,
@@ -87,8 +87,8 @@ def read_pictures(
             flat = _flat(picture, found, channels, white)
             return np.asarray(fitted(flat, preprocessing)), found, ""
         except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            told = str(error).splitlines() or [type(error).__name__]
-            return None, found, told[0] or type(error).__name__
+            lines = str(error).splitlines() or [type(error).__name__]
+            return None, found, lines[0] or type(error).__name__
 
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(one, range(len(values))))
@@ -112,10 +112,10 @@ def remarks_on(pictures: Sequence[Pictures], source: str) -> tuple[Remark, ...]:
     """Tell how many images of a data set are odd, and which is the first."""
     count = sum(len(part.pixels) for part in pictures)
     found = []
-    for what, told in _TOLD.items():
+    for what, problem in _FAULTS.items():
         names = [name for part in pictures for name in part.odd.get(what, ())]
         if names:
-            shown = f"{len(names):,} of {count:,} images of {source} {told} (such as {names[0]})"
+            shown = f"{len(names):,} of {count:,} images of {source} {problem} (such as {names[0]})"
             found.append(Remark("images", shown))
     return tuple(found)
 
@@ -139,13 +139,13 @@ def fitted(picture: Image, preprocessing: Preprocessing) -> Image:
     return picture
 
 
-def name_of(value: Any, table: Table, row: int) -> str:
+def name_of(value: object, table: Table, row: int) -> str:
     """Say which image is meant: its file, else its row."""
     return str(value) if isinstance(value, Path) else table.at(row)
 
 
 def _opened(
-    value: Any, formats: tuple[str, ...], places: tuple[Path, ...], found: list[str]
+    value: object, formats: tuple[str, ...], places: tuple[Path, ...], found: list[str]
 ) -> Image:
     """Open an image upright; the format stays known."""
     from PIL import Image, ImageOps
@@ -213,9 +213,7 @@ def _flat(picture: Image, found: list[str], channels: int | None, white: float |
     return picture.convert("L" if mode in _GREY else "RGB")
 
 
-def _check_sizes(
-    shapes: list[tuple[int, ...]], values: Sequence[Any] | np.ndarray, table: Table
-) -> None:
+def _check_sizes(shapes: list[tuple[int, ...]], values: Cells, table: Table) -> None:
     counts = Counter(shapes)
     if len(counts) < 2:
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxdistill.data.reading.pictures import fitted
 from jaxdistill.data.reading.preprocessing import Preprocessing
-from jaxdistill.data.reading.table import Remark, Table
+from jaxdistill.data.reading.table import Cells, Remark, Table
 from jaxdistill.errors import DataError
 
 _CHANNELS = (1, 3, 4)
@@ -17,7 +16,7 @@ _TOLERANCE = 1e-3
 _EIGHT_BITS_FROM = 128  # fractions beyond it are pixels of 0 to 255; below it they may be anything
 
 
-def as_array(values: Sequence[Any] | np.ndarray, table: Table) -> np.ndarray | None:
+def as_array(values: Cells, table: Table) -> np.ndarray | None:
     """Return a column of pixels as `[N, H, W, C]`, or None where it holds files or pictures.
 
     Channels first (`[N, C, H, W]`, as torch has them) become channels last.
@@ -73,12 +72,12 @@ def white_of(
         return 1.0, ()
     if all(kind.kind == "f" for kind in types):
         if low < -_TOLERANCE:
-            told = (
+            message = (
                 f"pixels of {source} lie between {low:g} and {high:g}: they are taken as "
                 "normalized already, which an exported image processor cannot say; keep pixels of "
                 "0 to 1 and set data.image_mean and data.image_std for that"
             )
-            return 1.0, (Remark("images", told),)
+            return 1.0, (Remark("images", message),)
         if high <= 1 + _TOLERANCE:
             return 1.0, ()
         if _EIGHT_BITS_FROM <= high <= 255:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,7 @@ def _kind(name: str | None, model_type: str, path: Path) -> str:
     return kind
 
 
-def _read(values: Mapping[str, Any], kind: str, path: str) -> Preprocessing:
+def _read(values: Json, kind: str, path: str) -> Preprocessing:
     size: tuple[int, int] | int | None = None
     crop: tuple[int, int] | None = None
     if values["do_resize"]:
@@ -294,7 +294,7 @@ def _spread(values: tuple[float, ...]) -> tuple[float, ...] | float:
     return values[0] if len(set(values)) == 1 else values
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "none"
     return str(list(value) if isinstance(value, tuple) else value)

@@ -57,7 +57,7 @@ def read_text(content: bytes, source: str, encoding: str | None = None) -> str:
       encoding: what it is written in; found out where None.
 
     Raises:
-      DataError: it is not written in the `encoding` given, or none is and it cannot be told.
+      DataError: it is not written in the `encoding` given, or none is and it cannot be determined.
     """
     if encoding is not None:
         try:

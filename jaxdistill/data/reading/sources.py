@@ -52,7 +52,7 @@ def read_sources(config: DataConfig) -> Sources:
 
 
 def read_source(source: Source) -> dict[str, Table]:
-    """Read what is told by a name alone, by split.
+    """Read what a name alone stands for, by split.
 
     Raises:
       DataError: it is no mapping of splits to columns of equal length.
@@ -65,7 +65,7 @@ def read_source(source: Source) -> dict[str, Table]:
     return {part: _table(source, part, columns) for part, columns in found.items()}
 
 
-def _table(source: Source, part: str, columns: Any) -> Table:
+def _table(source: Source, part: str, columns: object) -> Table:
     if isinstance(columns, Table):
         return columns
     where = f"{source.name}:{part}"
@@ -124,12 +124,12 @@ def _texts(found: Found, encoding: str | None) -> Table:
         files.append(file)
     remarks: tuple[Remark, ...] = ()
     if left_out:
-        told = (
+        message = (
             f"{len(left_out):,} of {len(found.files):,} files in {found.source} are not text in "
             f"UTF-8 and not read: {listed(left_out)}; if they are text set data.encoding, such as "
             "latin-1"
         )
-        remarks = (Remark("unread files", told),)
+        remarks = (Remark("unread files", message),)
     columns: dict[str, list[str]] = {"text": texts}
     if found.kind == "class_texts":
         columns["label"] = [file.parent.name for file in files]

@@ -10,6 +10,9 @@ import numpy as np
 
 from jaxdistill.errors import DataError
 
+Cells = Sequence[Any] | np.ndarray
+"""The values of a column, one for each row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Remark:
@@ -39,7 +42,7 @@ class Table:
       header_doubt: why the first row looks like data instead of names, or nothing.
     """
 
-    columns: Mapping[str, Sequence[Any] | np.ndarray]
+    columns: Mapping[str, Cells]
     source: str
     numbers: np.ndarray | None = None
     unit: str = "row"
@@ -96,11 +99,11 @@ def concatenate(tables: Sequence[Table], source: str, *, optional: bool = False)
     for name in names:
         lacking = [table.source for table in tables if name not in table.columns]
         if lacking:
-            told = (
+            message = (
                 f"{len(lacking)} of {len(tables)} files of {source} have no column {name!r}, so "
                 f"their rows have nothing there: {listed(lacking)}"
             )
-            remarks += (Remark("columns", told),)
+            remarks += (Remark("columns", message),)
     return Table(
         columns={name: _joined([_cells(table, name) for table in tables]) for name in names},
         source=source,
@@ -123,18 +126,18 @@ def _numbers(table: Table) -> np.ndarray:
     return np.arange(1, len(table) + 1) if table.numbers is None else table.numbers
 
 
-def _cells(table: Table, name: str) -> Sequence[Any] | np.ndarray:
+def _cells(table: Table, name: str) -> Cells:
     return table.columns[name] if name in table.columns else [None] * len(table)
 
 
-def _joined(parts: Sequence[Sequence[Any] | np.ndarray]) -> Sequence[Any] | np.ndarray:
+def _joined(parts: Sequence[Cells]) -> Cells:
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts) and len({part.shape[1:] for part in arrays}) == 1:
         return np.concatenate(arrays)
     return [value for part in parts for value in part]
 
 
-def _take(values: Sequence[Any] | np.ndarray, rows: np.ndarray) -> Sequence[Any] | np.ndarray:
+def _take(values: Cells, rows: np.ndarray) -> Cells:
     if isinstance(values, np.ndarray):
         return values[rows]
     return [values[row] for row in rows.tolist()]

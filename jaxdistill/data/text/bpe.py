@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.config.schema import TokenizerConfig
 from jaxdistill.data.text.tokenize import framed
@@ -109,7 +108,7 @@ def trained_tokenizer(
     """
     from importlib.metadata import version
 
-    made_by: list[Any] = [_VERSION, vocabulary, version("tokenizers")]
+    made_by: list[object] = [_VERSION, vocabulary, version("tokenizers")]
     if specials != LANGUAGE:
         made_by.append(dataclasses.astuple(specials))
     digest = hash_bytes(json.dumps(made_by).encode(), framed(texts))

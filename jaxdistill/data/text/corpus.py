@@ -16,6 +16,7 @@ from jaxdistill.data.reading.chat import FAULTS, Chat, Span, chat_of, check_temp
 from jaxdistill.data.reading.documents import Documents
 from jaxdistill.data.text.tokenize import cache_key, load_arrays, load_tokenizer, save_arrays
 from jaxdistill.errors import DataError
+from jaxdistill.types import Json
 
 _VERSION = 2
 _CHUNK = 512
@@ -53,7 +54,7 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
 
     Raises:
       DataError: no usable tokenizer in `folder`, no chat template for chats, or no chat in which
-        the assistant speaks.
+        the assistant writes.
     """
     items = documents.items
     texts: Sequence[str] = items
@@ -91,7 +92,7 @@ def tokenize_documents(documents: Documents, *, folder: Path, cache_dir: Path | 
     return corpus
 
 
-def read_back(line: Mapping[str, Any], tokenizer: Any) -> list[list[int]]:
+def read_back(line: Json, tokenizer: Any) -> list[list[int]]:
     """Return the tokens that a row is read as: a text (`text`), a prompt and its `completion`, or a
     chat (`messages`, …).
 
@@ -132,17 +133,17 @@ def _tokenize_texts(
             own = _sizes(
                 text, encoded["offset_mapping"][number] if tokenizer.is_fast else None, row
             )
-            said = np.ones(len(row), bool)
+            mask = np.ones(len(row), bool)
             if begins is not None:
                 places = np.asarray(encoded["offset_mapping"][number], np.int64).reshape(-1, 2)
                 # All that follows is learned, too: the end stands nowhere in the text.
-                said = np.logical_or.accumulate(places[:, 0] >= begins[at + number])
+                mask = np.logical_or.accumulate(places[:, 0] >= begins[at + number])
             if start is not None and (not row or row[0] != start):
                 row, own = [start, *row], np.concatenate([[0], own])
-                said = np.concatenate([[False], said])
+                mask = np.concatenate([[False], mask])
             if end is not None and (len(row) < 2 or row[-1] != end):
                 row, own = [*row, end], np.concatenate([own, [0]])
-                said = np.concatenate([said, [True]])
+                mask = np.concatenate([mask, [True]])
             if not row:
                 continue
             # What the tokenizer drops at the end still has to be read from somewhere.
@@ -150,7 +151,7 @@ def _tokenize_texts(
             ids.append(np.asarray(row, np.int32))
             sizes.append(own.astype(np.int32))
             lengths.append(len(row))
-            learns.append(said)
+            learns.append(mask)
     whole, learned = np.concatenate(ids), np.concatenate(learns)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     learned[offsets[:-1]] = False
@@ -171,13 +172,13 @@ def _tokenize_chats(chats: Sequence[Chat], tokenizer: Any, folder: Path, source:
             heard = False
             for text, spans in chat.texts:
                 row, places = next(rows)
-                said = _said(places, spans)
-                if not said.any():
+                mask = _within(places, spans)
+                if not mask.any():
                     continue
                 heard = True
                 ids.append(np.asarray(row, np.int32))
                 sizes.append(_sizes(text, places, row).astype(np.int32))
-                learned.append(said)
+                learned.append(mask)
             silent += not heard
             faults.update(chat.faults if heard else ())
     if not ids:
@@ -206,14 +207,14 @@ def _check_places(tokenizer: Any, folder: Path, what: str) -> None:
         )
 
 
-def _said(places: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
+def _within(places: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
     """Return which tokens begin inside of the spans, bool [T]; never the first."""
     first, last = np.asarray(places, np.int64).reshape(-1, 2).T  # [T]
-    said = np.zeros(len(first), bool)
+    mask = np.zeros(len(first), bool)
     for start, stop in spans:
-        said |= (first >= start) & (first < stop) & (last > first)
-    said[:1] = False
-    return said
+        mask |= (first >= start) & (first < stop) & (last > first)
+    mask[:1] = False
+    return mask
 
 
 def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> Any:

@@ -16,7 +16,7 @@ _GENERATION = "generation_config.json"
 
 
 def end_ids(tokenizer: Any, folders: Iterable[Path | None]) -> tuple[int, ...]:
-    """Return the tokens that end a text or a turn, each once, the tokenizer's own first.
+    """Return the tokens that end a text or a turn, each once, the tokenizer's first.
 
     A folder names them in `generation_config.json`, or in `config.json` where it has none, as
     transformers reads them; chat models often have two, one for a turn and one for a text.
@@ -68,11 +68,11 @@ def generation_config(tokenizer: Any, ends: Iterable[int], origins: Iterable[Pat
     return settings
 
 
-def _known(value: Any, size: int) -> bool:
+def _known(value: object, size: int) -> bool:
     return isinstance(value, int) and 0 <= value < size
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     found = value if isinstance(value, list) else [value]
     return [item for item in found if isinstance(item, int) and not isinstance(item, bool)]
 
@@ -103,6 +103,6 @@ def generation_config_of(config: Config, dataset: Dataset) -> Json:
 
 
 def _origins(config: Config) -> list[Path]:
-    """Return the folders that models are made from, the student's own first."""
+    """Return the folders that models are made from, the student's first."""
     models = (config.student.model, config.teacher.model)
     return [Path(model) for model in models if isinstance(model, str)]

@@ -7,7 +7,6 @@ student's logits and of arrays beside them, such as a cached part of the teacher
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +22,14 @@ from jaxdistill.types import Tree
 
 _CHUNK_BYTES = 480 * 2**20  # the logits of a chunk, what a loss makes of them, and their gradient
 
-TokenLoss = Callable[[jax.Array, Any], jax.Array]
+TokenLoss = Callable[[jax.Array, Tree], jax.Array]
 """From logits `[B, C, V]` and the arguments' columns `[B, C, ...]` to values `[B, C]`."""
 
 
 def chunked_loss(
     student: Projection,
     terms: Mapping[str, tuple[TokenLoss, ArrayLike]],
-    arguments: Any,
+    arguments: Tree,
     where: jax.Array,
     *,
     vocabulary: int | None = None,

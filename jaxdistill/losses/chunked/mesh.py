@@ -1,11 +1,10 @@
-"""Any token losses in chunks on a mesh: each device scans its own tokens."""
+"""Any token losses in chunks on a mesh: each device scans its tokens."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,14 @@ from jaxdistill.losses.chunked.api import TokenLoss, chunked_loss
 from jaxdistill.losses.fused.api import FusedLoss
 from jaxdistill.losses.fused.mesh import check_tokens, gathered, gathered_axis
 from jaxdistill.losses.head import Projection
+from jaxdistill.types import Tree
 
 
 def chunked_loss_on_mesh(
     mesh: Mesh,
     student: Projection,
     terms: Mapping[str, tuple[TokenLoss, ArrayLike]],
-    arguments: Any,
+    arguments: Tree,
     where: jax.Array,
     *,
     vocabulary: int | None = None,
@@ -33,7 +33,7 @@ def chunked_loss_on_mesh(
     length_axes: tuple[str, ...] = ("sequence", "tensor"),
     depth_axis: str = "fsdp",
 ) -> FusedLoss:
-    """Compute `chunked_loss` of global arrays under `jit`, each device its own tokens.
+    """Compute `chunked_loss` of global arrays under `jit`, each device its tokens.
 
     The head is gathered once, before the scan, and its gradient is scattered once, after it. A loss
     here may need all classes of a token at once, so that the axis that shards the vocabulary
@@ -41,7 +41,8 @@ def chunked_loss_on_mesh(
 
     Args:
       mesh: axes named below that it lacks are left out.
-      student, terms, arguments, where, vocabulary, columns: as `chunked_loss`, global.
+      student, terms, arguments, where, vocabulary, columns: arguments of `chunked_loss`, with
+        global arrays.
       token_axes: shard the first axis of hidden states, arguments and `where`.
       length_axes: shard their second one, where they divide it.
       depth_axis: one of the `token_axes`; shards the width of the head where it divides it.
@@ -70,7 +71,9 @@ def chunked_loss_on_mesh(
     )
     factors = {name: jnp.asarray(weight) for name, (_, weight) in terms.items()}
 
-    def local(student: Projection, factors: dict[str, jax.Array], arguments: Any, where: jax.Array):
+    def local(
+        student: Projection, factors: dict[str, jax.Array], arguments: Tree, where: jax.Array
+    ):
         found = chunked_loss(
             gathered(student, depth, everywhere),
             {name: (loss, factors[name]) for name, (loss, _) in terms.items()},

@@ -55,7 +55,7 @@ class Operands(NamedTuple):
       labels: `[N]` int32 or None.
       where: `[N]`, the weight of each token; one of weight 0 is never looked at.
       temperatures: scalars; None is 1.
-      weights: of the terms in the mix, scalars.
+      weights: weights of the terms in the mix, scalars.
       betas: one per term, scalars.
     """
 
@@ -235,7 +235,7 @@ def _sum_over_shards(plan: Plan, tree: Tree) -> Tree:
 
 
 def varying_axes(x: jax.Array) -> frozenset[str]:
-    """The mesh axes over which `x` varies inside `shard_map`; newer and older jax name it apart."""
+    """The mesh axes over which `x` varies inside `shard_map`, under the name of this jax."""
     kind = jax.typeof(x)
     return getattr(getattr(kind, "manual_axis_type", kind), "varying", None) or getattr(
         kind, "vma", frozenset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.losses.fused.api import FusedLoss, FusedTerm, fused_loss
 from jaxdistill.losses.fused.chunk import vary
 from jaxdistill.losses.head import Projection
+from jaxdistill.types import Tree
 
 
 def fused_loss_on_mesh(
@@ -36,18 +36,18 @@ def fused_loss_on_mesh(
     depth_axis: str = "fsdp",
     vocabulary_axis: str = "tensor",
 ) -> FusedLoss:
-    """Compute `fused_loss` of global arrays under `jit`, each device its own tokens and classes.
+    """Compute `fused_loss` of global arrays under `jit`, each device its tokens and classes.
 
-    Left to the compiler, a scan over sharded tokens would gather them. Here a device scans its own
-    tokens against its own columns of the heads. A head sharded over `depth_axis` is gathered once,
+    Left to the compiler, a scan over sharded tokens would gather them. Here a device scans its
+    tokens against its columns of the heads. A head sharded over `depth_axis` is gathered once,
     before the scan, and its gradient is scattered once, after it. Inside the scan only sums of
     `[chunk]` cross `vocabulary_axis`.
 
     Args:
       mesh: axes named below that it lacks are left out.
-      student, teacher, terms, labels, where, vocabulary, low_memory: as `fused_loss`, global.
-        Heads whose columns differ in number, or do not divide over the vocabulary's axis, are
-        padded.
+      student, teacher, terms, labels, where, vocabulary, low_memory: arguments of `fused_loss`,
+        with global arrays. Heads whose columns differ in number, or do not divide over the
+        vocabulary's axis, are padded.
       chunk: tokens per step on each device.
       token_axes: shard the first axis of hidden states, labels and `where`.
       length_axis: shards their second one, where it divides that.
@@ -101,7 +101,7 @@ def fused_loss_on_mesh(
     tokens = {name: jnp.asarray(x) for name, x in tokens.items() if x is not None}
     traced = {name: _arrays(term) for name, term in terms.items()}
 
-    def local(sides: dict[str, Projection], tokens: dict[str, Any], traced: dict[str, Any]):
+    def local(sides: dict[str, Projection], tokens: dict[str, Tree], traced: dict[str, Tree]):
         whole = {}
         for name, side in sides.items():
             whole[name] = gathered(side, depth_of(side), summed_over)
@@ -142,7 +142,7 @@ def gathered_axis(mesh: Mesh, side: Projection, axis: str, over: tuple[str, ...]
     """Return the axis over which a head is sharded by width until it is used, or None.
 
     Args:
-      axis: of the mesh.
+      axis: mesh axis that may shard the head.
       over: axes that shard tokens; any other does not shard heads by width.
     """
     return axis if axis in over and side.hidden.shape[-1] % mesh.shape[axis] == 0 else None
@@ -152,9 +152,9 @@ def gathered(side: Projection, axis: str | None, tokens: tuple[str, ...]) -> Pro
     """Gather a head's width inside `shard_map`.
 
     Args:
-      axis: that shards it, or None.
+      axis: mesh axis that shards the width, or None.
       tokens: axes that shard tokens, over which its gradient is summed. Marked before the head is
-        gathered, it is scattered first and each device sums its own part.
+        gathered, it is scattered first and each device sums its part.
     """
     weights = vary(side.weights, frozenset(tokens))
     if axis is not None:

@@ -39,10 +39,10 @@ class Rule(NamedTuple):
     """One divergence: `value = sum_c summands[0]` and `d value / d (logit / T)` from all the sums.
 
     Attributes:
-      summands: of a block, arrays `[N, V]` (or `[N, 1]`, sums of the block) to be summed over all
+      summands: arrays `[N, V]` of a block (or `[N, 1]`, sums of the block) to be summed over all
         classes.
-      slope: of a block and the sums `[N, 1]` of all its summands, `[N, V]`.
-      power: of the temperature that multiplies the value.
+      slope: slopes `[N, V]`, from a block and the sums `[N, 1]` of all its summands.
+      power: power of the temperature that multiplies the value.
     """
 
     summands: Callable[[Row], tuple[jax.Array, ...]]

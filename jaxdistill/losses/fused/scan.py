@@ -124,6 +124,7 @@ def _scan(plan: Plan, operands: Operands, *, hidden_gradient: bool, head_gradien
             )
         return (totals, hidden, head, statistics), None
 
+    # Sums over classes are reduced over the axis that splits the classes.
     reduced = plan.varying - {plan.axis_name}
     statistics = None
     if statistics_later:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdistill.errors import ModelError
-from jaxdistill.models.family import Options
+from jaxdistill.models.family import FamilyConfig, Options
 from jaxdistill.models.layers.basic import Embedding, Pool, along_last, split_rng
 from jaxdistill.models.layers.encoder_layer import check_taps, encode
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead, Pooler
@@ -20,7 +20,7 @@ from jaxdistill.models.outputs import Outputs
 Batch = Mapping[str, jax.Array]
 
 
-def check_config(name: str, config: Any, *, width: int, heads: int) -> None:
+def check_config(name: str, config: FamilyConfig, *, width: int, heads: int) -> None:
     """Raise ModelError where a text config holds what cannot be built."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

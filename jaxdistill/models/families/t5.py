@@ -1,4 +1,4 @@
-"""T5, v1.0 and v1.1: configs, names, and how a head is told to be tied."""
+"""T5, v1.0 and v1.1: configs, names, and how a tied head is recognized."""
 
 from __future__ import annotations
 

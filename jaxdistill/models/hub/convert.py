@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,9 @@ from jaxdistill.errors import ModelError
 from jaxdistill.files.model_folder import TEMPLATES, Stored, some
 from jaxdistill.files.safetensors_stream import Pending, aligned, all_finite
 from jaxdistill.files.sentence_folder import encoder_folder
-from jaxdistill.models.family import Family, Model, Options
+from jaxdistill.models.family import Family, FamilyConfig, Model, Options
 from jaxdistill.models.hub.rules import Rule, flatten
-from jaxdistill.types import Json
+from jaxdistill.types import Json, Tree
 
 log = logging.getLogger("jaxdistill")
 
@@ -50,7 +49,7 @@ _OF_A_FORMER_HEAD = (
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
-def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, Any]) -> dict:
+def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, object]) -> dict:
     """Map the stored names to those of the rules: old endings renamed, a missing prefix added."""
     exact = {rule.theirs for rule in rules if not rule.stacked}
     numbered = [re.compile(_pattern(rule.theirs)) for rule in rules if rule.stacked]
@@ -70,7 +69,7 @@ def canonical_names(family: Family, rules: Sequence[Rule], stored: Mapping[str, 
     return names
 
 
-def count_known(family: Family, rules: Sequence[Rule], stored: Mapping[str, Any]) -> int:
+def count_known(family: Family, rules: Sequence[Rule], stored: Mapping[str, object]) -> int:
     """Return how many of the stored names are those of the rules."""
     exact = {rule.theirs for rule in rules if not rule.stacked}
     numbered = [re.compile(_pattern(rule.theirs)) for rule in rules if rule.stacked]
@@ -89,10 +88,10 @@ def _ignored(family: Family, name: str, head: str | None) -> bool:
 
 def import_tensors(
     family: Family,
-    config: Any,
+    config: FamilyConfig,
     options: Options,
     stored: Mapping[str, Stored],
-    shapes: Mapping[str, Any],
+    shapes: Mapping[str, Tree],
     *,
     where: str,
     fresh: Sequence[str] = (),
@@ -126,8 +125,8 @@ def import_tensors(
     absent = {group for group in groups if group in fresh or group not in held}
     faults = _faults(family, options, stored, names, wanted, absent)
     if faults:
-        told = "; ".join([*faults, *_advice(options, stored, faults)])
-        raise ModelError(f"{where}: the tensors do not fit {family.name}: {told}")
+        message = "; ".join([*faults, *_advice(options, stored, faults)])
+        raise ModelError(f"{where}: the tensors do not fit {family.name}: {message}")
     arrays: dict[str, np.ndarray] = {}
     for rule in rules:
         if rule.group in absent:
@@ -190,7 +189,7 @@ def _faults(
 
 
 def _advice(options: Options, stored: Mapping[str, Stored], faults: Sequence[str]) -> Iterator[str]:
-    """Yield what to do about tensors that do not fit, where it can be told."""
+    """Yield what to do about tensors that do not fit, where it is known."""
     if options.head == "lm" and any(name.endswith("score.weight") for name in stored):
         yield "the folder holds a classifier, expected one saved as a language model"
     kinds = {fault.split(":")[0].split(" ", 1)[1] for fault in faults}
@@ -202,7 +201,7 @@ def _advice(options: Options, stored: Mapping[str, Stored], faults: Sequence[str
         yield "are these the names that save_pretrained of transformers writes?"
 
 
-def export_tensors(family: Family, model: Model, shapes: Mapping[str, Any]) -> dict[str, Pending]:
+def export_tensors(family: Family, model: Model, shapes: Mapping[str, Tree]) -> dict[str, Pending]:
     """Lay out a model's parameters and statistics under Hugging Face names, each when written.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a model folder holds, told by its config and the headers of its files; no weight is read."""
+"""What a model folder holds, by its config and the headers of its files; no weight is read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Described:
 
     Attributes:
       folder: where it is.
-      family: of the model.
-      outputs: of its classification head; None where no file with one is there.
-      names: of these outputs, in their order; None where they only count (`LABEL_0`, …).
+      family: family of the model.
+      outputs: number of outputs of the classification head; None where no file with one is there.
+      names: names of the outputs, in their order; None where they only count (`LABEL_0`, …).
       problem_type: what its config says that the head was trained for; None where it does not say.
       other_head: the class in transformers of a head that stands in the same place and answers
         something else, as one label per token, or None.

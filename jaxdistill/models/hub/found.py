@@ -31,9 +31,7 @@ _WRAPPERS = (
 _ADAPTERS = ("lora_", ".base_layer.", "ia3_", "prompt_encoder.", "modules_to_save.")
 
 
-def without_quantization(
-    raw: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path
-) -> Json:
+def without_quantization(raw: Json, stored: Mapping[str, Stored], folder: Path) -> Json:
     """Return a raw config without `quantization_config`, where the weights are plain after all.
 
     Raises:
@@ -65,12 +63,12 @@ def unwrapped(
     """Return a checkpoint's tensors by the names that the model gave them.
 
     Raises:
-      ModelError: adapters are still apart from the weights that they change.
+      ModelError: adapters are not merged into the weights that they change.
     """
-    apart = [name for name in stored if any(mark in f".{name}" for mark in _ADAPTERS)]
-    if apart:
+    added = [name for name in stored if any(mark in f".{name}" for mark in _ADAPTERS)]
+    if added:
         raise ModelError(
-            f"{folder}: got adapters beside the weights ({some(sorted(apart)[:3])}), expected one "
+            f"{folder}: got adapters beside the weights ({some(sorted(added)[:3])}), expected one "
             "tensor each; merge them where they came from (in peft: model.merge_and_unload()) and "
             "save again"
         )

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxdistill.types import Tree
+
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 
 
@@ -85,9 +87,9 @@ def embedding(ours: str, theirs: str, *, group: str | None = None) -> list[Rule]
     return [Rule(f"{ours}/table", f"{theirs}.weight", group=group)]
 
 
-def flatten(tree: Mapping[Any, Any] | None, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[Any, Tree] | None, prefix: str = "") -> dict[str, Tree]:
     """List the leaves of a nested dict by path, as `layers/up/kernel`; None is an empty dict."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Tree] = {}
     for key, value in (tree or {}).items():
         path = f"{prefix}/{key}" if prefix else str(key)
         branch = value is None or isinstance(value, Mapping)
@@ -95,7 +97,7 @@ def flatten(tree: Mapping[Any, Any] | None, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def unflatten(like: Mapping[Any, Any], leaves: Mapping[str, Any], prefix: str = "") -> dict:
+def unflatten(like: Mapping[Any, Tree], leaves: Mapping[str, Tree], prefix: str = "") -> dict:
     """Build a nested dict with the keys of `like` (integer keys stay so) and leaves by path."""
     tree = {}
     for key, value in like.items():

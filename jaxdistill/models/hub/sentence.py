@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from jaxdistill.errors import ModelError
 from jaxdistill.files.model_folder import WEIGHTS, Stored, open_tensors
@@ -16,7 +15,7 @@ from jaxdistill.files.sentence_folder import (
     SETTINGS,
     SentenceFolder,
 )
-from jaxdistill.models.family import Family, Model, Options
+from jaxdistill.models.family import Family, FamilyConfig, Model, Options
 
 ENCODER, POOLING = "0_Transformer", "1_Pooling"
 _ACTIVATIONS = {
@@ -27,7 +26,7 @@ _ACTIVATIONS = {
 
 
 def stored_head(
-    family: Family, config: Any, options: Options, found: SentenceFolder
+    family: Family, config: FamilyConfig, options: Options, found: SentenceFolder
 ) -> dict[str, Stored]:
     """Find a classification head among the dense layers, under the names of the family.
 
@@ -47,7 +46,7 @@ def stored_head(
     return tensors
 
 
-def _head_stems(family: Family, config: Any, options: Options) -> list[str]:
+def _head_stems(family: Family, config: FamilyConfig, options: Options) -> list[str]:
     """Return the names of the head's layers in their order, without `.weight` and `.bias`."""
     rules = [rule for rule in family.rules(config, options) if rule.group == "head"]
     return list(dict.fromkeys(rule.theirs.rpartition(".")[0] for rule in rules))
@@ -62,7 +61,7 @@ def lay_out(
     a head, else the pooled vectors.
 
     Args:
-      tensors: by their names in the family's own classifier.
+      tensors: by their names in the family's classifier.
       limit: the longest row in tokens.
 
     Returns:
@@ -108,5 +107,5 @@ def _pooling_fields() -> dict[str, str]:
     return {name: POOLINGS.get(mode, mode) for name, mode in OLD_POOLINGS.items()}
 
 
-def _json(content: Any) -> str:
+def _json(content: object) -> str:
     return json.dumps(content, indent=2) + "\n"

@@ -27,7 +27,7 @@ def segments_of(batch: Mapping[str, jax.Array]) -> jax.Array | None:
 
 
 def positions_of(batch: Mapping[str, jax.Array], length: int) -> jax.Array:
-    """Return each token's position in its own text, from 0: `[1 or B, T]` integers.
+    """Return each token's position in its text, from 0: `[1 or B, T]` integers.
 
     Those of the batch where it has any. Otherwise they are counted over real tokens, so that a row
     gives the same whether it is padded on the left, on the right, packed, or alone.
@@ -49,11 +49,11 @@ def positions_of(batch: Mapping[str, jax.Array], length: int) -> jax.Array:
 def visible(
     segments: jax.Array | None, length: int, window: jax.Array | int | None
 ) -> jax.Array | None:
-    """Return where a token may look: back, in its own text, fewer than `window` tokens far.
+    """Return where a token may look: back, in its text, fewer than `window` tokens far.
 
     Args:
       segments: `[B, T]`, see `segments_of`.
-      window: number of tokens seen, the own one counted; None for all before.
+      window: number of tokens seen, the token itself counted; None for all before.
 
     Returns:
       Boolean `[1 or B, 1, T, T]`, or None where causality alone decides. Padding sees nothing.
@@ -103,7 +103,7 @@ def attend_causally(
       The mixed values `[B, T, H, d]`, and the probabilities before dropout `[B, H, T, S]` float32
       or None.
     """
-    # Each device has queries of its own part of a row, and looks at all of it.
+    # Each device has the queries of one part of a row, and looks at all of it.
     key, value = (constrain(x, "rows", None, "heads", None) for x in (key, value))
     if softcap is None and not emit and (rng is None or rate == 0.0):
         mixed = jax.nn.dot_product_attention(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -270,15 +269,15 @@ def run_layers(
 ) -> tuple[jax.Array, Tree, Tree]:
     """Run `step(layer, hidden, rng) -> (hidden, emitted)` over the stacked copies of a module.
 
-    They are scanned, or run one by one where their parameters lie apart (`layout.unstack`).
+    They are scanned, or run one by one where their parameters are unstacked (`stacking.unstack`).
 
     Args:
-      layers: a module whose parameters all have a leading axis of size `depth`, or lie apart.
+      layers: a module whose parameters all have a leading axis of size `depth`, or are unstacked.
       rng: split into one key per layer; None passes None.
       unroll: layers per iteration of the scan.
       remat: recompute each layer in the backward pass instead of storing its intermediates.
       last: replaces `step` for the last layer, which then runs outside of the scan.
-      each: nested arrays with a leading axis of size `depth`, of which each layer gets its own part
+      each: nested arrays with a leading axis of size `depth`, of which each layer gets one part
         as a fourth argument; None passes no fourth argument.
 
     Returns:
@@ -291,8 +290,8 @@ def run_layers(
 
     def body(
         call: Callable[..., tuple[jax.Array, Tree]],
-    ) -> Callable[[jax.Array, Any], tuple[jax.Array, Tree]]:
-        def one(hidden: jax.Array, inputs: Any) -> tuple[jax.Array, Tree]:
+    ) -> Callable[[jax.Array, Tree], tuple[jax.Array, Tree]]:
+        def one(hidden: jax.Array, inputs: Tree) -> tuple[jax.Array, Tree]:
             parameters, key, own = inputs
             parameters = to_device(parameters)
             extra = () if each is None else (own,)
@@ -302,18 +301,18 @@ def run_layers(
         return jax.checkpoint(one, prevent_cse=False) if remat else recompute_gathers(one)
 
     if is_apart(parameters):
-        apart = [
+        by_layer = [
             (part, None if keys is None else keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], each))
             for i, part in enumerate(layers_of(parameters))
         ]
         rows = []
-        for inputs in apart if last is None else apart[:-1]:
+        for inputs in by_layer if last is None else by_layer[:-1]:
             hidden, row = body(step)(hidden, inputs)
             rows.append(row)
         emitted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows) if rows else None
         if last is None:
             return hidden, emitted, None
-        hidden, own = body(last)(hidden, apart[-1])
+        hidden, own = body(last)(hidden, by_layer[-1])
         return hidden, emitted, own
     if last is None:
         hidden, emitted = lax.scan(

@@ -36,22 +36,25 @@ class Shape:
       key_heads: heads of keys and values, which `heads` is a multiple of.
       head_width: width of one head.
       act: activation of the feed-forward layer.
-      epsilon: of the normalizations.
+      epsilon: epsilon of the normalizations.
       norm: `layer`; `rms`; or `rms_offset`, which scales by one plus its parameter.
       gated: whether a gate multiplies the inner layer (Shazeer 2020).
       head_norm: whether queries and keys are normalized per head.
       post_norms: whether each block's output is normalized, too, before it is added.
-      attention_bias, output_bias, mlp_bias: of query, key and value; of their output; of the rest.
+      attention_bias, output_bias, mlp_bias: whether projections have a bias: query, key and value;
+        the attention's output; the feed-forward layer.
       scale: factor on the attention scores.
-      softcap, head_softcap: of the attention scores and of the logits, or None.
+      softcap, head_softcap: bounds of the attention scores and of the logits, or None.
       embedding_scale: factor on the embeddings.
       tied: whether the logits are taken with the word table.
       positions: rows of a learned table of positions, or None.
       frequencies: per kind of layer, its rotary frequencies; empty without rotation.
       kinds: per layer, which of those it takes; empty where there is one kind.
       windows: per layer, how many tokens it sees, or None for all; empty where all see all.
-      attention_rate, rate, embedding_rate: of dropout.
-      stddev, output_stddev: of the initial kernels, and of those that write to the residual stream.
+      attention_rate, rate, embedding_rate: dropout rates of attention weights, of the layers and of
+        the embeddings.
+      stddev, output_stddev: standard deviations of the initial kernels, and of those that write to
+        the residual stream.
     """
 
     width: int
@@ -193,8 +196,8 @@ class Inside(NamedTuple):
       mixed: `[B, T, D]`, what the attention gives.
       between: `[B, T, D]`, what the normalization of the feed-forward network reads.
       fed: `[B, T, D]`, what the feed-forward network reads.
-      inner: `[B, T, I]`, what its last projection reads.
-      outer: `[B, T, D]`, what it gives.
+      inner: `[B, T, I]`, what the last projection of the feed-forward network reads.
+      outer: `[B, T, D]`, what the feed-forward network gives.
     """
 
     entered: jax.Array

@@ -136,7 +136,7 @@ def encode(
         hidden, probabilities = layer(hidden, mask, rng, pool)
         return hidden, probabilities if last_attention else None
 
-    apart = pool is not None or (last_attention and not emit_attention)
+    separate = pool is not None or (last_attention and not emit_attention)
     hidden, emitted, own = run_layers(
         layers,
         step,
@@ -145,13 +145,13 @@ def encode(
         rng=rng,
         unroll=options.unroll,
         remat=options.remat,
-        last=last if apart else None,
+        last=last if separate else None,
     )
     features = {}
     for i in range(depth):
         if f"layers.{i}.hidden" in taps:
             features[f"layers.{i}.hidden"] = hidden if i == depth - 1 else emitted[0][i]
         if f"layers.{i}.attention" in taps:
-            alone = apart and i == depth - 1
+            alone = separate and i == depth - 1
             features[f"layers.{i}.attention"] = own if alone else emitted[1][i]
     return hidden, features, pool is not None

@@ -1,6 +1,6 @@
 """Causal attention in blocks on TPU, whose scores never lie in main memory.
 
-The kernels, forward and backward, are jax's own (`jax.experimental.pallas.ops.tpu`, "splash
+The kernels, forward and backward, are jax's (`jax.experimental.pallas.ops.tpu`, "splash
 attention"; the method is Dao et al. 2022, FlashAttention). They skip blocks that no query sees.
 """
 
@@ -90,7 +90,7 @@ def attend_in_blocks(
     windows: Sequence[int | None] = (),
     interpret: bool = False,
 ) -> jax.Array:
-    """Scaled dot-product attention of each token to those before it in its own text.
+    """Scaled dot-product attention of each token to those before it in its text.
 
     What `attention.attend_causally` does with `attention.visible`, but that padding sees padding.
 
@@ -98,9 +98,9 @@ def attend_in_blocks(
       query: `[B, T, H, d]`; key and value: `[B, T, K, d]`, `H` a multiple of `K`.
       segments: `[B, T]` which text a token belongs to, or None.
       scale: factor on the products of query and key.
-      softcap: see `attend_causally`.
+      softcap: bound of the scores, as in `attend_causally`.
       window: number of tokens seen, one of `windows`; None where `windows` are all alike.
-      windows: of all layers; None for all tokens before.
+      windows: windows of all layers; None for all tokens before.
       interpret: run the kernels without a TPU, for tests.
 
     Returns:
@@ -140,7 +140,9 @@ def _mix(
     tensor = 1 if mesh is None else mesh.shape[TENSOR]
     kernel, segment_ids = _kernel(heads // tensor, length, reach, softcap, sequence, interpret)
 
-    def run(kernel: Any, query: Any, key: Any, value: Any, own: Tree, every: Tree) -> jax.Array:
+    def run(
+        kernel: Any, query: jax.Array, key: jax.Array, value: jax.Array, own: Tree, every: Tree
+    ) -> jax.Array:
         ids = None if own is None else segment_ids(own, every)
         return jax.vmap(kernel)(query, key, value, ids)
 

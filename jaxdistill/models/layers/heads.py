@@ -129,7 +129,7 @@ def own_head(sizes: Sizes, options: Options, rngs: nnx.Rngs, *, stddev: float) -
 
 
 def projection_weights(head: Linear | None, words: Embedding) -> jax.Array:
-    """Return the weights `[D, V]` of a model's own head, else those of its word table."""
+    """Return the weights `[D, V]` of a model's head, else those of its word table."""
     return words.table[...].T if head is None else head.kernel[...]
 
 

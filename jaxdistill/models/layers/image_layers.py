@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,7 @@ def images_of(batch: Batch, *, channels: int, size: int | None = None) -> jax.Ar
     return images
 
 
-def check_numbers(name: str, config: Any, **fields: tuple[float, float]) -> None:
+def check_numbers(name: str, config: object, **fields: tuple[float, float]) -> None:
     """Raise ModelError where a field, or a member of it, is outside of its closed interval."""
     for field, (low, high) in fields.items():
         got = getattr(config, field)

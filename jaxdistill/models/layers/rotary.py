@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +26,15 @@ def rope_parameters(
     name: str,
     *,
     theta: float | None,
-    scaling: Mapping[str, Any] | None,
-    parameters: Mapping[str, Any] | None,
+    scaling: Json | None,
+    parameters: Json | None,
     default_theta: float,
     positions: int,
 ) -> Json:
     """Merge the ways in which Hugging Face configs, old and new, say how positions rotate.
 
     Args:
-      name: of the family and field, for messages.
+      name: names of the family and field, for messages.
       theta: `rope_theta` of older configs.
       scaling: `rope_scaling` of older configs.
       parameters: `rope_parameters` of newer ones.
@@ -76,14 +75,14 @@ def rope_parameters(
     return merged
 
 
-def old_scaling(parameters: Mapping[str, Any]) -> Json | None:
+def old_scaling(parameters: Json) -> Json | None:
     """Return the `rope_scaling` that says in older configs what `rope_parameters` says."""
     if parameters["rope_type"] == "default":
         return None
     return {key: value for key, value in parameters.items() if key != "rope_theta"}
 
 
-def inverse_frequencies(parameters: Mapping[str, Any], width: int) -> tuple[float, ...]:
+def inverse_frequencies(parameters: Json, width: int) -> tuple[float, ...]:
     """Return the angle per position of each pair of a head's `width` entries, `theta^(-2i/d)`.
 
     `linear` divides all of them by a factor (Chen et al. 2023); `llama3` only those whose wave is

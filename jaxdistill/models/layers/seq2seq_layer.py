@@ -29,16 +29,17 @@ class TwoStacks:
 
     Attributes:
       width, heads, head_width, inner, vocabulary: sizes of both stacks.
-      encoder_depth, decoder_depth: their numbers of layers.
+      encoder_depth, decoder_depth: numbers of layers.
       act: activation of the feed-forward layer.
       gated: whether a gate multiplies the inner layer (Shazeer 2020).
-      epsilon: of the normalizations.
-      rate: of dropout.
-      buckets, longest: of relative positions.
+      epsilon: epsilon of the normalizations.
+      rate: dropout rate.
+      buckets, longest: number of buckets of relative positions, and the distance from which all
+        share one.
       tied: whether the logits are taken with the word table.
       head_scale: factor on the logits.
       start_id, pad_id: the token that every target starts with, and the one for ignored labels.
-      factor: on the deviations of the initial parameters.
+      factor: factor on the standard deviations of the initial parameters.
     """
 
     width: int
@@ -78,7 +79,7 @@ def dense_of(
 
 
 class HeadAttention(nnx.Module):
-    """Projections to queries, and of a text, the own or another, to keys and values."""
+    """Projections to queries, and of the same or another text, to keys and values."""
 
     def __init__(
         self, shape: TwoStacks, rngs: nnx.Rngs, *, stack: tuple[int, ...], dtype: DTypeLike
@@ -213,11 +214,11 @@ class Stack(nnx.Module):
         """Run the layers on `[B, T, D]` and collect the taps.
 
         Args:
-          mask: boolean `[B, 1, T, T]`, what each token sees of its own text.
+          mask: boolean `[B, 1, T, T]`, what each token sees of its text.
           taps: some of `embeddings`, `hidden` (after the last normalization), and of
             `layers.{i}.hidden`, `.attention` and `.cross_attention`.
           encoded: `[B, S, D]`, in a decoder.
-          cross_mask: boolean `[B, 1, T, S]`, what each token sees of it.
+          cross_mask: boolean `[B, 1, T, S]`, what each token sees of the encoded text.
         """
         kinds = ("hidden", "attention", "cross_attention")
         emit = {kind: any(name.endswith(f".{kind}") for name in taps) for kind in kinds}

@@ -1,7 +1,7 @@
-"""Parameters of stacked layers, apart or together.
+"""Parameters of layers, stacked or unstacked.
 
 Stacked, layers are scanned: the program does not grow with depth, but every step copies the slice
-of each layer and gathers its gradient. Apart (a tuple of one array per layer in place of the
+of each layer and gathers its gradient. Unstacked (a tuple of one array per layer in place of the
 stacked array), they run one by one without those copies. Both layouts give the same results.
 """
 
@@ -26,15 +26,15 @@ def unstack(params: Tree, axes: Tree) -> Tree:
 
     Args:
       params: nested dict of arrays.
-      axes: as `params`; the logical axis names of each array.
+      axes: logical axis names of each array, in a tree like `params`.
     """
 
-    def apart(leaf, names):
+    def unstacked(leaf, names):
         return (
             tuple(leaf[index] for index in range(leaf.shape[0])) if names[:1] == (AXIS,) else leaf
         )
 
-    return jax.tree.map(apart, params, axes)
+    return jax.tree.map(unstacked, params, axes)
 
 
 def restack(params: Tree, axes: Tree) -> Tree:
@@ -46,6 +46,7 @@ def restack(params: Tree, axes: Tree) -> Tree:
         stack = np.stack if isinstance(leaf[0], np.ndarray) else jnp.stack
         return stack(leaf)
 
+    # The axes come first: their tuples are leaves, and end the walk where layers are tuples.
     return jax.tree.map(together, axes, params, is_leaf=lambda node: isinstance(node, tuple))
 
 

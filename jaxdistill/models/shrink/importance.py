@@ -21,9 +21,9 @@ from jaxdistill.models.layers.attention import attend_causally, positions_of, se
 from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape
 from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel import sharding
-from jaxdistill.types import Json, Tree
+from jaxdistill.types import Tree
 
-Totals = Json
+Totals = dict[str, Tree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,11 @@ def _summed(params: Tree, batch: Mapping[str, jax.Array], shape: Shape, options:
         return jnp.einsum("btd,bt->d", jnp.square(x.astype(jnp.float32)), weight)
 
     def call(
-        layer: DecoderLayer, hidden: jax.Array, rotation: Rotation | None, _: Any, own: Tree
+        layer: DecoderLayer,
+        hidden: jax.Array,
+        rotation: Rotation | None,
+        _: jax.Array | None,
+        own: Tree,
     ) -> tuple[jax.Array, Totals]:
         def mix(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array | None):
             mask = visible(segments, query.shape[1], own["window"])

@@ -31,7 +31,7 @@ def student_from_teacher(
       teacher: a model whose layers are stacked (the transformer families).
       layers: the teacher's layers that the student gets, in this order; a number picks as many,
         evenly spaced.
-      seed: of the new head.
+      seed: seed of the new head's initial values.
       fresh_head: draw the head anew instead of copying it.
 
     Returns:

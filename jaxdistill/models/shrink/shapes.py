@@ -14,8 +14,8 @@ def student_of_teacher(student: StudentConfig, teacher: Model) -> Model:
     """Return the part of a teacher that a student starts as, narrower, of fewer layers, or both.
 
     Args:
-      student: its sizes and layers.
-      teacher: its parameters may be shapes.
+      student: sizes and layers of the student.
+      teacher: the teacher; parameters may be shapes.
     """
     if student.sizes:
         assert teacher.family is not None  # of a spec or a folder

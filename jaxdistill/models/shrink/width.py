@@ -193,7 +193,7 @@ def _sliced(
             continue
         if index.ndim == 1:
             leaf = np.take(leaf, index, axis=axis)
-        else:  # each layer keeps its own
+        else:  # each layer keeps a different choice
             rows = [np.take(leaf[i], own, axis=axis - 1) for i, own in enumerate(index)]
             leaf = np.stack(rows)
     return leaf
