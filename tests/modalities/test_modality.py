@@ -182,6 +182,7 @@ def test_what_alters_examples_keeps_the_teacher_live(registered):
     assert altering(config.data) == {"data.inputs.noise": 2}
     assert obstacle(config) == "data.inputs.noise alters the examples"
     assert obstacle(configured(shift=1)) == "data.shift alters the examples"
+    assert not altering(DataConfig(train="x", modality="text", shift=1))  # of another kind
 
 
 def test_models_have_to_read_the_kind_that_is_named(registered):
