@@ -1,8 +1,14 @@
 """Batches that devices do not divide, and memory that does not suffice, are found."""
 
+import dataclasses
+
 import jax
+import numpy as np
 from support.findings import only
 
+from jaxdistill.data.batching.pack_documents import pack_rows
+from jaxdistill.data.split import make_split
+from jaxdistill.data.text.corpus import Corpus
 from jaxdistill.doctor import checks_machine
 
 
@@ -17,6 +23,18 @@ def test_batches_that_devices_do_not_divide(healthy):
     only(checks_machine.devices(healthy({"train": split, "parallel": {"data": 4}})), "ok")
     few = healthy({"parallel": {"data": 9}})
     assert "but 8 are present" in only(checks_machine.devices(few), "fatal")
+
+
+def test_full_rows_that_devices_do_not_divide(healthy):
+    corpus = Corpus(
+        np.arange(60, dtype=np.int32), np.ones(60, bool), np.ones(60, np.int32), np.array([0, 60])
+    )
+    split = make_split(*pack_rows(corpus, 7, pad_id=0))
+    rows = dataclasses.replace(healthy().dataset, train=split, modality="documents")
+    config = {"parallel": {"data": 4, "sequence": 2}}
+    message = only(checks_machine.devices(healthy(config, dataset=rows)), "fatal")
+    assert "does not divide rows of 7 tokens" in message
+    only(checks_machine.devices(healthy(config)), "ok")  # rows that can be padded
 
 
 def test_memory(healthy, monkeypatch):

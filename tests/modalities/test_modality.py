@@ -17,8 +17,11 @@ from jaxdistill.data.dataset import prepare
 from jaxdistill.data.inputs.inputs import Arrays
 from jaxdistill.data.inputs.reading import Found
 from jaxdistill.data.inputs.shapes import batch_shapes, example_batch, sizes_of
+from jaxdistill.data.reading.columns import find_roles
+from jaxdistill.data.reading.table import Table
 from jaxdistill.data.split import make_split
 from jaxdistill.distill.facts import facts_without_data
+from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.methods.method import function_of
@@ -182,6 +185,7 @@ def test_what_alters_examples_keeps_the_teacher_live(registered):
     assert altering(config.data) == {"data.inputs.noise": 2}
     assert obstacle(config) == "data.inputs.noise alters the examples"
     assert obstacle(configured(shift=1)) == "data.shift alters the examples"
+    assert not altering(DataConfig(train="x", modality="text", shift=1))  # of another kind
 
 
 def test_models_have_to_read_the_kind_that_is_named(registered):
@@ -210,6 +214,24 @@ def test_columns_that_options_name_are_looked_for(numbers):
     config = DataConfig(train=numbers["train"], modality="features")
     with pytest.raises(DataError, match=r"data.modality: got 'features', but .* no column"):
         prepare(config, task="classification", tokenizer_folder=None)
+
+
+def test_a_kind_with_options_is_read_where_it_is_named_alone(numbers):
+    table = Table({"a": [1.0], "text": ["a film"], "label": ["x"]}, "x.csv")
+    roles = find_roles(table, DataConfig(train="x.csv"), task="classification")
+    assert (roles.modality, roles.inputs) == ("text", ("text",))
+    config = DataConfig(**numbers, inputs={"column": "a"})
+    roles = find_roles(table, config, task="classification")
+    assert (roles.modality, roles.inputs) == ("noisy", ("a",))
+
+
+def test_settings_of_a_work_directory_name_a_kind_that_the_config_names(registered, tmp_path):
+    def settings(**data):
+        return Workspace(configured(**data), tmp_path, False).settings()["data"]
+
+    assert not {"modality", "inputs"} & set(settings())  # work directories of before go on
+    named = settings(modality="noisy", inputs={"column": "a"})
+    assert (named["modality"], named["inputs"]) == ("noisy", {"column": "a", "noise": 0})
 
 
 def test_random_numbers_of_a_row_depend_on_its_step_alone(numbers):
@@ -279,5 +301,9 @@ def test_what_a_config_says_of_its_inputs():
     facts = facts_without_data(check({"data": {"source": "digits"}, **MODELS}))
     assert (facts.modality, facts.sizes) == ("image", {"height": 8, "width": 8, "channels": 1})
     assert facts_without_data(configured()).modality is None
+    gpt = {"model": {"family": "gpt2"}}
+    speaks = {"task": "language_model", "data": {"train": "x.txt", "max_length": 32}}
+    facts = facts_without_data(check({**speaks, "teacher": gpt, "student": gpt}))
+    assert (facts.modality, facts.sizes) == ("documents", {"length": 32})
     paired = facts_without_data(configured(text="a", text_pair="b"))
     assert (paired.modality, paired.sizes) == ("text", {"token_types": 2})
