@@ -27,6 +27,13 @@ BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ELSEWHERE = ("TRL", "torchdistill", "MaxText", "my_package")
 """Titles of blocks that are written for other tools, or need another package."""
 
+REGISTRIES = (
+    "config.sources",
+    "methods.registry",
+    "modalities.registry",
+    "models.registered",
+    "tasks.registry",
+)
 STAGES = ("run", "finetune", "distill", "evaluate", "export", "report", "cache", "generate")
 
 BASES = [
@@ -137,6 +144,9 @@ def check_key(key: str) -> None:
 @pytest.mark.parametrize("page", pages("python")[1:])  # the README has its own test
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for home in REGISTRIES:  # what a page registers is gone with it
+        module = importlib.import_module(f"jaxdistill.{home}")
+        monkeypatch.setattr(module, "_REGISTERED", dict(module._REGISTERED))
     names: dict = {}
     # A user has no such setting: the text must not depend on it.
     with jax.numpy_rank_promotion("allow"):
