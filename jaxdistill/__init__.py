@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxdistill.data.label_space import LabelSpace
     from jaxdistill.doctor.findings import Finding
     from jaxdistill.engine.frozen import Frozen, merge_parameters, split_parameters
+    from jaxdistill.engine.hooks import Hooks, register_hooks
     from jaxdistill.engine.mean import Mean
     from jaxdistill.engine.objective import (
         Objective,
@@ -59,6 +60,7 @@ __all__ = [
     "Finding",
     "Found",
     "Frozen",
+    "Hooks",
     "Inputs",
     "LabelSpace",
     "Mean",
@@ -93,6 +95,7 @@ __all__ = [
     "plan",
     "pmap_step",
     "register_family",
+    "register_hooks",
     "register_method",
     "register_modality",
     "register_source",
@@ -132,6 +135,7 @@ _HOMES = {
         "unreplicate",
     ),
     "engine.frozen": ("Frozen", "merge_parameters", "split_parameters"),
+    "engine.hooks": ("Hooks", "register_hooks"),
     "engine.mean": ("Mean",),
     "parallel.sharding": ("parameter_shardings", "state_shardings"),
     "engine.state": ("TrainState",),

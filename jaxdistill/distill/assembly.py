@@ -40,7 +40,8 @@ class Assembly:
       mesh: the devices.
       state_sharding: of every array of the state.
       frozen_sharding: of every array of what is frozen.
-      make_state: `(trained_params, model_state, key) -> TrainState`, traceable.
+      make_state: `(trained_params, model_state, method_state, key) -> TrainState`, traceable.
+      method_state: what terms carry from step to step, before the first, or None.
       split: all parameters, of arrays or shapes, into those that are trained and `Frozen` without
         its teachers.
     """
@@ -51,6 +52,7 @@ class Assembly:
     state_sharding: Any
     frozen_sharding: Frozen
     make_state: Callable[..., TrainState]
+    method_state: Any
     split: Callable[[dict[str, Any]], tuple[dict[str, Any], Frozen]]
 
     def compiled(self) -> Callable[..., Any]:
@@ -72,11 +74,11 @@ class Assembly:
         trained, frozen = self.split({"student": student.params, "projections": projections})
         placed = sharding.place(trained, self.state_sharding.params)
         whole = sharding.replicated(self.mesh)
-        state = sharding.place(student.model_state, whole)
+        carried = sharding.place((student.model_state, self.method_state), whole)
         key = sharding.place(jax.random.key(seed), whole)
         make = jax.jit(self.make_state, out_shardings=self.state_sharding)
         own = dataclasses.replace(self.frozen_sharding, teachers={})
-        return make(placed, state, key), sharding.place(frozen, own)
+        return make(placed, *carried, key), sharding.place(frozen, own)
 
 
 def assemble(setup: Setup, mesh: Mesh) -> Assembly:
@@ -107,7 +109,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
         assert config.on_policy is not None  # why the student writes
         step = writing_step(step, config.on_policy, student, setup.total_steps, **setup.writes)
 
-    def make_state(params: Any, model_state: Any, key: jax.Array) -> TrainState:
+    def make_state(params: Any, model_state: Any, method_state: Any, key: jax.Array) -> TrainState:
         return TrainState.create(
             params["student"],
             optimizer,
@@ -115,6 +117,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
             projections=params["projections"],
             model_state=model_state,
             ema=train.ema is not None,
+            method_state=method_state,
         )
 
     def split(params: dict[str, Any]) -> tuple[dict[str, Any], Frozen]:
@@ -123,7 +126,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
 
     trained, frozen = jax.eval_shape(split, example)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    state = jax.eval_shape(make_state, trained, student.model_state, key)
+    state = jax.eval_shape(make_state, trained, student.model_state, setup.method_state, key)
     share_params = config.parallel.share == "parameters"
     teacher_sharding = sharding.parameter_shardings(
         {} if teacher is None else teacher.params,
@@ -150,6 +153,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
             projections=of_student(frozen.projections, None),
         ),
         make_state=make_state,
+        method_state=setup.method_state,
         split=split,
     )
 

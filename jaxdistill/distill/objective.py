@@ -163,11 +163,18 @@ def _outputs_term(name: str, term: Weighted) -> Term:
     ours, theirs = ((), ()) if method.taps is None else function_of(method.taps)(**options)
     moving: dict[str, Callable[..., Any]] = {k: v for k, v in options.items() if callable(v)}
 
-    def compute(student, teacher, batch, *, step, projections):
+    def compute(student, teacher, batch, *, step, projections, **carried):
         now = options | {key: at_step(schedule, step) for key, schedule in moving.items()}
-        return function(student, teacher, batch, maps=projections.get(name), step=step, **now)
+        maps = projections.get(name)
+        return function(student, teacher, batch, maps=maps, step=step, **carried, **now)
 
-    return Term(compute, weight=weight, student_taps=tuple(ours), teacher_taps=tuple(theirs))
+    return Term(
+        compute,
+        weight=weight,
+        student_taps=tuple(ours),
+        teacher_taps=tuple(theirs),
+        stateful=method.state is not None,
+    )
 
 
 def _stored(term: Weighted, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:

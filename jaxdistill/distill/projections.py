@@ -45,6 +45,22 @@ def make_projections(
     return projections
 
 
+def make_method_state(config: Config, student: Model, teacher: Model) -> dict[str, Any] | None:
+    """Return what terms carry from step to step, before the first, by term; None where none does.
+
+    Args:
+      config: of the run.
+      student: its parameters may be shapes.
+      teacher: the same.
+    """
+    found = {
+        name: function_of(term.method.state)(student, teacher, **term.options)
+        for name, term in config.terms.items()
+        if term.method.state is not None
+    }
+    return found or None
+
+
 def _kernels(
     student: Model,
     teacher: Model,

@@ -10,7 +10,7 @@ import jax
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
 from jaxdistill.distill.codec import choose_codec
 from jaxdistill.distill.facts import Facts, example_of, tokens_among
-from jaxdistill.distill.projections import make_projections
+from jaxdistill.distill.projections import make_method_state, make_projections
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import Model
 from jaxdistill.teachers import targets
@@ -32,6 +32,7 @@ class Setup:
       student: as it is laid out for training; its parameters may be shapes.
       teacher: who speaks; None for a fine-tune or a baseline.
       projections: maps that are trained beside the student, by term, or their shapes.
+      method_state: what terms carry from step to step, by term, before the first; or None.
       total_steps: updates of the stage, for its schedules.
       writes: tokens of `make_continue` where the student writes a share of the batches, else None.
     """
@@ -42,6 +43,7 @@ class Setup:
     teacher: Teacher | None
     total_steps: int
     projections: dict[str, Any] = dataclasses.field(default_factory=dict)
+    method_state: dict[str, Any] | None = None
     writes: dict[str, Any] | None = None
 
 
@@ -76,10 +78,12 @@ def resolve(
         classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
         vocabulary = real_vocabulary(config, facts, student.config.vocab_size, classes)
     projections: dict[str, Any] = {}
+    method_state = None
     if isinstance(teacher, Stored):
         speaker = targets.stored(teacher, vocabulary=vocabulary)
     else:
         projections = make_projections(config, student, teacher, 0, example_of(facts))
+        method_state = make_method_state(config, student, teacher)
         speaker = live(
             teacher,
             storage=config.teacher.storage,
@@ -90,7 +94,7 @@ def resolve(
     if config.on_policy is not None:
         tokens = tokens_among(student.config.vocab_size, facts.vocabulary)
         writes = {"eos_id": facts.ends, "pad_id": facts.pad_id, "vocabulary": tokens}
-    return Setup(config, train, student, speaker, total_steps, projections, writes)
+    return Setup(config, train, student, speaker, total_steps, projections, method_state, writes)
 
 
 def teacher_kind(config: Config) -> Kind:

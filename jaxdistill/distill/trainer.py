@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from jaxdistill.distill.projections import make_projections
 from jaxdistill.distill.setup import kind_of_model, resolve
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.frozen import Frozen, merge_parameters
+from jaxdistill.engine.hooks import Hooks, registered_hooks, tell
 from jaxdistill.engine.loop import LoopPlan, LoopResult, train
 from jaxdistill.engine.objective import TEACHER
 from jaxdistill.engine.optimizer import learning_rate_schedule
@@ -185,10 +186,18 @@ def make_trainer(
     )
 
 
-def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[Model, LoopResult]:
+def run_seed(
+    trainer: Trainer,
+    model: Model,
+    folder: Path,
+    seed: int,
+    *,
+    hooks: Sequence[Hooks] | None = None,
+) -> tuple[Model, LoopResult]:
     """Train `model` with one seed in `folder`, resuming where it stopped.
 
-    Returns the model that the stage hands on (best or last parameters) and the loop's account.
+    The hooks are those that were registered, where none are given. Returns the model that the stage
+    hands on (best or last parameters) and the loop's account.
     """
     config, train_config = trainer.config, trainer.train_config
     checkpointer = Checkpointer(
@@ -203,6 +212,10 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
         return values
 
     schedule = learning_rate_schedule(train_config, trainer.total_steps)
+    stage = f"{trainer.stage} seed {seed}"
+    called = registered_hooks() if hooks is None else tuple(hooks)
+    if jax.process_index() != 0:
+        called = ()
     try:
         result = train(
             trainer.step,
@@ -218,12 +231,13 @@ def run_seed(trainer: Trainer, model: Model, folder: Path, seed: int) -> tuple[M
             telemetry=lambda first: Telemetry(
                 folder,
                 config.telemetry,
-                stage=f"{trainer.stage} seed {seed}",
+                stage=stage,
                 total=trainer.total_steps,
                 first=first,
             ),
             learning_rate=schedule,
             frozen_hash=start.frozen_hash,
+            tell=lambda moment, step, what: tell(called, moment, step, what, stage),
         )
         final = result.state
         best = result.progress.best_step

@@ -57,6 +57,11 @@ class Checkpointer:
             metrics=None if value is None else {"value": value},
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where the steps lie, a folder each."""
+        return self._folder
+
     def latest_step(self) -> int | None:
         """Return the newest complete step."""
         return self._manager.latest_step()

@@ -75,12 +75,15 @@ def train(
     gather: Callable[[Any], TrainState] = lambda state: state,
     spread: Callable[[TrainState], Any] = lambda state: state,
     frozen_hash: str | None = None,
+    tell: Callable[[str, int, Any], None] = lambda moment, step, what: None,
 ) -> LoopResult:
     """Run `step` from the newest checkpoint to `plan.total_steps`.
 
     The host waits for the device only to log, to evaluate and to save. `spread` lays one copy of
     the state over devices as `step` wants it and `gather` takes one copy back. Checkpoints hold
     what is trained; by `frozen_hash` they know the frozen part of the student again.
+    `tell(moment, step, what)` hears of `on_step` with the numbers that are logged, of
+    `on_evaluation` with its metrics, and of `on_save` with the folder of checkpoints.
 
     Raises:
       Preempted: the process was asked to stop; the state is saved.
@@ -110,6 +113,7 @@ def train(
         }
         checkpointer.save(done, gather(state), remembered, value)
         last_save = time.monotonic()
+        tell("on_save", done, checkpointer.folder)
 
     def measure() -> None:
         pause = time.monotonic()
@@ -120,6 +124,7 @@ def train(
             checkpointer.wait()
             raise
         report.evaluation(done, values)
+        tell("on_evaluation", done, values)
         _remember(progress, plan, done, values[plan.metric])
         if plan.checkpoint_evaluations or done == plan.total_steps:
             save(done, values[plan.metric])
@@ -149,17 +154,16 @@ def train(
             if done % plan.log_every == 0 or done == plan.total_steps:
                 values = _fetch(pending)
                 left = (plan.total_steps - done) * window.seconds() / max(window.steps, 1)
-                report.row(
-                    done,
-                    {
-                        "epoch": round(done / source.steps_per_epoch, 4),
-                        **values,
-                        "learning_rate": float(learning_rate(done - 1)),
-                        **window.rates(),
-                        "seconds_left": round(left, 1),
-                        "time": round(time.monotonic() - start, 3),
-                    },
-                )
+                row = {
+                    "epoch": round(done / source.steps_per_epoch, 4),
+                    **values,
+                    "learning_rate": float(learning_rate(done - 1)),
+                    **window.rates(),
+                    "seconds_left": round(left, 1),
+                    "time": round(time.monotonic() - start, 3),
+                }
+                report.row(done, row)
+                tell("on_step", done, row)
                 pending, window = [], _Window()
             if _evaluation_due(plan, done):
                 measure()

@@ -67,6 +67,8 @@ class Term:
     needs_teacher: bool = True
     teacher: str = TEACHER
     """The name of the teacher that it reads, where there are several."""
+    stateful: bool = False
+    """Whether its function also takes `state` and returns `(mean, new_state)`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +114,46 @@ class Objective:
 
         The teacher is what one said, or what several said by name.
         """
+        return self.carried(student, teacher, batch, step=step, projections=projections)[0]
+
+    def carried(
+        self,
+        student: ModelOutputs,
+        teacher: ModelOutputs | Mapping[str, ModelOutputs] | None,
+        batch: Batch,
+        *,
+        step: jax.Array,
+        projections: Any = None,
+        states: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Mean], dict[str, Any] | None]:
+        """Return what `means` does, and the new states of the terms that carry one.
+
+        Args:
+          student, teacher, batch, step, projections: see `means`.
+          states: of every stateful term by name; None where there is none.
+
+        Raises:
+          ValueError: a stateful term has no state, or returns another one than it got.
+        """
         means: dict[str, Mean] = {}
+        carried = {} if states is None else dict(states)
         for name, term in self.terms.items():
             if isinstance(teacher, Mapping):
                 said = teacher[term.teacher] if term.needs_teacher else None
             else:
                 said = teacher
-            found = term.function(student, said, batch, step=step, projections=projections)
+            given: dict[str, Any] = {"step": step, "projections": projections}
+            if term.stateful:
+                before = _state_of(name, carried)
+                found, after = term.function(student, said, batch, state=before, **given)
+                carried[name] = _same_form(name, before, jax.lax.stop_gradient(after))
+            else:
+                found = term.function(student, said, batch, **given)
             if isinstance(found, Joint):
                 means |= {name: found.mean, **found.parts}
             else:
                 means[name] = found
-        return means
+        return means, None if states is None else carried
 
     def total(
         self, means: Mapping[str, Mean], divisors: Mapping[str, jax.Array], step: jax.Array
@@ -135,6 +165,25 @@ class Objective:
             share = jnp.where(divisor == 0, 0.0, 1.0 / jnp.where(divisor == 0, 1.0, divisor))
             loss += at_step(term.weight, step) * means[name].total * share
         return loss
+
+
+def _state_of(name: str, states: Mapping[str, Any]) -> Any:
+    if name not in states:
+        raise ValueError(
+            f"method_state: got {sorted(states)}, but the term {name!r} carries a state; create "
+            "the TrainState with method_state"
+        )
+    return states[name]
+
+
+def _same_form(name: str, before: Any, after: Any) -> Any:
+    """Refuse a new state that is none of the same kind: a step would be compiled at every turn."""
+    forms = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), s) for s in (before, after)]
+    if jax.tree.structure(before) != jax.tree.structure(after) or forms[0] != forms[1]:
+        raise ValueError(
+            f"method_state: the term {name!r} returned {forms[1]}, expected what it got, {forms[0]}"
+        )
+    return after
 
 
 def at_step(value: float | Schedule, step: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ class TrainState:
       rng: a PRNG key; the step folds its number in, so it never changes.
       model_state: untrained state of the student such as batch statistics, or None.
       ema: exponential moving average of `params`, or None.
+      method_state: what terms of the objective carry from step to step, by name, or None.
     """
 
     step: jax.Array
@@ -31,6 +32,7 @@ class TrainState:
     rng: jax.Array
     model_state: Any = None
     ema: Any = None
+    method_state: dict[str, Any] | None = None
 
     @classmethod
     def create(
@@ -42,6 +44,7 @@ class TrainState:
         projections: Any = None,
         model_state: Any = None,
         ema: bool = False,
+        method_state: dict[str, Any] | None = None,
     ) -> TrainState:
         """Start a run from a student's parameters, or from the trained part of them.
 
@@ -56,6 +59,7 @@ class TrainState:
             rng=jax.random.key(seed) if isinstance(seed, int) else seed,
             model_state=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), model_state),
             ema=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params) if ema else None,
+            method_state=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), method_state),
         )
 
     @property

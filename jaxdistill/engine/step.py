@@ -90,15 +90,20 @@ def make_train_step(
             said[name] = jax.lax.stop_gradient(outputs)
         return said
 
-    def forward(params, batch, targets, state, rng, model_state):
+    def forward(params, batch, targets, state, rng, model_state, method_state):
         extra = {} if model_state is None else {"model_state": model_state}
         outputs = student(
             params["student"], batch, rng=rng, train=True, taps=objective.student_taps, **extra
         )
-        means = objective.means(
-            outputs, targets, batch, step=state.step, projections=params["projections"]
+        means, method_state = objective.carried(
+            outputs,
+            targets,
+            batch,
+            step=state.step,
+            projections=params["projections"],
+            states=method_state,
         )
-        return means, outputs
+        return means, outputs, method_state
 
     def step(state, frozen, batch, *, axis_name=None):
         frozen = as_frozen(frozen)
@@ -112,48 +117,53 @@ def make_train_step(
             def weights(part):
                 targets = teach(frozen.teachers, part)
                 params = frozen.whole(state.params)
-                means, _ = forward(params, part, targets, state, rng, state.model_state)
+                carried = state.model_state, state.method_state
+                means, *_ = forward(params, part, targets, state, rng, *carried)
                 return {name: mean.weight for name, mean in means.items()}
 
             summed = jax.tree.map(lambda leaf: leaf.sum(0), jax.lax.map(weights, parts))
             return summed if axis_name is None else jax.lax.psum(summed, axis_name)
 
-        def part_gradients(part, part_rng, model_state, whole):
+        def part_gradients(part, part_rng, carried, whole):
             targets = teach(frozen.teachers, part)
 
             def loss_of(trained):
                 params = frozen.whole(trained)
-                means, outputs = forward(params, part, targets, state, part_rng, model_state)
+                model_state, method_state = carried
+                means, outputs, method_state = forward(
+                    params, part, targets, state, part_rng, model_state, method_state
+                )
                 by = whole
                 if by is None:
                     by = {name: mean.weight for name, mean in means.items()}
                 loss = objective.total(means, jax.lax.stop_gradient(by), state.step)
                 invalid = _invalid_labels(outputs, part)
                 new_model_state = None if model_state is None else _new_state(outputs)
-                return loss, (means, invalid, new_model_state)
+                return loss, (means, invalid, (new_model_state, method_state))
 
             return jax.value_and_grad(loss_of, has_aux=True)(state.params)
 
         if whole_known:
-            (loss, (means, invalid, model_state)), gradients = part_gradients(
-                batch, rng, state.model_state, None
+            (loss, (means, invalid, carried)), gradients = part_gradients(
+                batch, rng, (state.model_state, state.method_state), None
             )
         else:
             parts = _split(batch, accumulate)
             whole = divisors(parts)
 
             def add(carry, item):
-                model_state, sums = carry
+                carried, sums = carry
                 part, index = item
-                (loss, (means, invalid, model_state)), gradients = part_gradients(
-                    part, jax.random.fold_in(rng, index), model_state, whole
+                (loss, (means, invalid, carried)), gradients = part_gradients(
+                    part, jax.random.fold_in(rng, index), carried, whole
                 )
                 sums = jax.tree.map(jnp.add, sums, (loss, means, invalid, gradients))
-                return (model_state, sums), None
+                return (carried, sums), None
 
+            carried = state.model_state, state.method_state
             shapes = jax.eval_shape(
                 lambda: part_gradients(
-                    jax.tree.map(lambda leaf: leaf[0], parts), rng, state.model_state, whole
+                    jax.tree.map(lambda leaf: leaf[0], parts), rng, carried, whole
                 )
             )
             (loss_shape, (means_shape, invalid_shape, _)), gradients_shape = shapes
@@ -161,15 +171,14 @@ def make_train_step(
                 lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
                 (loss_shape, means_shape, invalid_shape, gradients_shape),
             )
-            (model_state, (loss, means, invalid, gradients)), _ = jax.lax.scan(
-                add, (state.model_state, zeros), (parts, jnp.arange(accumulate))
+            (carried, (loss, means, invalid, gradients)), _ = jax.lax.scan(
+                add, (carried, zeros), (parts, jnp.arange(accumulate))
             )
             if axis_name is not None:
                 loss, means, invalid, gradients = jax.lax.psum(
                     (loss, means, invalid, gradients), axis_name
                 )
-                if model_state is not None:
-                    model_state = jax.lax.pmean(model_state, axis_name)
+                carried = _averaged(carried, axis_name)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -188,8 +197,9 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            model_state=model_state,
+            model_state=carried[0],
             ema=average,
+            method_state=carried[1],
         )
         return new_state, metrics
 
@@ -239,6 +249,16 @@ def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
         return jnp.swapaxes(leaf.reshape(rows // parts, parts, *leaf.shape[1:]), 0, 1)
 
     return {name: split(name, leaf) for name, leaf in batch.items()}
+
+
+def _averaged(carried: Any, axis_name: str) -> Any:
+    """Average what devices carry; counts, which are the same on all of them, stay whole."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+        ),
+        carried,
+    )
 
 
 def _invalid_labels(outputs: ModelOutputs, batch: Batch) -> jax.Array | None:

@@ -31,7 +31,8 @@ class Method:
       formula: the function; its docstring says what it is, its first line and its paper are listed.
         Of labels `(logits, labels, **options)`, of logits and of each pair of layers
         `(student, teacher, **options)`, unreduced. Of outputs
-        `(student, teacher, batch, *, maps, step, **options) -> Mean`.
+        `(student, teacher, batch, *, maps, step, **options) -> Mean`; with `state`, it also takes
+        `state` and returns `(Mean, new_state)`.
       options: a section with its options. Of logits, `temperature` may be a schedule, and of
         outputs every option; layers are told by an option `layers`, the map of pairs.
       compares_classes: whether it compares distributions over several classes, and so says nothing
@@ -41,6 +42,9 @@ class Method:
       taps: `(**options) -> (student_taps, teacher_taps)`, for outputs.
       maps: `(student, teacher, key, **options) -> pytree`, parameters that are trained beside the
         student and left out of the export, for outputs; the models' parameters may be shapes.
+      state: `(student, teacher, **options) -> pytree`, the first value of arrays that the formula
+        carries from step to step, such as a queue or a running mean, for outputs. They are saved
+        with every checkpoint and left out of the export; the models' parameters may be shapes.
 
     Raises:
       ConfigError: parts that do not go together.
@@ -55,6 +59,7 @@ class Method:
     cached: Mapping[str, str | Callable[..., Any]] = dataclasses.field(default_factory=dict)
     taps: str | Callable[..., Any] | None = None
     maps: str | Callable[..., Any] | None = None
+    state: str | Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         fault = _fault(self)
@@ -85,7 +90,7 @@ def _fault(method: Method) -> str | None:
             return f"options: got {name!r}, which every term has; choose another name"
     if method.reads_layers and "layers" not in options:
         return "options: got no 'layers', expected the map of pairs of layers"
-    for name in ("taps", "maps"):
+    for name in ("taps", "maps", "state"):
         if getattr(method, name) is not None and method.reads != "outputs":
             return f"{name}: has no effect where reads is {method.reads!r}, expected 'outputs'"
     for name in ("fused", "cached"):

@@ -140,6 +140,7 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, *, share_params: bool =
         rng=whole,
         model_state=jax.tree.map(lambda _: whole, state.model_state),
         ema=None if state.ema is None else shared,
+        method_state=jax.tree.map(lambda _: whole, state.method_state),
     )
 
 

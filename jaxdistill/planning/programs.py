@@ -125,7 +125,9 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
     maps = _shapes(setup.projections)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
     trained, frozen = assembly.split({"student": _shapes(student.params), "projections": maps})
-    state = jax.eval_shape(assembly.make_state, trained, student.model_state, key)
+    state = jax.eval_shape(
+        assembly.make_state, trained, student.model_state, assembly.method_state, key
+    )
     state = with_shardings(state, assembly.state_sharding)
     teachers = {} if setup.teacher is None else {TEACHER: _shapes(setup.teacher.params)}
     frozen = dataclasses.replace(frozen, teachers=teachers)

@@ -149,7 +149,7 @@ def test_every_layout_trains_the_same(family, layout):
 def test_pmap_trains_the_same(family):
     joint, student, setup = joint_of(family, strategy="pmap")
     params = {"student": student.params, "projections": {}}
-    state = joint.make_state(params, None, jax.random.key(0))
+    state = joint.make_state(params, None, None, jax.random.key(0))
     arguments = compilation.replicate(state), compilation.replicate(setup.teacher.params)
     losses = losses_of(compilation.pmap_step(joint.step), *arguments, batches_of(family))
     assert_same(losses, alone(family))

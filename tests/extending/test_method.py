@@ -50,6 +50,16 @@ def test_a_method_is_listed_trained_and_planned(installed):
     weights = 24 * 20 + 20 * 16 + 64 * 24 + 24 + 24 * 10 + 10
     breakdown = json.loads((folder / "plan.json").read_text())["breakdown"]
     assert breakdown["parameters"] == 4 * weights
+    # Its running mean of 16 numbers and a count are held and saved, and counted beside the moments.
+    carried = 4 * 16 + 4
+    assert carried <= breakdown["optimizer"] - 2 * 4 * weights < carried + 40
+    saved = [
+        path.read_text()
+        for path in folder.glob("work/distill/seed-0/checkpoints/*/state/*")
+        if path.name == "_METADATA"
+    ]
+    assert saved
+    assert all("method_state" in text and "steps" in text for text in saved)
 
 
 def test_a_registered_method_is_known_to_configs(monkeypatch):
