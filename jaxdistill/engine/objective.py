@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,8 +144,8 @@ class Objective:
                 said = teacher
             given: dict[str, Any] = {"step": step, "projections": projections}
             if term.stateful:
-                before = _state_of(name, carried)
-                found, after = term.function(student, said, batch, state=before, **given)
+                before, function = _state_of(name, carried), cast("Any", term.function)
+                found, after = function(student, said, batch, state=before, **given)
                 carried[name] = _same_form(name, before, jax.lax.stop_gradient(after))
             else:
                 found = term.function(student, said, batch, **given)
