@@ -187,7 +187,7 @@ def test_a_hugging_face_data_set(tmp_path, monkeypatch, tokenizer_folder):
     ) as error:
         load(tokenizer_folder, source="no/such")
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="Did you mean 'digits'"):
+    with pytest.raises(ValueError, match="Did you mean 'digits'"):
         load(source="digitz")
 
 

@@ -168,5 +168,5 @@ def test_layers_are_compared_on_what_the_data_are():
     )
     facts = facts_without_data(config)
     student, teacher = student_shapes(config, facts), teacher_shapes(config, facts)
-    teaching = resolve(config, config.train, facts, student, teacher, total_steps=1).teaching
-    assert teaching.projections["hint"]["1"].shape == (5, 9)
+    setup = resolve(config, config.train, facts, student, teacher, total_steps=1)
+    assert setup.projections["hint"]["1"].shape == (5, 9)

@@ -24,7 +24,7 @@ BATCHES = [tiny.make_batch(16, seed, short=False) for seed in range(STEPS)]
 def centered(student, teacher, batch, *, step, projections, state):
     """Distance to logits without their running mean, of which the last step's is taken."""
     del step, projections
-    values = ((student.logits - teacher.logits + state["mean"]) ** 2).mean(-1)
+    values = ((student.logits - teacher.logits + state["mean"][None]) ** 2).mean(-1)
     mean = 0.5 * state["mean"] + 0.5 * (teacher.logits + 0 * student.logits).mean(0)
     return Mean.of(values, batch["weight"]), {"mean": mean, "count": state["count"] + 1}
 
@@ -75,7 +75,7 @@ def test_a_loss_reads_what_the_step_before_left():
     for batch, loss in zip(BATCHES, losses, strict=True):
         params = state.params["student"]
         ours, theirs = (tiny.apply(p, batch).logits for p in (params, TEACHER))
-        np.testing.assert_allclose(((ours - theirs + mean) ** 2).mean(), loss, rtol=1e-5)
+        np.testing.assert_allclose(((ours - theirs + mean[None]) ** 2).mean(), loss, rtol=1e-5)
         mean = 0.5 * mean + 0.5 * np.asarray(theirs).mean(0)
         state, _ = jax.jit(step)(state, TEACHER, batch)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jaxdistill.config import teacher_functions
 from jaxdistill.config.base import Section
+from jaxdistill.config.effects import effective
 from jaxdistill.config.load import check
 from jaxdistill.distill.models import load_data
 from jaxdistill.errors import ConfigError, DataError
@@ -84,7 +85,7 @@ def registered(monkeypatch):
 def test_a_function_is_read_with_its_defaults(registered):
     config = check(VALUES)
     assert config.teacher.function == {"name": "mine", "scale": 1.0}
-    assert check(config.model_dump()) == config
+    assert check(effective(config)) == config
     scaled = {**VALUES, "teacher": {"function": {"name": "mine", "scale": 2}}}
     assert check(scaled).teacher.function == {"name": "mine", "scale": 2.0}
 
@@ -133,7 +134,7 @@ def test_a_function_speaks_of_every_example_in_its_place(registered, monkeypatch
     config = check({**VALUES, **changes})
     split = load_data(config, tmp_path).train
     said = speak(config, split, 10)
-    expected = np.asarray(split.images, np.float32).mean((1, 2, 3))
+    expected = np.asarray(split.inputs.images, np.float32).mean((1, 2, 3))
     np.testing.assert_allclose(said[:, 1] - said[:, 0], said[:, 1], atol=1e-6)
     order = np.argsort(expected)
     np.testing.assert_array_equal(np.argsort(said[:, 1]), order)
