@@ -92,7 +92,8 @@ def test_it_is_the_same_on_a_mesh_and_under_pmap(accumulate):
     np.testing.assert_allclose(on_mesh, losses, rtol=1e-5)
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(spread.method_state))
     devices = jax.devices()[:4]
-    copies, teacher = (compilation.replicate(tree, devices) for tree in (state, TEACHER))
+    fresh = begin(accumulate)[1]  # The step before took the buffers of the first.
+    copies, teacher = (compilation.replicate(tree, devices) for tree in (fresh, TEACHER))
     copies, _ = run(compilation.pmap_step(step, devices), copies, teacher)
     for found in (spread, compilation.unreplicate(copies)):
         own = found.method_state["own"]
