@@ -21,6 +21,7 @@ from jaxdistill.distill.setup import resolve, stored_shapes
 from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
+from jaxdistill.generation.writing import Sampling
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import sharding
@@ -220,18 +221,16 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         mesh=mesh,
     )
 
+    sampling: Any = Sampling(
+        None if greedy else key,
+        None if greedy else factor,
+        None if greedy or wanted.top_p is None else factor,
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+        number,
+    )
+
     def lower() -> Any:
-        return jax.jit(write).lower(
-            params,
-            ids,
-            lengths,
-            number,
-            None if greedy else key,
-            temperature=None if greedy else factor,
-            top_p=None if greedy or wanted.top_p is None else factor,
-            ends=jax.ShapeDtypeStruct((1,), jnp.int32),
-            pad=number,
-        )
+        return jax.jit(write).lower(params, ids, lengths, number, sampling)
 
     held = {
         "parameters": 0,

@@ -18,10 +18,11 @@ from jaxdistill.teachers.function import speak
 SPOKEN = """
 seeds: [0]
 data: {source: digits}
-teacher: {function: {name: most_ink, sharpness: 4}}
+teacher: {function: {name: most_ink, sharpness: 40}}
 student: {model: {family: mlp, hidden_sizes: [24]}}
 finetune: null
-train: {epochs: 2}
+train: {epochs: 6, learning_rate: 0.01}
+objective: {soft: {loss: forward_kl}}
 accept: [teacher_skill]
 telemetry: {progress: none}
 parallel: {data: 1}
@@ -53,7 +54,7 @@ def test_a_function_teaches_and_is_listed_planned_and_known_again(installed):
     assert (folder / "said/report.html").is_file()
     again = run("run", "spoken.yaml", "--workdir", "said", "teacher.function.sharpness=5")
     assert again.returncode == 2
-    assert "teacher.function.sharpness: 4.0 -> 5.0" in again.stderr
+    assert "teacher.function.sharpness: 40.0 -> 5.0" in again.stderr
     planned = run("plan", "spoken.yaml", "--topology", "cpu:1", "--json", "spoken.json")
     assert planned.returncode == 0, planned.stderr[-2000:]
     plan = json.loads((folder / "spoken.json").read_text())
