@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from jaxdistill.errors import ConfigError
 
 GROUP = "jaxdistill.plugins"
+T = TypeVar("T")
+
+
+def refuse_taken(
+    door: str, kind: str, name: str, declared: T, own: Collection[str], registered: dict[str, T]
+) -> None:
+    """Refuse a name that something else has; the same declaration may come twice.
+
+    Raises:
+      ConfigError: the package or another plugin has a thing of that name.
+    """
+    if name in own or registered.get(name, declared) != declared:
+        raise ConfigError(
+            f"{door}: got the name {name!r}, which another {kind} has; choose another one"
+        )
 
 
 @functools.cache

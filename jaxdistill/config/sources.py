@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 
-from jaxdistill.config.plugins import load_plugins
+from jaxdistill.config.plugins import load_plugins, refuse_taken
 from jaxdistill.errors import ConfigError, did_you_mean
 
 FILES = "files"
@@ -69,11 +69,7 @@ def register_source(source: Source) -> Source:
     Raises:
       ConfigError: another source has that name.
     """
-    if source.name in _OWN or _REGISTERED.get(source.name, source) != source:
-        raise ConfigError(
-            f"register_source: got the name {source.name!r}, which another source has; choose "
-            "another one"
-        )
+    refuse_taken("register_source", "source", source.name, source, _OWN, _REGISTERED)
     _REGISTERED[source.name] = source
     return source
 

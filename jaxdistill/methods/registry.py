@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 
-from jaxdistill.config.plugins import load_plugins
-from jaxdistill.errors import ConfigError
+from jaxdistill.config.plugins import load_plugins, refuse_taken
 from jaxdistill.methods.method import Method
 
 _OWN = ("labels", "response", "feature")
@@ -20,11 +19,7 @@ def register_method(method: Method) -> Method:
       ConfigError: another method has that name.
     """
     own = {name for module in _OWN for name in _declared(module)}
-    if method.name in own or _REGISTERED.get(method.name, method) != method:
-        raise ConfigError(
-            f"register_method: got the name {method.name!r}, which another method has; choose "
-            "another one"
-        )
+    refuse_taken("register_method", "method", method.name, method, own, _REGISTERED)
     _REGISTERED[method.name] = method
     return method
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from jaxdistill.config.plugins import load_plugins
-from jaxdistill.errors import ConfigError, ModelError, did_you_mean
+from jaxdistill.config.plugins import load_plugins, refuse_taken
+from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.modalities.modality import Modality
 
 DEFAULT = "text"
@@ -20,11 +20,8 @@ def register_modality(modality: Modality) -> Modality:
     Raises:
       ConfigError: another kind has that name.
     """
-    if modality.name in _own() or _REGISTERED.get(modality.name, modality) != modality:
-        raise ConfigError(
-            f"register_modality: got the name {modality.name!r}, which another kind of input has; "
-            "choose another one"
-        )
+    name = modality.name
+    refuse_taken("register_modality", "kind of input", name, modality, _own(), _REGISTERED)
     _REGISTERED[modality.name] = modality
     return modality
 

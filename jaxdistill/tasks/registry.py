@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 
-from jaxdistill.config.plugins import load_plugins
+from jaxdistill.config.plugins import load_plugins, refuse_taken
 from jaxdistill.errors import ConfigError
 from jaxdistill.tasks.task import Metric, Task
 
@@ -19,10 +19,7 @@ def register_task(task: Task) -> Task:
     Raises:
       ConfigError: another task has that name, or a metric means something else in another task.
     """
-    if task.name in _own() or _REGISTERED.get(task.name, task) != task:
-        raise ConfigError(
-            f"register_task: got the name {task.name!r}, which another task has; choose another one"
-        )
+    refuse_taken("register_task", "task", task.name, task, _own(), _REGISTERED)
     known = _metrics({**_own(), **_REGISTERED})
     for metric in task.metrics:
         other = known.get(metric.name, metric)
