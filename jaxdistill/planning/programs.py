@@ -206,8 +206,9 @@ def _generation(config: Config, mesh: Mesh) -> Program:
     over = sharding.batch_sharding(mesh)
     ids = jax.ShapeDtypeStruct((rows, wanted.prompt_tokens), jnp.int32, sharding=over)
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=over)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    factor = jax.ShapeDtypeStruct((), jnp.float32)
+    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    factor: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    end: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
     greedy = wanted.temperature == 0
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
 
@@ -221,11 +222,11 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         mesh=mesh,
     )
 
-    sampling: Any = Sampling(
+    sampling = Sampling(
         None if greedy else key,
         None if greedy else factor,
         None if greedy or wanted.top_p is None else factor,
-        jax.ShapeDtypeStruct((1,), jnp.int32),
+        end,
         number,
     )
 
