@@ -377,6 +377,13 @@ class Config(Section):
         soft, hard = make_term(**task.soft, weight=0.5), make_term(task.loss, weight=0.5)
         return {"soft": soft, "hard": hard}
 
+    @property
+    def supervised_terms(self) -> dict[str, TermConfig]:
+        """The terms on labels alone, of weight 1: what fine-tune and baseline train on."""
+        given = {k: term for k, term in self.terms.items() if term.method.reads == "labels"}
+        given = given or {"hard": make_term(self.task_record.loss)}
+        return {k: term.model_copy(update={"weight": 1.0}) for k, term in given.items()}
+
     @field_validator("task")
     @classmethod
     def _is_a_task(cls, value: str) -> str:

@@ -95,12 +95,13 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     if teacher is not None and teacher.config is not None:
         check_heads("teacher", teacher.config, mesh.shape[TENSOR])
     check_heads("student", student.config, mesh.shape[TENSOR])
+    objective = _objective(setup, None if config.parallel.strategy == "pmap" else mesh)
     example = {"student": student.params, "projections": setup.projections}
     optimizer = make_optimizer(train, example, setup.total_steps)
     step = make_train_step(
         student.apply,
         optimizer,
-        _objective(setup, None if config.parallel.strategy == "pmap" else mesh),
+        objective,
         teacher=None if teacher is None else teacher.apply,
         accumulate=train.accumulate,
         ema=train.ema,

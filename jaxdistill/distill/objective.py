@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxdistill.config.objective import TermConfig, make_term
+from jaxdistill.config.objective import TermConfig
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import language
 from jaxdistill.engine.objective import (
@@ -31,15 +31,17 @@ FUSED = "fused"
 
 
 class Weighted(NamedTuple):
-    """A configured term whose schedules are functions of the step.
+    """A configured term with its function, and its schedules as functions of the step.
 
     Attributes:
-      method: formula of the term.
-      weight: factor of its mean.
-      options: options of the method by name.
+      method: The method that it computes.
+      function: The method's formula, or its form on what a codec keeps of the teacher.
+      weight: Factor of the term's mean.
+      options: Options of the method by name.
     """
 
     method: Method
+    function: Callable[..., Any]
     weight: float | Schedule
     options: dict[str, Any]
 
@@ -48,18 +50,11 @@ def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
     """Return the task's own loss alone: what the teacher and the baseline train on.
 
     Args:
-      config: configuration of the run.
-      mesh: devices that share a batch under `jit`, for losses without logits.
+      config: Configuration of the run.
+      mesh: Devices that share a batch under `jit`, for losses without logits.
     """
-    chosen = {
-        name: term.model_copy(update={"weight": 1.0})
-        for name, term in config.terms.items()
-        if term.method.reads == "labels"
-    }
-    terms = weighted(chosen or {"hard": make_term(config.task_record.loss)}, 1)
-    if language.fuses(config):
-        return Objective(_fused(terms, mesh=mesh))
-    return Objective({name: _term(name, term) for name, term in terms.items()})
+    terms = weighted(config.supervised_terms, 1)
+    return _objective(terms, fuses=language.fuses(config), mesh=mesh)
 
 
 def distillation_objective(
@@ -74,33 +69,39 @@ def distillation_objective(
     """Return the configured terms; those in `projected` map widths.
 
     Args:
-      config: configuration of the run.
-      total_steps: updates of the stage, for schedules.
-      projected: names of the terms whose features are mapped.
-      codec: codec of the cache that stands for the teacher, where one does.
-      vocabulary: real number of classes, where language models pad their heads differently.
-      mesh: devices that share a batch under `jit`, for losses without logits.
+      config: Configuration of the run.
+      total_steps: Updates of the stage, for schedules.
+      projected: Names of the terms with features that are mapped.
+      codec: Codec of the stored outputs, None of a live teacher.
+      vocabulary: Real number of classes, where language models pad their heads differently.
+      mesh: Devices that share a batch under `jit`, for losses without logits.
     """
-    terms, fused = weighted(config.terms, total_steps), {}
-    if language.fuses(config):
-        if isinstance(codec, codecs.TopK | codecs.Sampled):
-            stored = {name: _stored(term, codec) for name, term in terms.items()}
-            fused = {FUSED: stored_tokens_term(stored, vocabulary=vocabulary, mesh=mesh)}
-        else:
-            fused = _fused(terms, vocabulary=vocabulary, mesh=mesh)
-        terms = {name: term for name, term in terms.items() if not term.method.fused}
-    others = {
-        name: _term(name, term, projected=name in projected, codec=codec, vocabulary=vocabulary)
-        for name, term in terms.items()
-    }
-    return Objective(fused | others)
+    return _objective(
+        weighted(config.terms, total_steps, codec),
+        fuses=language.fuses(config),
+        projected=projected,
+        codec=codec,
+        vocabulary=vocabulary,
+        mesh=mesh,
+    )
 
 
-def weighted(terms: Mapping[str, TermConfig], total_steps: int) -> dict[str, Weighted]:
+def weighted(
+    terms: Mapping[str, TermConfig], total_steps: int, codec: codecs.Codec | None = None
+) -> dict[str, Weighted]:
     """Return terms with every schedule as a function of the step, for a stage of that length."""
+
+    partly = codec if isinstance(codec, codecs.TopK | codecs.Sampled) else None
+
+    def form(method: Method) -> str | Callable[..., Any]:
+        if partly is None or method.reads != "logits":
+            return method.formula
+        return method.cached[partly.name]
+
     return {
         name: Weighted(
             term.method,
+            function_of(form(term.method)),
             value_schedule(term.weight, total_steps),
             {key: value_schedule(value, total_steps) for key, value in term.options.items()},
         )
@@ -108,58 +109,65 @@ def weighted(terms: Mapping[str, TermConfig], total_steps: int) -> dict[str, Wei
     }
 
 
-def _fused(
-    terms: Mapping[str, Weighted], *, vocabulary: int | None = None, mesh: Mesh | None = None
-) -> dict[str, Term]:
-    """Return one term that computes all token losses among `terms` without logits, if any."""
-    parts = {
-        name: TokenLoss(
-            term.method.name,
-            term.weight,
-            term.options.get("temperature", 1.0),
-            term.options.get("beta", 0.5),
-        )
+def _objective(
+    terms: Mapping[str, Weighted],
+    *,
+    fuses: bool,
+    projected: Collection[str] = (),
+    codec: codecs.Codec | None = None,
+    vocabulary: int | None = None,
+    mesh: Mesh | None = None,
+) -> Objective:
+    """Return one term for all losses that fuse, and one for each of the others."""
+    joint: dict[str, Term] = {}
+    if fuses:
+        tokens = [name for name, term in terms.items() if term.method.fused]
+        if isinstance(codec, codecs.TopK | codecs.Sampled):
+            stored = {name: _stored(term, codec) for name, term in terms.items()}
+            joint = {FUSED: stored_tokens_term(stored, vocabulary=vocabulary, mesh=mesh)}
+        elif tokens:
+            parts = {name: _token_loss(terms[name]) for name in tokens}
+            joint = {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)}
+        terms = {name: term for name, term in terms.items() if name not in tokens}
+    others = {
+        name: _term(name, term, projected=name in projected, codec=codec, vocabulary=vocabulary)
         for name, term in terms.items()
-        if term.method.fused
     }
-    return {FUSED: fused_term(parts, vocabulary=vocabulary, mesh=mesh)} if parts else {}
+    return Objective(joint | others)
 
 
 def _term(
     name: str,
     term: Weighted,
     *,
-    projected: bool = False,
-    codec: codecs.Codec | None = None,
-    vocabulary: int | None = None,
+    projected: bool,
+    codec: codecs.Codec | None,
+    vocabulary: int | None,
 ) -> Term:
-    method, weight, options = term
-    function, options = function_of(method.formula), dict(options)
+    method, function, weight, options = term
     if method.reads == "labels":
         return task_term(function, weight=weight, **options)
     if method.reads_layers:
-        layers = options.pop("layers")
+        layers, rest = options["layers"], {k: v for k, v in options.items() if k != "layers"}
         return features_term(
-            functools.partial(function, **options) if options else function,
+            functools.partial(function, **rest) if rest else function,
             layers,
             kind=method.reads,
             weight=weight,
             projection=name if projected else None,
         )
-    if method.reads == "outputs":
-        return _outputs_term(name, term)
-    if vocabulary is not None:
-        function = language.among(function, vocabulary)
-    if isinstance(codec, codecs.TopK | codecs.Sampled):
-        return stored_term(_stored(term, codec), vocabulary=vocabulary)
-    temperature = options.pop("temperature", None)
-    return logits_term(function, temperature=temperature, weight=weight, **options)
+    if method.reads == "logits":
+        if isinstance(codec, codecs.TopK | codecs.Sampled):
+            return stored_term(_stored(term, codec), vocabulary=vocabulary)
+        if vocabulary is not None:
+            function = language.among(function, vocabulary)
+        return logits_term(function, weight=weight, **{"temperature": None, **options})
+    return _outputs_term(name, term)
 
 
 def _outputs_term(name: str, term: Weighted) -> Term:
     """Return a term of whole outputs, with the parameters that its method trains."""
-    method, weight, options = term
-    function = function_of(method.formula)
+    method, function, weight, options = term
     ours, theirs = ((), ()) if method.taps is None else function_of(method.taps)(**options)
     moving: dict[str, Callable[..., Any]] = {k: v for k, v in options.items() if callable(v)}
 
@@ -177,15 +185,16 @@ def _outputs_term(name: str, term: Weighted) -> Term:
     )
 
 
+def _token_loss(term: Weighted) -> TokenLoss:
+    """Return a term's part of the loss that makes no logits."""
+    heat, beta = term.options.get("temperature", 1.0), term.options.get("beta", 0.5)
+    return TokenLoss(term.method.name, term.weight, heat, beta)
+
+
 def _stored(term: Weighted, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:
     """Return a term's loss of what the codec keeps; of one on labels the loss itself."""
-    method, weight, options = term
+    method, function, weight, options = term
     if method.reads == "labels":
-        return StoredLoss(function_of(method.formula), (), weight, options)
-    loss = function_of(method.cached[codec.name])
-    return StoredLoss(
-        loss,
-        codecs.TARGETS[codec.name]._fields,
-        weight,
-        options | {"temperature": codec.temperature},
-    )
+        return StoredLoss(function, (), weight, options)
+    parts = codecs.TARGETS[codec.name]._fields
+    return StoredLoss(function, parts, weight, options | {"temperature": codec.temperature})
