@@ -17,6 +17,7 @@ FLOORS = (
     ("data",),
     ("models",),
     ("engine", "teachers", "generation"),
+    ("setup",),
     ("evaluation",),
     ("doctor",),
     ("distill",),

@@ -27,7 +27,6 @@ from jaxdistill.bench.timing import (
     traced,
 )
 from jaxdistill.config.schema import Config
-from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.models import student_shapes
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.errors import ConfigError
@@ -36,6 +35,7 @@ from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.planning.account import Account, account
 from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
+from jaxdistill.setup.facts import facts_without_data
 from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")

@@ -12,10 +12,10 @@ from jaxdistill.bench.timing import TRACED, WARM, Timing, percentiles, timed_loa
 from jaxdistill.data.batching.loader import device_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.distill import models as build
-from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.distill.trainer import Trainer, make_trainer
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.models.registry import Model, save_model
+from jaxdistill.setup.resolve import teacher_kind
 
 _ONCE = 4096  # examples that a teacher whose outputs are kept runs over
 

@@ -369,6 +369,11 @@ class Config(Section):
         return "sampled" if self.task_record.over_vocabulary else "full"
 
     @property
+    def fuses(self) -> bool:
+        """Whether losses work from hidden states, so that no logits are made."""
+        return self.task_record.over_vocabulary and self.losses == "fused"
+
+    @property
     def terms(self) -> dict[str, TermConfig]:
         """The objective's terms: those given, or the task's usual pair."""
         if self.objective:

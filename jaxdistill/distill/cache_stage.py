@@ -21,7 +21,6 @@ from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import take_examples
 from jaxdistill.distill import models as build
-from jaxdistill.distill.codec import check_objective, choose_codec
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import Preempted
 from jaxdistill.models.frozen import keep_frozen
@@ -32,6 +31,7 @@ from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import TENSOR, batch_parts, check_heads, make_mesh
 from jaxdistill.runtime import group, preemption
+from jaxdistill.setup.codec import check_objective, choose_codec
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache.reader import Cache, inspect, open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter

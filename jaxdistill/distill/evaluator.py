@@ -11,7 +11,6 @@ import numpy as np
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.split import Split
-from jaxdistill.distill import objective
 from jaxdistill.engine.process_batch import rows_on
 from jaxdistill.engine.step import make_eval_step
 from jaxdistill.errors import Preempted
@@ -21,6 +20,7 @@ from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import SEQUENCE, batch_parts
 from jaxdistill.runtime import preemption
+from jaxdistill.setup import objective
 
 
 def make_evaluator(

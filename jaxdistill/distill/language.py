@@ -1,24 +1,16 @@
-"""What a run with a language model has of its own: its data, its tokens and its losses."""
+"""What a run with a language model has of its own: its data and its tokens."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.text.packed_dataset import prepare_language
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.models.registry import Model
-
-
-def fuses(config: Config) -> bool:
-    """Return whether losses work from hidden states, so that no logits are made."""
-    return config.task_record.over_vocabulary and config.losses == "fused"
 
 
 def load_data(
@@ -41,12 +33,3 @@ def with_tokenizer(model: Model, dataset: Dataset) -> Model:
     extra = {name: getattr(tokenizer, name) for name in names}
     config = dataclasses.replace(model.config, extra={**model.config.extra, **extra})
     return dataclasses.replace(model, config=config)
-
-
-def among(loss: Callable[..., jax.Array], vocabulary: int) -> Callable[..., jax.Array]:
-    """Return a loss of logits that looks at the first `vocabulary` classes of both sides only."""
-
-    def function(student: jax.Array, teacher: jax.Array, **options: Any) -> jax.Array:
-        return loss(student[..., :vocabulary], teacher[..., :vocabulary], **options)
-
-    return function

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdistill.config.schema import Config
-from jaxdistill.distill.facts import Facts
 from jaxdistill.models.positions import FIELDS as POSITIONS
 from jaxdistill.models.positions import table_size
+from jaxdistill.setup.facts import Facts
 
 Origin = Mapping[str, Any]
 

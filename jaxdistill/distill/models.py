@@ -14,7 +14,6 @@ from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
 from jaxdistill.data.text.tokenize import has_tokenizer
 from jaxdistill.distill import language
-from jaxdistill.distill.facts import Facts, facts_of
 from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
@@ -23,6 +22,7 @@ from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.abstract import abstract_model, without_weights
 from jaxdistill.models.family import assemble
+from jaxdistill.models.hub.described import described
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.positions import row_limit
 from jaxdistill.models.registry import Model, build_model, family_named, load_model
@@ -32,6 +32,7 @@ from jaxdistill.models.shrink.shapes import student_of_teacher
 from jaxdistill.models.shrink.width import narrow_student
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.setup.facts import Facts, facts_of
 
 log = logging.getLogger("jaxdistill")
 
@@ -56,7 +57,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     if config.task_record.documents:
         return language.load_data(config, tokenizer_folder(config), limits, cache)
     preprocessing, remarks = preprocessing_of(config)
-    teacher = checks_models.described(config, "teacher")
+    teacher = described(config, "teacher")
     dataset = prepare(
         config.data,
         task=config.task,

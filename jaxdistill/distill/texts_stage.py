@@ -18,7 +18,6 @@ from jaxdistill.data.text.corpus import Corpus, read_back, tokenize_documents
 from jaxdistill.data.text.ends import ends_of, generation_settings
 from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.distill import stages, workdir_lock
-from jaxdistill.distill.facts import tokens_among
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_teacher, doctor
 from jaxdistill.doctor.findings import Setup
@@ -30,6 +29,7 @@ from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import TENSOR, check_heads, check_rows, mesh_of
 from jaxdistill.runtime import preemption
+from jaxdistill.setup.facts import tokens_among
 
 log = logging.getLogger("jaxdistill")
 _NOT_APPLIED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

@@ -19,12 +19,7 @@ from jaxdistill.data.batching.stage import fewer, stage_batches, steps_of
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
 from jaxdistill.data.text import used_vocabulary
-from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.evaluator import make_evaluator
-from jaxdistill.distill.facts import example_of, facts_of
-from jaxdistill.distill.layout import Layout
-from jaxdistill.distill.projections import make_projections
-from jaxdistill.distill.setup import kind_of_model, resolve
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.frozen import Frozen, merge_parameters
 from jaxdistill.engine.hooks import Hooks, registered_hooks, tell
@@ -39,6 +34,11 @@ from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.setup.assembly import Assembly, assemble
+from jaxdistill.setup.facts import example_of, facts_of
+from jaxdistill.setup.layout import Layout
+from jaxdistill.setup.projections import make_projections
+from jaxdistill.setup.resolve import kind_of_model, resolve
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache.manifest import hash_tree
 from jaxdistill.teachers.cache.reader import Cache

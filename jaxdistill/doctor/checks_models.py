@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset, NamedHead
@@ -11,7 +10,7 @@ from jaxdistill.doctor.findings import Check, Finding, Setup
 from jaxdistill.errors import ConfigError
 from jaxdistill.modalities.registry import modalities, reads
 from jaxdistill.models.family import Family
-from jaxdistill.models.hub.described import Described, describe, family_of
+from jaxdistill.models.hub.described import Described, described, family_of, is_cached
 from jaxdistill.models.registry import families, family_named
 
 SIDES = ("teacher", "student")
@@ -73,14 +72,6 @@ def head_labels(config: Config, side: str) -> tuple[str, ...] | None:
     """Return the names of the outputs of a folder's head, where it has names and will be used."""
     found = described(config, side)
     return None if found is None else found.names
-
-
-def described(config: Config, side: str) -> Described | None:
-    """Look into a model's folder; None where there is none or its head will not be used."""
-    section = getattr(config, side)
-    if not isinstance(section.model, str) or section.fresh_head:
-        return None
-    return None if _is_cached(config, side) else describe(section.model)
 
 
 def refuse_unfit_heads(config: Config, dataset: Dataset) -> None:
@@ -151,18 +142,11 @@ def _families(config: Config) -> dict[str, Family]:
     found = {}
     for side in SIDES:
         origin = getattr(config, side).model
-        if isinstance(origin, str) and not _is_cached(config, side):
+        if isinstance(origin, str) and not is_cached(config, side):
             found[side] = family_of(origin)
         elif isinstance(origin, dict) and "family" in origin:
             found[side] = family_named(origin["family"])
     return found
-
-
-def _is_cached(config: Config, side: str) -> bool:
-    """Whether a cache stands for the model, whose folder may be somewhere else."""
-    if side != "teacher" or (config.teacher.cache is None and config.cache is None):
-        return False
-    return not (Path(str(config.teacher.model)) / "config.json").is_file()
 
 
 def _is_decoder(family: Family) -> bool:

@@ -10,11 +10,11 @@ from jax.typing import DTypeLike
 
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.inputs.shapes import batch_shapes
-from jaxdistill.distill.facts import Facts
 from jaxdistill.errors import DataError
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model, family_named
+from jaxdistill.setup.facts import Facts
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.config.schema import Config
-from jaxdistill.distill.setup import teacher_kind
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.files.json_files import write_answer
@@ -19,6 +18,7 @@ from jaxdistill.planning.account import Account, accounts
 from jaxdistill.planning.programs import Program, make_program
 from jaxdistill.planning.search import Candidate, changed, rank, smallest_change
 from jaxdistill.planning.topology import Topology, open_topology
+from jaxdistill.setup.resolve import teacher_kind
 
 log = logging.getLogger("jaxdistill")
 

@@ -13,11 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxdistill.config.schema import Config, TrainConfig
-from jaxdistill.distill.assembly import assemble
-from jaxdistill.distill.facts import facts_without_data
-from jaxdistill.distill.layout import Layout
 from jaxdistill.distill.models import student_shapes, teacher_shapes
-from jaxdistill.distill.setup import resolve, stored_shapes
 from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
@@ -36,6 +32,10 @@ from jaxdistill.parallel.mesh import (
 from jaxdistill.planning import loss
 from jaxdistill.planning.batches import Batch, batch_of, row_length, stored_fields
 from jaxdistill.planning.flops import step_operations
+from jaxdistill.setup.assembly import assemble
+from jaxdistill.setup.facts import facts_without_data
+from jaxdistill.setup.layout import Layout
+from jaxdistill.setup.resolve import resolve, stored_shapes
 
 PROGRAMS = ("joint", "cached", "finetune", "baseline", "generate", "loss")
 _STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not

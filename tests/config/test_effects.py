@@ -13,11 +13,11 @@ from jaxdistill import losses
 from jaxdistill.config.base import DECAYING, ScheduleConfig
 from jaxdistill.config.effects import effective, idle_options
 from jaxdistill.config.load import check, dump, load_config
-from jaxdistill.distill import objective as objectives
 from jaxdistill.engine.optimizer import OPTIMIZERS, make_optimizer, value_schedule
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.registry import methods
 from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.setup import objective as objectives
 
 IMAGES = {
     "data": {"source": "digits"},

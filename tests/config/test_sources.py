@@ -11,8 +11,8 @@ from jaxdistill.config.load import check
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.config.sources import Source, register_source, sources
 from jaxdistill.data.reading.sources import read_source, read_sources
-from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.errors import ConfigError, DataError
+from jaxdistill.setup.facts import facts_without_data
 
 IMAGE = {"height": 4, "width": 6, "channels": 3}
 COLUMNS = {"text": ["a", "b", "c"], "label": [0, 1, 0]}

@@ -14,12 +14,12 @@ from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.text.bpe import trained_tokenizer
 from jaxdistill.distill import cache_stage
 from jaxdistill.distill import models as build
-from jaxdistill.distill import objective as objectives
-from jaxdistill.distill.facts import facts_of
-from jaxdistill.distill.setup import real_vocabulary
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import build_model, save_model
+from jaxdistill.setup import objective as objectives
+from jaxdistill.setup.facts import facts_of
+from jaxdistill.setup.resolve import real_vocabulary
 from jaxdistill.teachers import targets as precomputed
 from jaxdistill.teachers.cache.codecs import Hidden, Sampled, TopK
 from jaxdistill.teachers.cache.reader import open_cache

@@ -11,14 +11,14 @@ from support.texts import write_corpus
 from jaxdistill.config.load import check, load_config, recipes
 from jaxdistill.config.schema import Config
 from jaxdistill.distill import models as build
-from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.models import student_shapes, teacher_shapes
-from jaxdistill.distill.setup import resolve, teacher_kind
 from jaxdistill.distill.trainer import Trainer, make_trainer
 from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
+from jaxdistill.setup.facts import facts_without_data
+from jaxdistill.setup.resolve import resolve, teacher_kind
 
 GPT2 = "{family: gpt2, n_embd: 32, n_layer: 2, n_head: 2}"
 LLAMA = (

@@ -10,10 +10,10 @@ from support.setups import encoder, text_dataset
 from jaxdistill.data.inputs.images import Images
 from jaxdistill.data.reading.preprocessing import Preprocessing
 from jaxdistill.data.split import make_split
-from jaxdistill.distill.projections import make_projections
 from jaxdistill.doctor import checks_shapes
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
+from jaxdistill.setup.projections import make_projections
 
 
 def faults(setup) -> str:

@@ -11,10 +11,10 @@ from support.chats import chat_tokenizer
 
 from jaxdistill.config.load import check
 from jaxdistill.data.text.ends import ends_of, generation_config_of
-from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import resolve
 from jaxdistill.generation.decode import generate
 from jaxdistill.models.registry import build_model, load_model, save_model
+from jaxdistill.setup.facts import Facts
+from jaxdistill.setup.resolve import resolve
 
 LLAMA = {
     "family": "llama",

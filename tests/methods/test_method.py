@@ -10,13 +10,13 @@ import pytest
 from jaxdistill.config import plugins
 from jaxdistill.config.base import ScheduleConfig, Section
 from jaxdistill.config.load import check
-from jaxdistill.distill.objective import distillation_objective
 from jaxdistill.engine.mean import Mean
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods import registry
 from jaxdistill.methods.feature import LayersOptions
 from jaxdistill.methods.method import Method
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.setup.objective import distillation_objective
 
 TOTAL = 10
 

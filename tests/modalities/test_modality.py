@@ -20,13 +20,13 @@ from jaxdistill.data.inputs.shapes import batch_shapes, example_batch, sizes_of
 from jaxdistill.data.reading.columns import find_roles
 from jaxdistill.data.reading.table import Table
 from jaxdistill.data.split import make_split
-from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, DataError, ModelError
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities import registry
 from jaxdistill.modalities.modality import Field, Modality
+from jaxdistill.setup.facts import facts_without_data
 from jaxdistill.teachers.targets import obstacle
 
 PACKAGE = Path(jaxdistill.__file__).parent

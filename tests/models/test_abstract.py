@@ -7,7 +7,6 @@ import jax
 import pytest
 
 from jaxdistill.config.load import load_config
-from jaxdistill.distill.facts import facts_without_data
 from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.errors import ModelError
 from jaxdistill.models.abstract import abstract_model, without_weights
@@ -15,6 +14,7 @@ from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.models.shrink.importance import measure_importance
 from jaxdistill.models.shrink.layers import student_from_teacher
 from jaxdistill.models.shrink.width import narrow_student, narrowed_config
+from jaxdistill.setup.facts import facts_without_data
 
 QWEN = {
     "family": "qwen3", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,

@@ -10,11 +10,11 @@ from support import runs
 from jaxdistill.cli import app as cli
 from jaxdistill.config.load import load_config
 from jaxdistill.distill import models as build
-from jaxdistill.distill.assembly import assemble
-from jaxdistill.distill.facts import facts_of
-from jaxdistill.distill.setup import resolve
 from jaxdistill.parallel import host_memory
 from jaxdistill.parallel.mesh import make_mesh
+from jaxdistill.setup.assembly import assemble
+from jaxdistill.setup.facts import facts_of
+from jaxdistill.setup.resolve import resolve
 
 
 @pytest.fixture

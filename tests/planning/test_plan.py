@@ -10,9 +10,6 @@ import pytest
 from support.plans import STUDENT, TEACHER, config
 
 from jaxdistill.cli import app as cli
-from jaxdistill.distill.assembly import assemble
-from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import resolve
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel.mesh import make_mesh
@@ -23,6 +20,9 @@ from jaxdistill.planning.plan import parse_mesh
 from jaxdistill.planning.programs import make_program
 from jaxdistill.planning.table import describe
 from jaxdistill.planning.topology import missing_libtpu
+from jaxdistill.setup.assembly import assemble
+from jaxdistill.setup.facts import Facts
+from jaxdistill.setup.resolve import resolve
 
 
 @pytest.fixture(scope="module")

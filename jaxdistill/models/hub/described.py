@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from jaxdistill.config.schema import Config
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.files.model_folder import open_tensors, read_json, refuse_adapter
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
@@ -83,6 +84,21 @@ def describe(folder: str | Path) -> Described:
     if names is not None and is_generic(names):
         names = None
     return Described(folder, family, outputs, names, raw.get("problem_type"), other)
+
+
+def described(config: Config, side: str) -> Described | None:
+    """Look into the folder that a config names; None where it names none or drops its head."""
+    section = getattr(config, side)
+    if not isinstance(section.model, str) or section.fresh_head:
+        return None
+    return None if is_cached(config, side) else describe(section.model)
+
+
+def is_cached(config: Config, side: str) -> bool:
+    """Return whether a cache stands for a model, whose folder may be somewhere else."""
+    if side != "teacher" or (config.teacher.cache is None and config.cache is None):
+        return False
+    return not (Path(str(config.teacher.model)) / "config.json").is_file()
 
 
 def _other_head(raw: Json) -> str | None:

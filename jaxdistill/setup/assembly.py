@@ -15,9 +15,6 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill.distill import objective as objectives
-from jaxdistill.distill.setup import Setup
-from jaxdistill.distill.student_texts import writing_step
 from jaxdistill.engine.frozen import Frozen, split_parameters
 from jaxdistill.engine.objective import TEACHER, Objective
 from jaxdistill.engine.optimizer import FREEZE, make_optimizer
@@ -26,6 +23,9 @@ from jaxdistill.engine.step import TrainStep, make_train_step
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import BATCH, FSDP, TENSOR, check_heads
+from jaxdistill.setup import objective as objectives
+from jaxdistill.setup.resolve import Setup
+from jaxdistill.setup.student_texts import writing_step
 
 _TEACHER_SHARE = {"shared": (FSDP,), "wide": BATCH, "whole": ()}
 

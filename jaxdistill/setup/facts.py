@@ -13,9 +13,9 @@ from jaxdistill.config.sources import sources
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.data.text.ends import ends_of
-from jaxdistill.doctor.checks_models import described
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named, recognizable
+from jaxdistill.models.hub.described import described
 
 log = logging.getLogger("jaxdistill")
 

@@ -10,9 +10,9 @@ from support.torch_terms import value_at, values_of
 
 from jaxdistill.config.load import check
 from jaxdistill.config.schema import Config
-from jaxdistill.distill import objective as objectives
 from jaxdistill.engine.objective import Objective
 from jaxdistill.models.outputs import Head, Outputs
+from jaxdistill.setup import objective as objectives
 
 torch = pytest.importorskip("torch")
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import jax
 
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
-from jaxdistill.distill.codec import choose_codec
-from jaxdistill.distill.facts import Facts, example_of, tokens_among
-from jaxdistill.distill.projections import make_method_state, make_projections
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import Model
+from jaxdistill.setup.codec import choose_codec
+from jaxdistill.setup.facts import Facts, example_of, tokens_among
+from jaxdistill.setup.projections import make_method_state, make_projections
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.live import live

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from jaxdistill.config.load import check
-from jaxdistill.distill.assembly import assemble
-from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import resolve
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import check_length, mesh_of
 from jaxdistill.planning.compiled.hlo import parse
 from jaxdistill.planning.compiled.loops import walk
+from jaxdistill.setup.assembly import assemble
+from jaxdistill.setup.facts import Facts
+from jaxdistill.setup.resolve import resolve
 
 ROWS, LENGTH, STEPS = 8, 16, 50
 LAYOUTS = {

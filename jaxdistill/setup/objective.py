@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from jaxdistill.config.objective import TermConfig
 from jaxdistill.config.schema import Config
-from jaxdistill.distill import language
 from jaxdistill.engine.objective import (
     Objective,
     Schedule,
@@ -54,7 +54,7 @@ def supervised_objective(config: Config, mesh: Mesh | None = None) -> Objective:
       mesh: Devices that share a batch under `jit`, for losses without logits.
     """
     terms = weighted(config.supervised_terms, 1)
-    return _objective(terms, fuses=language.fuses(config), mesh=mesh)
+    return _objective(terms, fuses=config.fuses, mesh=mesh)
 
 
 def distillation_objective(
@@ -78,7 +78,7 @@ def distillation_objective(
     """
     return _objective(
         weighted(config.terms, total_steps, codec),
-        fuses=language.fuses(config),
+        fuses=config.fuses,
         projected=projected,
         codec=codec,
         vocabulary=vocabulary,
@@ -160,7 +160,7 @@ def _term(
         if isinstance(codec, codecs.TopK | codecs.Sampled):
             return stored_term(_stored(term, codec), vocabulary=vocabulary)
         if vocabulary is not None:
-            function = language.among(function, vocabulary)
+            function = _among(function, vocabulary)
         return logits_term(function, weight=weight, **{"temperature": None, **options})
     return _outputs_term(name, term)
 
@@ -198,3 +198,12 @@ def _stored(term: Weighted, codec: codecs.TopK | codecs.Sampled) -> StoredLoss:
         return StoredLoss(function, (), weight, options)
     parts = codecs.TARGETS[codec.name]._fields
     return StoredLoss(function, parts, weight, options | {"temperature": codec.temperature})
+
+
+def _among(loss: Callable[..., jax.Array], vocabulary: int) -> Callable[..., jax.Array]:
+    """Return a loss of logits that looks at the first `vocabulary` classes of both sides only."""
+
+    def function(student: jax.Array, teacher: jax.Array, **options: Any) -> jax.Array:
+        return loss(student[..., :vocabulary], teacher[..., :vocabulary], **options)
+
+    return function
