@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
-from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.doctor.findings import Check, Finding, Setup
-from jaxdistill.engine.frozen import split_parameters
-from jaxdistill.engine.optimizer import FREEZE, make_optimizer
 from jaxdistill.errors import ConfigError, JaxDistillError
-from jaxdistill.modalities.registry import modality_named
-from jaxdistill.models.layer_maps import check_layers
+from jaxdistill.models.abstract import with_shapes
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.models.shrink.shapes import student_of_teacher
-from jaxdistill.parallel.mesh import batch_parts, check_heads, mesh_of
-
-_TOKENS = 4
+from jaxdistill.parallel.mesh import batch_parts, mesh_of
+from jaxdistill.setup.assembly import Assembly, assemble
+from jaxdistill.setup.facts import facts_of
+from jaxdistill.setup.layout import Layout
+from jaxdistill.setup.resolve import resolve, stored_shapes, teacher_kind
 
 
 def shapes(setup: Setup) -> Check:
-    """Check that student, objective and optimizers can be built on these models."""
-    faults = list(_faults(setup))
+    """Check that every stage can be built on these models, as the run will build it."""
+    faults = dict.fromkeys(_faults(setup))
     for fault in faults:
         yield Finding("fatal", "shapes", fault)
     if not faults:
@@ -36,32 +33,31 @@ def shapes(setup: Setup) -> Check:
 
 
 def _faults(setup: Setup) -> Iterator[str]:
-    """Yield what cannot be built, all of it at once."""
-    config, models = setup.config, dict(setup.models)
+    """Yield what cannot be built, of all stages at once."""
+    config, teacher = setup.config, setup.teacher
+    try:
+        mesh = mesh_of(config.parallel.sizes)
+    except JaxDistillError as error:
+        yield str(error)
+        return
     try:
         student = _student(setup)
     except JaxDistillError as error:
         yield str(error)
         student = None
-    if student is not None:
-        models["student"] = student
-    stages = (("finetune", "teacher", config.finetune), ("train", "student", config.train))
-    for stage, side, train in stages:
+    stages = (
+        ("finetune", config.finetune, teacher, False),
+        ("train", config.train, student, False),
+        ("train", config.train, student, True),
+    )
+    for section, train, model, distils in stages:
         if train is None:
             continue
-        for check in (_batches, _optimizer):
+        for check in (_check_batches, _check_step):
             try:
-                check(setup, train, models.get(side))
+                check(setup, train, model, mesh, distils)
             except JaxDistillError as error:
-                yield re.sub(r"^train\.", f"{stage}.", str(error))
-    try:
-        for side, model in models.items():
-            check_heads(side, model.config, max(config.parallel.tensor, 1))
-        if len(models) == 2:
-            batch = _example(setup)
-            check_layers(config, models["student"], models["teacher"], batch)
-    except JaxDistillError as error:
-        yield str(error)
+                yield re.sub(r"^train\.", f"{section}.", str(error))
 
 
 def _student(setup: Setup) -> Model | None:
@@ -72,31 +68,41 @@ def _student(setup: Setup) -> Model | None:
     return student_of_teacher(student, teacher)
 
 
-def _batches(setup: Setup, train: TrainConfig, model: Model | None) -> None:
-    mesh = mesh_of(setup.config.parallel.sizes)
+def _check_batches(
+    setup: Setup, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
+) -> None:
     check_parts(train.batch_size, train.accumulate, batch_parts(mesh))
 
 
-def _optimizer(setup: Setup, train: TrainConfig, model: Model | None) -> None:
-    """Build a stage's optimizer for a model laid out as it will be."""
+def _check_step(
+    setup: Setup, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
+) -> None:
+    """Build a stage's step from shapes, and let its optimizer update them."""
+    config, facts = setup.config, facts_of(setup.config, setup.dataset)
+    layout = Layout(None, apart=stacking.unrolls(train.unroll))
+    speaker = None
+    if distils:
+        teacher = None if setup.teacher is None else with_shapes(setup.teacher)
+        if teacher is None and config.teacher.function is None:
+            return  # A cache stands for it, which is checked where it is opened.
+        if teacher is None or teacher_kind(config) != "live":
+            speaker = stored_shapes(config, teacher, facts)
+        else:
+            speaker = layout.lay_out(teacher)
     if model is None:
         return
-    params, axes = model.params, model.axes
-    if stacking.unrolls(train.unroll) and axes is not None:
-        params = jax.eval_shape(lambda params: stacking.unstack(params, axes), params)
-    example = {"student": params, "projections": {}}
-    optimizer = make_optimizer(train, example, 2)
-    split = functools.partial(split_parameters, patterns=train.freeze, setting=FREEZE)
-    trained, _ = jax.eval_shape(split, example)
+    student = layout.lay_out(with_shapes(model))
+    assembly = assemble(resolve(config, train, facts, student, speaker), mesh)
+    _check_update(assembly, train, student)
+
+
+def _check_update(assembly: Assembly, train: TrainConfig, student: Model) -> None:
+    """Refuse options with which the optimizer cannot update the trained part of the student."""
+    trained, _ = jax.eval_shape(assembly.split, {"student": student.params, "projections": {}})
+    optimizer = assembly.optimizer
     try:
         jax.eval_shape(lambda both: optimizer.update(both, optimizer.init(both), both), trained)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"train.optimizer_options: got {train.optimizer_options}: {error}"
         ) from None
-
-
-def _example(setup: Setup) -> dict[str, Any]:
-    """Return a batch of one example like those of the data, texts of a few tokens."""
-    modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
-    return example_batch(modality, 1, {**sizes_of(modality, inputs), "length": _TOKENS})

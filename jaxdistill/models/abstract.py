@@ -55,6 +55,18 @@ def abstract_model(
     return shapes_only(family, config, chosen)
 
 
+def shapes_of(tree: Tree) -> Tree:
+    """Return a tree of arrays or shapes as `jax.ShapeDtypeStruct`, wherever they lie."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def with_shapes(model: Model) -> Model:
+    """Return a model with the shapes of its parameters in their place."""
+    return dataclasses.replace(
+        model, params=shapes_of(model.params), model_state=shapes_of(model.model_state)
+    )
+
+
 def without_weights(make: Callable[[Model], Model], model: Model) -> Model:
     """Return what `make` returns for a model of shapes: traced, not computed."""
     made: list[Model] = []

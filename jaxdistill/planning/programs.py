@@ -18,6 +18,7 @@ from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
 from jaxdistill.generation import decode
 from jaxdistill.generation.writing import Sampling
+from jaxdistill.models.abstract import shapes_of
 from jaxdistill.models.frozen import keep_frozen
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import sharding
@@ -38,7 +39,6 @@ from jaxdistill.setup.layout import Layout
 from jaxdistill.setup.resolve import resolve, stored_shapes
 
 PROGRAMS = ("joint", "cached", "finetune", "baseline", "generate", "loss")
-_STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +120,16 @@ def _step(config: Config, mesh: Mesh, name: str, train: TrainConfig, apart: bool
         raise ConfigError(
             f"plan: got program {name!r}, but teacher.function runs in no step; expected 'cached'"
         )
-    total = train.steps or _STEPS
-    setup = resolve(config, train, facts, student, teacher, total_steps=total)
+    setup = resolve(config, train, facts, student, teacher)
     assembly = assemble(setup, mesh)
-    maps = _shapes(setup.projections)
+    maps = shapes_of(setup.projections)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    trained, frozen = assembly.split({"student": _shapes(student.params), "projections": maps})
+    trained, frozen = assembly.split({"student": shapes_of(student.params), "projections": maps})
     state = jax.eval_shape(
         assembly.make_state, trained, student.model_state, assembly.method_state, key
     )
     state = with_shardings(state, assembly.state_sharding)
-    teachers = {} if setup.teacher is None else {TEACHER: _shapes(setup.teacher.params)}
+    teachers = {} if setup.teacher is None else {TEACHER: shapes_of(setup.teacher.params)}
     frozen = dataclasses.replace(frozen, teachers=teachers)
     frozen = with_shardings(frozen, assembly.frozen_sharding)
     given = with_shardings(batch, sharding.batch_shardings(batch, mesh))
@@ -280,10 +279,6 @@ def _loss(config: Config, mesh: Mesh) -> Program:
         useful,
         useful,
     )
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

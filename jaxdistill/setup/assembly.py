@@ -16,16 +16,14 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdistill.engine.frozen import Frozen, split_parameters
-from jaxdistill.engine.objective import TEACHER, Objective
+from jaxdistill.engine.objective import TEACHER
 from jaxdistill.engine.optimizer import FREEZE, make_optimizer
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import TrainStep, make_train_step
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import BATCH, FSDP, TENSOR, check_heads
-from jaxdistill.setup import objective as objectives
 from jaxdistill.setup.resolve import Setup
-from jaxdistill.setup.student_texts import writing_step
 
 _TEACHER_SHARE = {"shared": (FSDP,), "wide": BATCH, "whole": ()}
 
@@ -91,11 +89,11 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     Raises:
       ConfigError: heads of the models do not divide over the mesh.
     """
-    config, train, student, teacher = setup.config, setup.train, setup.student, setup.teacher
+    train, layout, student, teacher = setup.train, setup.parallel, setup.student, setup.teacher
     if teacher is not None and teacher.config is not None:
         check_heads("teacher", teacher.config, mesh.shape[TENSOR])
-    check_heads("student", student.config, mesh.shape[TENSOR])
-    objective = _objective(setup, None if config.parallel.strategy == "pmap" else mesh)
+    check_heads(setup.side, student.config, mesh.shape[TENSOR])
+    objective = setup.objective(mesh=None if layout.strategy == "pmap" else mesh)
     example = {"student": student.params, "projections": setup.projections}
     optimizer = make_optimizer(train, example, setup.total_steps)
     step = make_train_step(
@@ -107,8 +105,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
         ema=train.ema,
     )
     if setup.writes is not None:
-        assert config.on_policy is not None  # why the student writes
-        step = writing_step(step, config.on_policy, student, setup.total_steps, **setup.writes)
+        step = setup.writes(step)
 
     def make_state(params: Any, model_state: Any, method_state: Any, key: jax.Array) -> TrainState:
         return TrainState.create(
@@ -128,14 +125,14 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     trained, frozen = jax.eval_shape(split, example)
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
     state = jax.eval_shape(make_state, trained, student.model_state, setup.method_state, key)
-    share_params = config.parallel.share == "parameters"
+    share_params = layout.share == "parameters"
     teacher_sharding = sharding.parameter_shardings(
         {} if teacher is None else teacher.params,
         None if teacher is None else teacher.axes,
         mesh,
-        share=_TEACHER_SHARE[config.parallel.teacher],
+        share=_TEACHER_SHARE[layout.teacher],
     )
-    if config.parallel.teacher_memory == "host":
+    if layout.teacher_memory == "host":
         teacher_sharding = sharding.on_host(teacher_sharding)
     # The rest of the student lies as its trained part does.
     of_student = functools.partial(
@@ -156,18 +153,4 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
         make_state=make_state,
         method_state=setup.method_state,
         split=split,
-    )
-
-
-def _objective(setup: Setup, mesh: Mesh | None) -> Objective:
-    teacher = setup.teacher
-    if teacher is None:
-        return objectives.supervised_objective(setup.config, mesh)
-    return objectives.distillation_objective(
-        setup.config,
-        setup.total_steps,
-        set(setup.projections),
-        teacher.codec,
-        vocabulary=teacher.vocabulary,
-        mesh=mesh,
     )

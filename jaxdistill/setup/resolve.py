@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 
 from jaxdistill.config.schema import Config, TokenizerConfig, TrainConfig
+from jaxdistill.config.training import ParallelConfig
+from jaxdistill.engine.objective import Objective
+from jaxdistill.engine.step import TrainStep
 from jaxdistill.errors import ConfigError
 from jaxdistill.models.registry import Model
 from jaxdistill.setup.codec import choose_codec
 from jaxdistill.setup.facts import Facts, example_of, tokens_among
+from jaxdistill.setup.objective import distillation_objective, supervised_objective
 from jaxdistill.setup.projections import make_method_state, make_projections
+from jaxdistill.setup.student_texts import writing_step
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.live import live
@@ -20,31 +27,37 @@ from jaxdistill.teachers.targets import Stored
 from jaxdistill.teachers.teacher import Teacher
 
 Kind = Literal["live", "memory", "cache"]
+_STEPS = 1000
+"""Updates of a stage whose number the data decide: schedules need one, shapes and memory do not."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What one stage trains, and from what.
+    """What one stage trains, and from what: all that its program is assembled from.
 
     Attributes:
-      config: of the run.
-      train: the settings of the stage.
-      student: as it is laid out for training; its parameters may be shapes.
-      teacher: who speaks; None for a fine-tune or a baseline.
-      projections: maps that are trained beside the student, by term, or their shapes.
-      method_state: what terms carry from step to step, by term, before the first; or None.
-      total_steps: updates of the stage, for its schedules.
-      writes: tokens of `make_continue` where the student writes a share of the batches, else None.
+      train: Settings of the stage.
+      parallel: Layout over devices.
+      side: Name of the model that is trained, for messages.
+      student: Model that is trained, laid out for training; its parameters may be shapes.
+      teacher: Teacher of the stage; None for a fine-tune or a baseline.
+      objective: `(mesh=) -> Objective`, for the devices that share a batch under `jit`, or None.
+      total_steps: Updates of the stage, for its schedules.
+      projections: Maps that are trained beside the student, by term, or their shapes.
+      method_state: Values that terms carry from step to step, by term, before the first; or None.
+      writes: `(step) -> step` in which the student writes a share of the batches, or None.
     """
 
-    config: Config
     train: TrainConfig
+    parallel: ParallelConfig
+    side: Literal["student", "teacher"]
     student: Model
     teacher: Teacher | None
+    objective: Callable[..., Objective]
     total_steps: int
     projections: dict[str, Any] = dataclasses.field(default_factory=dict)
     method_state: dict[str, Any] | None = None
-    writes: dict[str, Any] | None = None
+    writes: Callable[[TrainStep], TrainStep] | None = None
 
 
 def resolve(
@@ -54,25 +67,32 @@ def resolve(
     student: Model,
     teacher: Model | Stored | None,
     *,
-    total_steps: int,
+    total_steps: int | None = None,
 ) -> Setup:
     """Decide what a stage is made of.
 
     Args:
-      config: of the run.
-      train: the settings of the stage.
-      facts: what the data say.
-      student: as it is laid out for training; its parameters may be shapes.
-      teacher: a model that runs in every step, or what is known of its stored outputs; None for a
+      config: Configuration of the run.
+      train: Settings of the stage.
+      facts: Sizes that the data, or the config alone, say.
+      student: Model that is trained, laid out for training; its parameters may be shapes.
+      teacher: A model that runs in every step, or what is known of its stored outputs; None for a
         fine-tune or a baseline.
-      total_steps: updates of the stage.
+      total_steps: Updates of the stage; those of the settings where None.
 
     Raises:
       ConfigError: layers of the objective that the models do not have, or vocabularies that do not
         go together.
     """
+    total_steps = total_steps or train.steps or _STEPS
+    setup = functools.partial(Setup, train, config.parallel, student=student)
     if teacher is None:
-        return Setup(config, train, student, None, total_steps)
+        return setup(
+            side="teacher" if train is config.finetune else "student",
+            teacher=None,
+            objective=functools.partial(supervised_objective, config),
+            total_steps=total_steps,
+        )
     vocabulary = None
     if config.task_record.over_vocabulary:
         classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
@@ -80,7 +100,7 @@ def resolve(
     projections: dict[str, Any] = {}
     method_state = None
     if isinstance(teacher, Stored):
-        speaker = targets.stored(teacher, vocabulary=vocabulary)
+        speaker = targets.stored(teacher)
     else:
         projections = make_projections(config, student, teacher, 0, example_of(facts))
         method_state = make_method_state(config, student, teacher)
@@ -88,13 +108,34 @@ def resolve(
             teacher,
             storage=config.teacher.storage,
             on_host=config.parallel.teacher_memory == "host",
-            vocabulary=vocabulary,
         )
     writes = None
     if config.on_policy is not None:
-        tokens = tokens_among(student.config.vocab_size, facts.vocabulary)
-        writes = {"eos_id": facts.ends, "pad_id": facts.pad_id, "vocabulary": tokens}
-    return Setup(config, train, student, speaker, total_steps, projections, method_state, writes)
+        writes = functools.partial(
+            writing_step,
+            wanted=config.on_policy,
+            student=student,
+            total_steps=total_steps,
+            eos_id=facts.ends,
+            pad_id=facts.pad_id,
+            vocabulary=tokens_among(student.config.vocab_size, facts.vocabulary),
+        )
+    return setup(
+        side="student",
+        teacher=speaker,
+        objective=functools.partial(
+            distillation_objective,
+            config,
+            total_steps,
+            set(projections),
+            speaker.codec,
+            vocabulary=vocabulary,
+        ),
+        total_steps=total_steps,
+        projections=projections,
+        method_state=method_state,
+        writes=writes,
+    )
 
 
 def teacher_kind(config: Config) -> Kind:

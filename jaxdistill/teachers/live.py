@@ -13,16 +13,13 @@ from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.teachers.teacher import Teacher
 
 
-def live(
-    model: Model, *, storage: Storage, on_host: bool, vocabulary: int | None = None
-) -> Teacher:
+def live(model: Model, *, storage: Storage, on_host: bool) -> Teacher:
     """Let a model teach.
 
     Args:
       model: its parameters may be shapes.
       storage: how its kernels are kept.
       on_host: whether its parameters lie in the host's memory, from where each layer is fetched.
-      vocabulary: see `Teacher`.
     """
     sizes = model.config
     with in_host_memory():
@@ -34,7 +31,7 @@ def live(
     if model.model_state is not None and axes is not None:
         unnamed = jax.tree.map(lambda leaf: (None,) * len(leaf.shape), model.model_state)
         axes = {"params": axes, "model_state": unnamed}
-    return Teacher(apply, params, axes, vocabulary=vocabulary, config=sizes)
+    return Teacher(apply, params, axes, config=sizes)
 
 
 def with_state(model: Model) -> tuple[Callable[..., Any], Any]:

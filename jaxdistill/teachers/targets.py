@@ -120,14 +120,13 @@ def head_axes(head: Head | None) -> Any:
     return dataclasses.replace(head, weights=("embed", "vocab"), bias=bias)
 
 
-def stored(known: Stored, *, vocabulary: int | None = None) -> Teacher:
+def stored(known: Stored) -> Teacher:
     """Let stored outputs teach, kept in memory or in a cache, or what is known of them."""
     return Teacher(
         make_apply(known.codec),
         {} if known.head is None else known.head,
         head_axes(known.head),
         codec=known.codec,
-        vocabulary=vocabulary,
     )
 
 

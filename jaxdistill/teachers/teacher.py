@@ -20,8 +20,6 @@ class Teacher:
         their shapes.
       axes: logical axes of the parameters, or None where they have no names.
       codec: how stored outputs are kept; None of a live model, whose outputs are as they are.
-      vocabulary: number of real classes where student and teacher pad their heads differently,
-        else None.
       config: sizes of a live model, which have to divide over a mesh, or None.
     """
 
@@ -29,5 +27,4 @@ class Teacher:
     params: Any
     axes: Any = None
     codec: Codec | None = None
-    vocabulary: int | None = None
     config: Any = None
