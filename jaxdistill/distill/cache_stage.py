@@ -64,7 +64,7 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[s
 def write(
     config: Config, dataset: Dataset, teacher: Model, path: Path, of: dict[str, Any]
 ) -> dict[str, Any]:
-    """Let the teacher speak of every training example once, and keep it; return an inspection.
+    """Store the teacher's outputs for every training example; return an inspection.
 
     What an earlier, killed run left whole is kept. Every process writes its own share.
 

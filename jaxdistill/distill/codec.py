@@ -1,4 +1,4 @@
-"""Which part of what a teacher says is kept on disk, and whether the objective can do with it."""
+"""Which part of a teacher's outputs is kept on disk, and whether the objective can do with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run with a language model has of its own: its data, its tokens and its losses."""
+"""What is special to a run with a language model: its data, its tokens and its losses."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Layout:
 
     Attributes:
       used_ids: the vocabulary's rows that take part; None for all.
-      apart: whether layers lie one by one instead of stacked.
+      apart: whether layers are kept one by one instead of stacked.
     """
 
     used_ids: np.ndarray | None
@@ -37,7 +37,7 @@ class Layout:
             return self._laid_out(model)
 
     def keep(self, model: Model, params: Any) -> Any:
-        """Return trained parameters as `model` keeps them; rows that took no part stay its own."""
+        """Return trained parameters as `model` keeps them; unused rows stay unchanged."""
         if model.axes is None:
             return params
         if self.apart:

@@ -90,7 +90,7 @@ def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def row_limits(config: Config) -> dict[str, int]:
-    """Return how many tokens a row of each model may have, as can be told before it is made."""
+    """Return how many tokens a row of each model may have, as far as is known before it is made."""
     found = {}
     for who in ("teacher", "student"):
         origin = getattr(config, who).model
@@ -204,9 +204,9 @@ def teacher_shapes(config: Config, facts: Facts, train: TrainConfig | None = Non
     """Return the configured teacher without weights.
 
     Args:
-      config: of the run.
-      facts: what the data say.
-      train: the settings of its fine-tune; None: as it teaches.
+      config: settings of the run.
+      facts: what is known of the data.
+      train: settings of the teacher's fine-tune; None: the model as it teaches.
     """
     train = train or TrainConfig(dtype=config.teacher.dtype)
     return _shapes(config, "teacher", config.teacher.model, train, facts)

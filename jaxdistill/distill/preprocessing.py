@@ -27,10 +27,10 @@ _AXES = ("height", "width", "channels")
 
 
 def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark, ...]]:
-    """Return the preprocessing of the teacher's folder, else of the student's, and what to tell.
+    """Return the preprocessing of the teacher's folder, else of the student's, and remarks.
 
     Raises:
-      ConfigError: two folders normalize pixels differently and `data` does not say which to take,
+      ConfigError: two folders normalize pixels differently and `data` does not choose one,
         or `data` contradicts how a teacher that is taken as it is normalizes them.
       DataError: a folder's image processor asks for what is not supported.
     """
@@ -79,7 +79,7 @@ def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark
 
 
 def channels_of(config: Config) -> int | None:
-    """Return the channels that the models read, or None where none of them says.
+    """Return the channels that the models read, or None where no model states them.
 
     Raises:
       ConfigError: teacher and student read different ones.
@@ -91,7 +91,7 @@ def channels_of(config: Config) -> int | None:
         family = None if raw is None else _image_family(raw.get("model_type", raw.get("family")))
         if raw is None or family is None or not hasattr(family.config, "num_channels"):
             continue
-        # What a folder leaves out is the default; what a mapping leaves out, the data say.
+        # What a folder leaves out is the default; what a mapping leaves out comes from the data.
         default = family.config.num_channels if isinstance(origin, str) else None
         channels = raw.get("num_channels", default)
         if isinstance(channels, int):

@@ -45,7 +45,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
 
     Args:
       config: a checked configuration of a language model.
-      workdir: of its run.
+      workdir: folder of the run.
       output: the file of JSON lines, which `data.train` reads.
       force: replace what was made with other settings.
 

@@ -89,7 +89,7 @@ class Workspace:
         return self.teacher if self.config.teacher.function is None else self.speak
 
     def speak(self, split: Split) -> np.ndarray:
-        """Return what the function that teaches says of a split, float32 `[N, C]`."""
+        """Return the logits of the function that teaches for a split, float32 `[N, C]`."""
         return speak(self.config, split, self.dataset.num_labels)
 
     @property
@@ -152,7 +152,7 @@ class Workspace:
         )
 
     def check_before(self, stage: str) -> None:
-        """Stop an unfinished stage at fatal findings; tell warnings once.
+        """Stop an unfinished stage at fatal findings; print warnings once.
 
         Looks before the first stage, and again when the teacher has been fine-tuned.
         """
@@ -176,7 +176,7 @@ class Workspace:
         if not all(path.is_file() for path in files):
             return False
         made = json.loads(files[-1].read_text(encoding="utf-8"))
-        # Whether the data are the same cannot be told without them.
+        # Whether the data are the same cannot be known without them.
         made.pop("data", None)
         made["settings"].pop("test", None)
         return not self.changes(made, {"settings": self.settings(*EVALUATED)})

@@ -1,7 +1,7 @@
 """What a step reads and never changes: teachers by name, and the frozen part of the student.
 
 A tree of parameters is split into two of the same form: where one has an array, the other has None,
-which is no leaf. Of stacked layers `[L, ...]` that are partly frozen, each has its own layers.
+which is no leaf. Where stacked layers `[L, ...]` are partly frozen, each tree holds some of them.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def is_layer(path: tuple[Any, ...]) -> bool:
-    """Return whether a parameter belongs to a stack of layers, together or apart."""
+    """Return whether a parameter belongs to a stack of layers, as one array or one by one."""
     return "/layers/" in f"/{path_name(path)}/"
 
 

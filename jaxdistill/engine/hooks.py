@@ -1,4 +1,4 @@
-"""What others are told while a run goes: at logs, evaluations and saves, never in between."""
+"""Callbacks of a run: at logs, evaluations and saves, never in between."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def register_hooks(
 
     Args:
       on_step: `(step, metrics, *, stage)`, wherever metrics are logged.
-      on_evaluation: the same, after every evaluation.
+      on_evaluation: `(step, metrics, *, stage)`, after every evaluation.
       on_save: `(step, folder, *, stage)`, after every save.
 
     Raises:
@@ -63,7 +63,7 @@ def registered_hooks() -> tuple[Hooks, ...]:
 def tell(
     hooks: Iterable[Hooks], moment: str, step: int, what: Mapping[str, Any] | Path, stage: str
 ) -> None:
-    """Call the functions of one moment, each with a copy of its own.
+    """Call the functions of one moment, each with another copy.
 
     Raises:
       ConfigError: one of them fails.

@@ -82,8 +82,8 @@ def train(
     The host waits for the device only to log, to evaluate and to save. `spread` lays one copy of
     the state over devices as `step` wants it and `gather` takes one copy back. Checkpoints hold
     what is trained; by `frozen_hash` they know the frozen part of the student again.
-    `tell(moment, step, what)` hears of `on_step` with the numbers that are logged, of
-    `on_evaluation` with its metrics, and of `on_save` with the folder of checkpoints.
+    `tell(moment, step, what)` is called at `on_step` with the numbers that are logged, at
+    `on_evaluation` with its metrics, and at `on_save` with the folder of checkpoints.
 
     Raises:
       Preempted: the process was asked to stop; the state is saved.

@@ -34,8 +34,8 @@ class Joint:
     """Several parts computed at once.
 
     Attributes:
-      mean: their weighted sum, which carries the gradient.
-      parts: the mean of each, to be told only.
+      mean: weighted sum of the parts, which carries the gradient.
+      parts: the mean of each, for the logs only.
     """
 
     mean: Mean
@@ -75,7 +75,7 @@ class Term:
 class Objective:
     """A weighted sum of terms: `sum_k weight_k(step) * mean_k`.
 
-    Each mean is divided by its own weight (examples, tokens), so terms do not change their balance
+    Each mean is divided by its weight (examples, tokens), so terms do not change their balance
     with padding, batch splits or device counts.
     """
 
@@ -112,7 +112,7 @@ class Objective:
     ) -> dict[str, Mean]:
         """Return every term's mean, unweighted and undivided, and those of its parts.
 
-        The teacher is what one said, or what several said by name.
+        The teacher is the outputs of one, or those of several by name.
         """
         return self.carried(student, teacher, batch, step=step, projections=projections)[0]
 
@@ -129,8 +129,8 @@ class Objective:
         """Return what `means` does, and the new states of the terms that carry one.
 
         Args:
-          student, teacher, batch, step, projections: see `means`.
-          states: of every stateful term by name; None where there is none.
+          student, teacher, batch, step, projections: arguments of `means`.
+          states: state of every stateful term by name; None where there is none.
 
         Raises:
           ValueError: a stateful term has no state, or returns another one than it got.

@@ -70,7 +70,7 @@ def make_optimizer(
     path holds none of `config.no_decay`, the layer-wise factors.
 
     Args:
-      config: of the stage; `config.freeze` says what is not trained.
+      config: settings of the stage; `config.freeze` names what is not trained.
       params: all parameters, `{"student": …, "projections": …}`, or their shapes.
       total_steps: updates of the stage.
 
@@ -128,8 +128,8 @@ def layer_factors(params: Any, decay: float) -> Any:
     depths = [layer_numbers(path, leaf).max() + 1 for path, leaf in paths if is_layer(path)]
     if not depths:
         raise ConfigError(
-            f"train.layer_decay: got {decay}, but the model has no layers that it could tell "
-            "apart; drop it"
+            f"train.layer_decay: got {decay}, but the model has no layers that it could "
+            "distinguish; drop it"
         )
     count = max(depths)
 

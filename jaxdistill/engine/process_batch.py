@@ -41,7 +41,7 @@ def own_part(sharding: NamedSharding) -> Part:
     """Return the blocks of rows that lie on devices of this process.
 
     Args:
-      sharding: of a batch; its first axis says how many blocks there are.
+      sharding: layout of a batch; its first axis gives the number of blocks.
     """
     if sharding.is_fully_addressable:
         return WHOLE
@@ -57,11 +57,11 @@ def own_part(sharding: NamedSharding) -> Part:
 def place_own(
     batch: Mapping[str, Any], shardings: Mapping[str, NamedSharding], part: Part
 ) -> dict[str, jax.Array]:
-    """Make global arrays of the rows that every process has of its own part.
+    """Make global arrays of the rows of every process's part.
 
     Args:
       batch: arrays whose first axis holds the rows of `part`.
-      shardings: of the global arrays, by name; all split the rows as `own_part` was told.
+      shardings: layouts of the global arrays by name; all split the rows as in `own_part`.
       part: what `own_part` gave.
 
     Raises:

@@ -19,7 +19,7 @@ class TrainState:
       step: scalar int32, updates done.
       params: `{"student": …, "projections": …}`, their trained parts, float32; exports drop the
         projections.
-      opt_state: of the optax optimizer, over `params`.
+      opt_state: state of the optax optimizer, over `params`.
       rng: a PRNG key; the step folds its number in, so it never changes.
       model_state: untrained state of the student such as batch statistics, or None.
       ema: exponential moving average of `params`, or None.

@@ -52,8 +52,8 @@ def make_train_step(
         where the state holds one.
       optimizer: an optax transformation over `{"student": …, "projections": …}`, where they are
         trained.
-      objective: its terms decide which taps are asked for.
-      teacher: as `student`, or several by name; needed when a term reads one.
+      objective: the loss; its terms decide which taps are asked for.
+      teacher: apply function like `student`, or several by name; needed when a term reads one.
       accumulate: microbatches per update; row `i` of the batch goes to microbatch `i % accumulate`.
       ema: decay of the parameters' moving average, for a state created with `ema=True`.
 
@@ -236,7 +236,7 @@ def make_eval_step(
 
 
 def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
-    """Reshape `[B, ...]` to `[parts, B / parts, ...]`, every device keeping its own rows."""
+    """Reshape `[B, ...]` to `[parts, B / parts, ...]`; rows stay on their devices."""
 
     def split(name, leaf):
         rows = leaf.shape[0]

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: console progress, JSONL, TensorBoard, Weights & Biases."""
+"""What a run reports while it runs: console progress, JSONL, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Telemetry:
-    """Writes the rows of one stage; only process 0 speaks."""
+    """Writes the rows of one stage, in process 0 alone."""
 
     def __init__(
         self, folder: Path, config: TelemetryConfig, *, stage: str, total: int, first: int = 0

@@ -24,7 +24,7 @@ from jaxdistill.planning.topology import Topology
 
 log = logging.getLogger("jaxdistill")
 
-# What the compiler for TPUs says of a program that is too large, in two of its wordings.
+# The message of the compiler for TPUs on a program that is too large, in two of its wordings.
 _USED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
@@ -34,19 +34,20 @@ class Account:
     """One program on one device of a mesh.
 
     Attributes:
-      name: of the program.
+      name: name of the program.
       fits: whether it compiles within the memory; None where the memory's size is not known.
-      peak_bytes: of memory in use at once; where it does not fit, as the compiler estimates it.
-      hbm_bytes: that a program may use, or None.
+      peak_bytes: memory in use at once; the compiler's estimate where it does not fit.
+      hbm_bytes: memory that a program may use, or None.
       memory: bytes of `parameters`, `optimizer`, `teacher`, `batch`, `activations`
         (what one loop over layers stacks up for another), `temporaries` (gradients, workspace, and
         activations that are not stacked) and `program`, its machine code where that was made.
-      flops, moved_bytes: of a step, bodies of loops as often as they run; None where not compiled.
+      flops, moved_bytes: operations and memory traffic of a step, bodies of loops as often as they
+        run; None where not compiled.
       bounded: whether all loops' numbers of turns are known.
       messages: over the interconnect.
       seconds: floors by `compute`, `memory` and `network`; empty where the chip is not known.
-      tokens: of a step over all devices, counted in `unit`.
-      useful_flops, run_flops: see `Program`.
+      tokens: size of a step over all devices, counted in `unit`.
+      useful_flops, run_flops: operations of a step, as in `Program`.
       mfu: useful operations per second of the peak, at the largest floor.
     """
 
@@ -74,7 +75,7 @@ class Account:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of all devices, at most."""
+        """Rate of all devices, at most."""
         return self.tokens / self.bound if self.bound else None
 
     def cost(self, price: float) -> float | None:
@@ -94,14 +95,14 @@ class Account:
 def accounts(
     programs: Sequence[tuple[Program, Mesh]], topology: Topology, *, machine_code: bool = False
 ) -> list[Account]:
-    """Compile programs, two at a time where there are two cores, and say what they cost.
+    """Compile programs, two at a time where there are two cores, and return their costs.
 
     For TPUs as far as their layout in memory, which takes seconds, but for the loss alone, which is
     small.
 
     Args:
       programs: each with the mesh that it was made for.
-      topology: of all meshes.
+      topology: machine that all meshes belong to.
       machine_code: compile to the end for TPUs, too.
 
     Raises:

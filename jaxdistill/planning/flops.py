@@ -78,7 +78,7 @@ def forward_flops(
     """Count a forward pass of a transformer over text; None for what reads no tokens.
 
     Args:
-      model: its parameters may be shapes.
+      model: the transformer; its parameters may be shapes.
       batch: with `input_ids` `[B, T]`.
       read: layers whose states or attention a loss reads.
       freeze: patterns of what is not trained.
@@ -185,8 +185,8 @@ def step_flops(student: Forward, *, computed: Scores | None = None, remat: bool 
     """Count forward and backward pass of what learns.
 
     Args:
-      student: that learns.
-      computed: of its scores; None: those that are useful.
+      student: forward pass of the model that learns.
+      computed: share of its scores that is computed; None: the useful ones.
       remat: whether its layers run forward twice.
     """
     scores = computed or Scores(student.seen, 2 * student.seen)
@@ -210,12 +210,12 @@ def step_operations(
     """Return the useful operations of a step, of each model, and all that are run.
 
     Args:
-      config: the run's.
-      train: of what learns.
-      student: that learns; its parameters may be shapes.
-      teacher: that runs live, or None.
-      batch: of the step over all devices.
-      mesh: that it is laid over.
+      config: settings of the run.
+      train: settings of the stage.
+      student: model that learns; its parameters may be shapes.
+      teacher: model that runs live, or None.
+      batch: batch of the step over all devices.
+      mesh: mesh that the step is laid over.
       apart: whether layers run one by one, so that those below the lowest trained one have no
         backward pass.
     """

@@ -47,19 +47,18 @@ class Program:
 
     Attributes:
       name: one of `PROGRAMS`.
-      config: of the run.
+      config: settings of the run.
       lower: makes the lowered program; nothing is compiled before.
       held: bytes per device of `parameters` (trained and frozen), `optimizer`, `teacher` and
         `batch`.
-      tokens: of a step over all devices; examples where there are no tokens.
+      tokens: tokens of a step over all devices; examples where there are no tokens.
       unit: `tokens` or `examples`.
-      useful_flops: of a step over all devices, without what is computed twice; None where the
-        models' shapes do not tell.
-      run_flops: the same with what is computed twice.
-      turns: of a loop that ends by its data.
+      useful_flops: operations of a step over all devices, without what is computed twice; None
+        where they do not follow from the models' shapes.
+      run_flops: operations of a step with what is computed twice.
+      turns: trip count of a loop that ends by its data.
       useful: `useful_flops` of `teacher` and `student`; empty where they are not known.
-      arguments: of a training step: the shapes and layouts of its state, frozen
-        parameters and batch.
+      arguments: shapes and layouts of a training step's state, frozen parameters and batch.
     """
 
     name: str
@@ -79,7 +78,7 @@ def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) 
     """Return a program of a run.
 
     Args:
-      config: the run's.
+      config: settings of the run.
       mesh: the devices.
       name: one of `PROGRAMS`.
       apart: whether layers run one by one where the config leaves it open, as on CPU.

@@ -28,7 +28,7 @@ class Candidate:
 
     Attributes:
       overrides: `key=value` that change the config, as the command line takes them.
-      account: of its program.
+      account: costs of its program.
     """
 
     overrides: tuple[str, ...]

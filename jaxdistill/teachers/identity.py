@@ -22,7 +22,7 @@ def example_keys(split: Split) -> np.ndarray:
     """Return the number of every example in a cache, int64 `[N]`: 63 bits of a hash of its input.
 
     It does not depend on the order of the examples, on which others there are, or on labels, so
-    shuffling, packing, buckets, epochs and subsets find what the teacher said. Equal inputs share
+    shuffling, packing, buckets, epochs and subsets find the teacher's outputs. Equal inputs share
     a number.
     """
     pieces = split.inputs.example_bytes()

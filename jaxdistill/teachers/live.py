@@ -19,10 +19,10 @@ def live(
     """Let a model teach.
 
     Args:
-      model: its parameters may be shapes.
+      model: the teacher; its parameters may be shapes.
       storage: how its kernels are kept.
       on_host: whether its parameters lie in the host's memory, from where each layer is fetched.
-      vocabulary: see `Teacher`.
+      vocabulary: number of real classes, where student and teacher pad their heads differently.
     """
     sizes = model.config
     with in_host_memory():
@@ -38,7 +38,7 @@ def live(
 
 
 def with_state(model: Model) -> tuple[Callable[..., Any], Any]:
-    """Return an apply function and parameters that carry a frozen model's own state along."""
+    """Return an apply function and parameters that carry a frozen model's state along."""
     if model.model_state is None:
         return model.apply, model.params
 

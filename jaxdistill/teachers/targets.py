@@ -1,8 +1,8 @@
-"""What a frozen teacher has said of the training examples, dealt out with every batch.
+"""Stored outputs of a frozen teacher for the training examples, added to every batch.
 
-It says the same of an example in every epoch and for every seed. Where the objective reads its last
-outputs only, and examples are not altered on the way, one pass replaces all others; what it gave is
-kept in memory, or in a cache on disk.
+They are the same for an example in every epoch and for every seed. Where the objective reads
+last outputs only, and examples are not altered on the way, one pass replaces all others; what it
+gave is kept in memory, or in a cache on disk.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Stored:
 
     @property
     def classes(self) -> int:
-        """Classes that the teacher speaks of."""
+        """Number of classes that the teacher distinguishes."""
         return self.width if self.head is None else self.head.weights.shape[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets(Stored):
-    """What the teacher said, by example.
+    """The teacher's outputs by example.
 
     Attributes:
       read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
@@ -102,7 +102,7 @@ def from_cache(cache: Cache, split: Split) -> Targets:
 
 
 def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
-    """Add what the teacher said to every batch, a row for each label."""
+    """Add the teacher's outputs to every batch, a row for each label."""
 
     def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
         fields = targets.read(part.take(draw.index))
@@ -132,7 +132,7 @@ def stored(known: Stored, *, vocabulary: int | None = None) -> Teacher:
 
 
 def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
-    """Return the teacher that has already spoken: it reads its outputs from the batch.
+    """Return the apply function of a stored teacher: it reads its outputs from the batch.
 
     Its outputs are logits, hidden states with the head that it is given as parameters, or features
     named as the targets of the codec.

@@ -1,4 +1,4 @@
-"""Who speaks in a step: the record behind which every kind of teacher stands."""
+"""The record that every kind of teacher is given to a step as."""
 
 from __future__ import annotations
 

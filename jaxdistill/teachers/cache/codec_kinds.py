@@ -35,7 +35,7 @@ class Sampled:
     Attributes:
       samples: classes kept, all different.
       temperature: T of the sampled distribution `softmax(logits / T)`; the loss must use the same.
-      seed: of the draws, which depend on it, the example and the position alone.
+      seed: seed of the draws, which depend on it, the example and the position alone.
     """
 
     samples: int = 18

@@ -1,4 +1,4 @@
-"""What a cache says of itself: what it was made from, how it is stored, and its files.
+"""The manifest of a cache: what it was made from, how it is stored, and its files.
 
 ```
 cache/
@@ -161,7 +161,7 @@ def check_expected(folder: Path, manifest: Mapping[str, Any], expect: Mapping[st
 
     Args:
       folder: for the message.
-      manifest: of the cache.
+      manifest: manifest of the cache.
       expect: identity fields by name (`teacher`, `tokenizer`, `data`, …), and `codec` (a name or a
         mapping of its parameters) and `width`.
 

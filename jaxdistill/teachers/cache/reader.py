@@ -26,8 +26,8 @@ class Cache:
     """An open cache; `open_cache` makes it.
 
     Attributes:
-      path: its folder.
-      manifest: everything it says of itself, as plain values.
+      path: folder of the cache.
+      manifest: manifest of the cache, as plain values.
       codec: how it is stored.
       width: number of classes V (for `hidden`: D).
       examples: int64 `[E]`, the numbers of the examples it holds, rising.
@@ -64,7 +64,7 @@ class Cache:
         return self.tokens(np.repeat(wanted, lengths), position), lengths
 
     def rows(self, examples: ArrayLike, columns: int) -> dict[str, np.ndarray]:
-        """Return the stored fields `[B, columns, ...]` of examples, each in a row of its own.
+        """Return the stored fields `[B, columns, ...]` of examples, one row for each.
 
         Positions after an example's last token are blank (no loss comes of them); tokens after
         `columns` are left out.
@@ -76,7 +76,7 @@ class Cache:
         return self.tokens(owner, position)
 
     def tokens(self, examples: ArrayLike, positions: ArrayLike) -> dict[str, np.ndarray]:
-        """Return the stored fields of single tokens, in any arrangement: packed rows, say.
+        """Return the stored fields of single tokens, in any arrangement, such as packed rows.
 
         Args:
           examples: integers `[...]`: which example each token is of; -1 gives a blank.
@@ -199,7 +199,7 @@ def open_cache(
     Sizes and indexes of all shards are checked now, every byte of a shard when it is first read.
 
     Args:
-      path: its folder.
+      path: folder of the cache.
       expect: what it must be of: identity fields by name (`teacher`, `tokenizer`, `data`), and
         `codec` (a name or its parameters) and `width`.
       verify: check every byte of all shards now.

@@ -1,4 +1,4 @@
-"""Writes a cache of what a teacher says, whatever the teacher is; a killed writer goes on later."""
+"""Writes a cache of a teacher's outputs, whatever the teacher is; a killed writer goes on later."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class CacheWriter:
         `write_encoded`.
       head: the teacher's last projection. With one, `write` takes hidden states: the codec `hidden`
         stores them and the head, others what the head makes of them, a few tokens at a time.
-      process_index, process_count: of this writer; by default those of `jax.distributed`.
+      process_index, process_count: place and number of writers; by default those of
+        `jax.distributed`.
       shard_bytes: a shard is written when it has this many.
 
     Raises:
@@ -113,7 +114,7 @@ class CacheWriter:
         lengths: ArrayLike | None = None,
         where: ArrayLike | None = None,
     ) -> None:
-        """Encode and store what the teacher says of some examples.
+        """Encode and store the teacher's outputs for some examples.
 
         Args:
           examples: integers `[B]`, at least 0: the examples' numbers in their data.
@@ -146,11 +147,11 @@ class CacheWriter:
 
         Args:
           examples: integers `[B]`.
-          fields: arrays `[N, ...]` as `codecs.layout` says.
+          fields: arrays `[N, ...]` as in `codecs.layout`.
           lengths: integers `[B]` with sum N.
 
         Raises:
-          ConfigError: the writer was not told its `width`.
+          ConfigError: the writer was not given its `width`.
           DataError: fields, shapes or dtypes are not those of the codec.
         """
         begun = time.perf_counter()

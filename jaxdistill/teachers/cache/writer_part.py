@@ -52,7 +52,7 @@ class Part:
         """Take over what an earlier run left whole, and sweep the rest.
 
         Args:
-          header: of this cache; its width may still be unknown.
+          header: header of this cache; its width may still be unknown.
 
         Returns:
           the width of what is there, None where nothing is.
