@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
@@ -194,13 +195,14 @@ def hints_are_computed(page: Path, names: dict) -> bool:
     config = check(merged(BASES[0], values))
     options = config.terms["hint"].options
     draw = np.random.default_rng(0)
-    student = Outputs(features={"layers.0.hidden": draw.normal(size=(2, 3))})
-    teacher = Outputs(features={"layers.1.hidden": draw.normal(size=(2, 5, 5, 4))})
+    student = Outputs(features={"layers.0.hidden": jnp.array(draw.normal(size=(2, 3)))})
+    teacher = Outputs(features={"layers.1.hidden": jnp.array(draw.normal(size=(2, 5, 5, 4)))})
     maps = [draw.normal(size=(3, options["width"])), draw.normal(size=(options["width"], 4))]
     batch = {"weight": np.ones(2, np.float32)}
     given = {"maps": maps, "step": 0, **options}
-    mapped = np.maximum(student.features["layers.0.hidden"] @ maps[0], 0) @ maps[1]
-    theirs = teacher.features["layers.1.hidden"].mean((1, 2))
+    ours = np.asarray(student.features["layers.0.hidden"])
+    theirs = np.asarray(teacher.features["layers.1.hidden"]).mean((1, 2))
+    mapped = np.maximum(ours @ maps[0], 0) @ maps[1]
     found = names["hint"](student, teacher, batch, **given)
     np.testing.assert_allclose(found.value(), np.mean((mapped - theirs) ** 2), rtol=1e-5)
     state = {"mean": np.zeros(4)}
