@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import CacheConfig, Config
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.registry import methods
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
+from jaxdistill.types import Json
 
 
 def choose_codec(config: Config) -> codecs.Codec:
@@ -20,7 +19,7 @@ def choose_codec(config: Config) -> codecs.Codec:
     """
     wanted = config.cache or CacheConfig()
     name = wanted.codec or config.default_codec
-    options: dict[str, Any] = {}
+    options: Json = {}
     if name in ("full", "hidden") and wanted.dtype is not None:
         options["dtype"] = wanted.dtype
     if name == "topk":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from jaxdistill.models.abstract import without_weights
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.host_memory import in_host_memory
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Layout:
         with in_host_memory():
             return self._laid_out(model)
 
-    def keep(self, model: Model, params: Any) -> Any:
+    def keep(self, model: Model, params: Tree) -> Tree:
         """Return trained parameters as `model` keeps them; unused rows stay unchanged."""
         if model.axes is None:
             return params

@@ -32,6 +32,7 @@ from jaxdistill.models.shrink.shapes import student_of_teacher
 from jaxdistill.models.shrink.width import narrow_student
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -78,7 +79,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     return dataset
 
 
-def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
+def measured_label(config: Config, dataset: Dataset) -> Json:
     """Say what an F1 is of, for a run's result: `positive`, an id or None, and `metric_of`."""
     if config.ranking_metric != "f1":
         return {}
@@ -168,7 +169,7 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
         return student_from_teacher(teacher, layers, seed=seed)
 
 
-def _folder(model: str | dict[str, Any] | None) -> Path | None:
+def _folder(model: str | Json | None) -> Path | None:
     return Path(model) if isinstance(model, str) else None
 
 
@@ -176,7 +177,7 @@ def _folder(model: str | dict[str, Any] | None) -> Path | None:
 def _model(
     config: Config,
     pooling: str,
-    origin: str | dict[str, Any] | None,
+    origin: str | Json | None,
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
@@ -252,7 +253,7 @@ def _options(config: Config, train: TrainConfig) -> dict[str, Any]:
     return options
 
 
-def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
+def _filled(config: Config, origin: Any, facts: Facts) -> Json:
     """Fill in the sizes of a model that its mapping leaves to the data.
 
     Raises:

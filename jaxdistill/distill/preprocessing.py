@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.config.schema import Config
 from jaxdistill.config.sources import sources
@@ -21,6 +20,7 @@ from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.modalities.registry import modality_named, reads
 from jaxdistill.models.family import Family
 from jaxdistill.models.registry import family_named
+from jaxdistill.types import Json
 
 _PIXELS = ("scale", "mean", "std")
 _AXES = ("height", "width", "channels")
@@ -126,13 +126,13 @@ def _found(config: Config) -> dict[str, Preprocessing]:
     return found
 
 
-def _is_pretrained(origin: Any) -> bool:
+def _is_pretrained(origin: object) -> bool:
     raw = _config_of(Path(origin)) if isinstance(origin, str) else None
     family = None if raw is None else _image_family(raw.get("model_type"))
     return family is not None and "images" in modality_named(family.modality).fields
 
 
-def _config_of(folder: Path) -> dict[str, Any] | None:
+def _config_of(folder: Path) -> Json | None:
     """Return a folder's config; what is wrong with one, reading the model says."""
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def _config_of(folder: Path) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) else None
 
 
-def _image_family(name: Any) -> Family | None:
+def _image_family(name: object) -> Family | None:
     try:
         family = family_named(name) if isinstance(name, str) else None
     except ModelError:

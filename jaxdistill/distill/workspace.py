@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from jaxdistill.runtime import group
 from jaxdistill.teachers.cache.manifest import MANIFEST
 from jaxdistill.teachers.cache.reader import Cache
 from jaxdistill.teachers.function import speak
+from jaxdistill.types import Json
 
 EVALUATED = (
     "student",
@@ -99,7 +99,7 @@ class Workspace:
             return Path(self.config.teacher.cache)
         return None if self.config.cache is None else self.workdir / "cache"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """What a cache of this run's teacher and data is of."""
         return cache_stage.identity(self.config, self.dataset, self.finetuned)
 
@@ -181,7 +181,7 @@ class Workspace:
         made["settings"].pop("test", None)
         return not self.changes(made, {"settings": self.settings(*EVALUATED)})
 
-    def changes(self, made: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    def changes(self, made: Json, wanted: Json) -> list[str]:
         """List what differs between the settings of a stage and those wanted of it.
 
         Places are the same if they are at the same address, or seen from the work directory: it
@@ -192,7 +192,7 @@ class Workspace:
         there = {**made, "settings": moved(made["settings"], before, folder)}
         return min((differences(one, wanted) for one in (made, there)), key=len)
 
-    def settings(self, *names: str) -> dict[str, Any]:
+    def settings(self, *names: str) -> Json:
         """Return the parts of the configuration that decide a stage's result.
 
         The layout over devices is none of them: a run may go on with another one.
@@ -212,9 +212,9 @@ class Workspace:
 def run_stage(
     workspace: Workspace,
     name: str,
-    settings: dict[str, Any],
-    work: Callable[[Path], dict[str, Any]],
-) -> dict[str, Any]:
+    settings: Json,
+    work: Callable[[Path], Json],
+) -> Json:
     """Do a stage's work unless its result is there; refuse to mix two configurations.
 
     Of several processes all work, and process 0 looks after the folder.
@@ -227,7 +227,7 @@ def run_stage(
     start = time.monotonic()
     made = work(folder)
 
-    def keep() -> dict[str, Any]:
+    def keep() -> Json:
         result = {"fingerprint": fingerprint(wanted), **made}
         result["stage_seconds"] = round(time.monotonic() - start, 2)
         write_json(folder / "result.json", result)
@@ -236,7 +236,7 @@ def run_stage(
     return group.first(f"{name} ends", keep)
 
 
-def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _kept(workspace: Workspace, name: str, wanted: Json) -> Json | None:
     """Return what a stage left in its folder, or prepare the folder for it."""
     folder = workspace.workdir / name
     marker, result_file = folder / "settings.json", folder / "result.json"

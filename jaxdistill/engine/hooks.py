@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.errors import ConfigError, JaxDistillError
 
@@ -24,16 +23,16 @@ class Hooks:
         written.
     """
 
-    on_step: Callable[..., Any] | None = None
-    on_evaluation: Callable[..., Any] | None = None
-    on_save: Callable[..., Any] | None = None
+    on_step: Callable[..., object] | None = None
+    on_evaluation: Callable[..., object] | None = None
+    on_save: Callable[..., object] | None = None
 
 
 def register_hooks(
     *,
-    on_step: Callable[..., Any] | None = None,
-    on_evaluation: Callable[..., Any] | None = None,
-    on_save: Callable[..., Any] | None = None,
+    on_step: Callable[..., object] | None = None,
+    on_evaluation: Callable[..., object] | None = None,
+    on_save: Callable[..., object] | None = None,
 ) -> Hooks:
     """Let functions be called while any run of this process trains.
 
@@ -61,7 +60,7 @@ def registered_hooks() -> tuple[Hooks, ...]:
 
 
 def tell(
-    hooks: Iterable[Hooks], moment: str, step: int, what: Mapping[str, Any] | Path, stage: str
+    hooks: Iterable[Hooks], moment: str, step: int, what: Mapping[str, float] | Path, stage: str
 ) -> None:
     """Call the functions of one moment, each with another copy.
 

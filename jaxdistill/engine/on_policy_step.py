@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,14 @@ from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, Schedule, at_step
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import Metrics, TrainStep
+from jaxdistill.types import Tree
 
 _KEY = 0x5A3D  # Another stream than the step's dropout.
 
 
 def make_on_policy_step(
     step: TrainStep,
-    continue_texts: Callable[[Any, Batch, jax.Array], Batch],
+    continue_texts: Callable[[Tree, Batch, jax.Array], Batch],
     share: float | Schedule,
 ) -> TrainStep:
     """Make a step that learns from the student's texts in a share of the batches.
@@ -45,7 +45,7 @@ def make_on_policy_step(
     """
 
     def on_policy(
-        state: TrainState, frozen: Any, batch: Batch, *, axis_name: str | None = None
+        state: TrainState, frozen: Tree, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _KEY)
         choice, draw = jax.random.split(rng)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from jaxdistill.parallel.sharding import batch_sharding, batch_shardings
 from jaxdistill.runtime.rendezvous import name_processes
 
 
-def rows_on(mesh: Mesh) -> tuple[Part, Callable[[Mapping[str, Any]], dict[str, jax.Array]]]:
+def rows_on(mesh: Mesh) -> tuple[Part, Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]]:
     """Return which rows of a batch this process has to read, and what lays them on the mesh.
 
     Raises:
@@ -55,7 +54,7 @@ def own_part(sharding: NamedSharding) -> Part:
 
 
 def place_own(
-    batch: Mapping[str, Any], shardings: Mapping[str, NamedSharding], part: Part
+    batch: Mapping[str, np.ndarray], shardings: Mapping[str, NamedSharding], part: Part
 ) -> dict[str, jax.Array]:
     """Make global arrays of the rows of every process's part.
 

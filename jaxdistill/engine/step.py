@@ -14,6 +14,7 @@ from jaxdistill.engine.frozen import as_frozen
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import TEACHER, Batch, ModelOutputs, Objective
 from jaxdistill.engine.state import TrainState
+from jaxdistill.types import Tree
 
 Metrics = dict[str, Mean]
 
@@ -24,7 +25,7 @@ class TrainStep(Protocol):
     def __call__(
         self,
         state: TrainState,
-        frozen: Any,
+        frozen: Tree,
         batch: Batch,
         *,
         axis_name: str | None = None,
@@ -251,7 +252,7 @@ def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
     return {name: split(name, leaf) for name, leaf in batch.items()}
 
 
-def _averaged(carried: Any, axis_name: str) -> Any:
+def _averaged(carried: Tree, axis_name: str) -> Tree:
     """Average what devices carry; counts, which are the same on all of them, stay whole."""
     return jax.tree.map(
         lambda leaf: (
@@ -272,7 +273,7 @@ def _invalid_labels(outputs: ModelOutputs, batch: Batch) -> jax.Array | None:
     return outside.sum().astype(jnp.float32)
 
 
-def _new_state(outputs: Any) -> Any:
+def _new_state(outputs: Any) -> Tree:
     if outputs.model_state is None:
         raise ValueError(
             "model_state: the state holds one but the student returned None; "

@@ -49,7 +49,7 @@ def stored_tokens_term(
     def function(student, teacher, batch, *, step, projections):
         arguments = {"labels": batch["labels"], **teacher.features}
 
-        def of(term: StoredLoss) -> Callable[[jax.Array, Any], jax.Array]:
+        def of(term: StoredLoss) -> Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]:
             names = term.parts or ("labels",)
             return lambda logits, own: term.loss(
                 logits, *(own[name] for name in names), **term.options

@@ -21,8 +21,12 @@ from jaxdistill.planning.compiled.draft import Draft, NoDraftError, draft
 from jaxdistill.planning.compiled.work import measure
 from jaxdistill.planning.programs import Program
 from jaxdistill.planning.topology import Topology
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
+
+Made = jax.stages.Compiled | Draft | int
+"""An executable, its draft, or the bytes of a program that does not fit."""
 
 # The message of the compiler for TPUs on a program that is too large, in two of its wordings.
 _USED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)")
@@ -83,7 +87,7 @@ class Account:
         rate = self.tokens_per_second
         return 1e9 / rate / 3600 * price * self.devices if rate else None
 
-    def as_json(self, price: float | None) -> dict[str, Any]:
+    def as_json(self, price: float | None) -> Json:
         """Return everything as JSON values."""
         return dataclasses.asdict(self) | {
             "step_seconds_at_least": self.bound,
@@ -110,7 +114,7 @@ def accounts(
     """
     whole = machine_code or topology.chip.name not in TPUS
 
-    def compiled(one: tuple[Program, Mesh]) -> Any:
+    def compiled(one: tuple[Program, Mesh]) -> Made:
         program, mesh = one
         if whole or program.name == "loss":
             return _compile(program)
@@ -124,7 +128,7 @@ def accounts(
     ]
 
 
-def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
+def _draft(program: Program, mesh: Mesh, topology: Topology) -> Made:
     """Return the draft of a program, or what `_compile` does where there is none."""
     values = effective(program.config)
     try:
@@ -142,7 +146,7 @@ def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
     return _bytes_needed(found) or _compile(program)
 
 
-def _compile(program: Program) -> Any:
+def _compile(program: Program) -> Made:
     """Return the executable, or the bytes that it would need where they are too many."""
     try:
         return program.lower().compile()

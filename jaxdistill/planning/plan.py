@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from jax.sharding import Mesh
 
 from jaxdistill.config.schema import Config
 from jaxdistill.distill.setup import teacher_kind
@@ -19,6 +20,7 @@ from jaxdistill.planning.account import Account, accounts
 from jaxdistill.planning.programs import Program, make_program
 from jaxdistill.planning.search import Candidate, changed, rank, smallest_change
 from jaxdistill.planning.topology import Topology, open_topology
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -69,7 +71,7 @@ class Plan:
         """Of the program that needs most."""
         return max(one.peak_bytes for one in self.programs)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Return everything as JSON values."""
         price = self.price
         return {
@@ -102,7 +104,7 @@ class Plan:
 
 
 def plan(
-    config: Config | str | Mapping[str, Any],
+    config: Config | str | Mapping[str, object],
     topology: str,
     *,
     mesh: str | Mapping[str, int] | None = None,
@@ -195,7 +197,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def _config(config: Config | str | Mapping[str, Any]) -> Config:
+def _config(config: Config | str | Mapping[str, object]) -> Config:
     from jaxdistill.config.load import check, load_config
 
     if isinstance(config, Config):
@@ -220,7 +222,7 @@ def trained(config: Config) -> str:
     return "joint" if teacher_kind(config) == "live" else "cached"
 
 
-def _dense_program(config: Config, mesh: Any, name: str, apart: bool) -> Program | None:
+def _dense_program(config: Config, mesh: Mesh, name: str, apart: bool) -> Program | None:
     if not config.task_record.over_vocabulary or config.losses == "dense" or name == "generate":
         return None
     try:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.distill.assembly import assemble
 from jaxdistill.distill.facts import facts_without_data
@@ -36,6 +37,7 @@ from jaxdistill.parallel.mesh import (
 from jaxdistill.planning import loss
 from jaxdistill.planning.batches import Batch, batch_of, row_length, stored_fields
 from jaxdistill.planning.flops import step_operations
+from jaxdistill.types import Tree
 
 PROGRAMS = ("joint", "cached", "finetune", "baseline", "generate", "loss")
 _STEPS = 1000  # of a stage whose number the data decide: schedules need one, memory does not
@@ -63,14 +65,14 @@ class Program:
 
     name: str
     config: Config
-    lower: Callable[[], Any]
+    lower: Callable[[], jax.stages.Lowered]
     held: dict[str, int]
     tokens: int
     unit: str
     useful_flops: float | None
     run_flops: float | None
     turns: int | None = None
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Tree, ...] = ()
     useful: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -184,7 +186,7 @@ def _check(mesh: Mesh, model: Model, batch: Batch, who: str, accumulate: int) ->
         check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
 
 
-def _room(wanted: Any, length: int) -> int:
+def _room(wanted: GenerateConfig | OnPolicyConfig, length: int) -> int:
     room = length - wanted.prompt_tokens
     return min(room, wanted.max_new_tokens or room)
 
@@ -229,7 +231,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         number,
     )
 
-    def lower() -> Any:
+    def lower() -> jax.stages.Lowered:
         return jax.jit(write).lower(params, ids, lengths, number, sampling)
 
     held = {
@@ -281,11 +283,11 @@ def _loss(config: Config, mesh: Mesh) -> Program:
     )
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def with_shardings(tree: Any, shardings: Any) -> Any:
+def with_shardings(tree: Tree, shardings: Tree) -> Tree:
     """Return shapes that know how they are laid out."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -294,7 +296,7 @@ def with_shardings(tree: Any, shardings: Any) -> Any:
     )
 
 
-def bytes_held(tree: Any) -> int:
+def bytes_held(tree: Tree) -> int:
     """Return the bytes of one device's part of shapes that know how they are laid out.
 
     What lies in the host's memory takes none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def speak(config: Config, split: Split, outputs: int | None) -> np.ndarray:
     return said
 
 
-def _named(config: Config) -> tuple[str, Any, Mapping[str, Any]]:
+def _named(config: Config) -> tuple[str, Callable[..., Any], Mapping[str, object]]:
     given = config.teacher.function
     assert isinstance(given, dict)  # as the config reads it
     name, values = given["name"], {key: item for key, item in given.items() if key != "name"}

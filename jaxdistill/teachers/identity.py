@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ def example_keys(split: Split) -> np.ndarray:
     return (hash_each(pieces) >> np.uint64(1)).astype(np.int64)
 
 
-def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | None:
+def teacher_hash(origin: str | Path | Mapping[str, object], seed: int) -> str | None:
     """Return a hash of a teacher's parameters, None where its folder holds no weights.
 
     The tensors of a folder are hashed by name as they are read from disk, one at a time: in one

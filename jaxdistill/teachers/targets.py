@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdistill.config.inputs import altering
@@ -24,6 +24,7 @@ from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.cache.reader import Cache
 from jaxdistill.teachers.identity import example_keys
 from jaxdistill.teachers.teacher import Teacher
+from jaxdistill.types import Tree
 
 PREFIX = "teacher_"
 
@@ -112,7 +113,7 @@ def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
     return dataclasses.replace(source, assemble=assemble)
 
 
-def head_axes(head: Head | None) -> Any:
+def head_axes(head: Head | None) -> Head | None:
     """Return the logical axes of a head's arrays, in a head's place."""
     if head is None:
         return None
@@ -138,7 +139,7 @@ def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
     named as the targets of the codec.
     """
 
-    def apply(params: Any, batch: Mapping[str, Any], **_: Any) -> Outputs:
+    def apply(params: Tree, batch: Mapping[str, jax.Array], **_: object) -> Outputs:
         stored = {
             name.removeprefix(PREFIX): field
             for name, field in batch.items()

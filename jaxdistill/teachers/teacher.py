@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jaxdistill.models.outputs import Outputs
 from jaxdistill.teachers.cache.codecs import Codec
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Teacher:
       config: sizes of a live model, which have to divide over a mesh, or None.
     """
 
-    apply: Callable[..., Any]
-    params: Any
-    axes: Any = None
+    apply: Callable[..., Outputs]
+    params: Tree
+    axes: Tree = None
     codec: Codec | None = None
     vocabulary: int | None = None
     config: Any = None

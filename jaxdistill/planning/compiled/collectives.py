@@ -156,7 +156,7 @@ def _of_axes(
     """Return the first group along named axes, `'axis_0'` or a part of one, `'axis_0':(1)2`."""
     sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh)}
     ids = (_iota(dims, order) if dims else np.arange(devices)).reshape(list(sizes.values()))
-    chosen: Any = []
+    chosen: list[Any] = []
     for name, before, size in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", over):
         if name not in sizes:
             continue

@@ -17,9 +17,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.planning.topology import open_topology, settle
+from jaxdistill.types import Json
 
 # Of what the compiler writes: the memory of all arrays, and, after it, the scheduled program.
 _MEMORY = "*.after_optimizations-memory-usage-report.txt"
@@ -47,7 +47,7 @@ class NoDraftError(Exception):
     """The compiler did not write down what it decided, and why."""
 
 
-def draft(config: dict[str, Any], name: str, mesh: dict[str, int], topology: str) -> Draft | str:
+def draft(config: Json, name: str, mesh: dict[str, int], topology: str) -> Draft | str:
     """Compile a program as far as its layout in memory.
 
     Args:

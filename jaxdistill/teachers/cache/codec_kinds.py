@@ -11,6 +11,7 @@ import numpy as np
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.losses.numerics import check_between
 from jaxdistill.teachers.cache import quantize
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ def check_codec(codec: Codec) -> Codec:
     return codec
 
 
-def describe(codec: Codec) -> dict[str, Any]:
+def describe(codec: Codec) -> Json:
     """Return name and parameters as plain values: `make_codec(**describe(codec)) == codec`."""
     return {"name": codec.name, **dataclasses.asdict(codec)}
 

@@ -19,6 +19,7 @@ from jaxdistill.files.tensor_files import check_file, map_tensors
 from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs, manifest
 from jaxdistill.teachers.cache.quality import MEANING
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Cache:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Json
     codec: codecs.Codec
     width: int
     examples: np.ndarray
@@ -43,7 +44,7 @@ class Cache:
     _shard: np.ndarray  # [E] which shard an example is in
     _start: np.ndarray  # [E] its first row there
     _open: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    _lock: Any = dataclasses.field(default_factory=threading.Lock)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def read(self, examples: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the stored fields `[N, ...]` of some examples, one after the other.
@@ -190,7 +191,7 @@ class Cache:
 
 def open_cache(
     path: str | os.PathLike[str],
-    expect: Mapping[str, Any] | None = None,
+    expect: Mapping[str, object] | None = None,
     *,
     verify: bool = False,
 ) -> Cache:
@@ -248,7 +249,7 @@ def open_cache(
     return cache
 
 
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect(path: str | os.PathLike[str]) -> Json:
     """Return what a cache holds and what it costs, as plain values.
 
     `bytes_per_token` counts whole shard files. `reconstruction_kl` (nats) was measured against the

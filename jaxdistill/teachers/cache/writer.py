@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs, manifest
 from jaxdistill.teachers.cache.encode_rows import Encoder, flatten_rows
 from jaxdistill.teachers.cache.writer_part import Part
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -56,7 +57,7 @@ class CacheWriter:
         self,
         path: str | os.PathLike[str],
         codec: str | codecs.Codec = "topk",
-        identity: Mapping[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         *,
         width: int | None = None,
         head: Head | None = None,
@@ -266,7 +267,7 @@ def _numbers(examples: ArrayLike) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(identity: Mapping[str, object]) -> Json:
     reserved = {"codec", "width"} & identity.keys()
     try:
         if not reserved:
