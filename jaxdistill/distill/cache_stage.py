@@ -65,7 +65,7 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> Json:
 def write(config: Config, dataset: Dataset, teacher: Model, path: Path, of: Json) -> Json:
     """Store the teacher's outputs for every training example; return an inspection.
 
-    What an earlier, killed run left whole is kept. Every process writes its own share.
+    What an earlier, killed run left whole is kept. Every process writes a different share.
 
     Args:
       of: the identity of the teacher and the data.

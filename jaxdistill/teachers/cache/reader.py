@@ -239,7 +239,7 @@ def open_cache(
         both = [content["shards"][where[order[twice[0] + i]]]["file"] for i in (0, 1)]
         raise CacheError(
             f"{folder}: example {found[twice[0]]} is in {both[0]} and in {both[1]}: every process "
-            "must write its own examples; delete the cache and write it again"
+            "must write different examples; delete the cache and write it again"
         )
     cache = Cache(
         folder, content, codec, content["width"], found, sizes[order], where[order], start[order]

@@ -224,7 +224,7 @@ class CacheWriter:
         again = [e for e in examples[known].tolist() if e not in self._resumed]
         if again or len(set(examples.tolist())) < examples.size:
             which = f"example {again[0]}" if again else "an example of this batch"
-            raise DataError(f"{which}: written twice; every example needs a number of its own")
+            raise DataError(f"{which}: written twice; every example needs another number")
         if known.any():
             tokens = np.repeat(~known, lengths)
             examples, lengths = examples[~known], lengths[~known]
@@ -275,7 +275,7 @@ def _plain(identity: Mapping[str, object]) -> Json:
         why = f"the names {', '.join(sorted(reserved))}, which the cache has for itself"
     except TypeError as error:
         why = str(error)
-    raise ConfigError(f"identity: got {why}, expected plain values under names of their own")
+    raise ConfigError(f"identity: got {why}, expected plain values under other names")
 
 
 def _head_arrays(head: Head) -> dict[str, np.ndarray]:

@@ -160,6 +160,6 @@ def _lock(path: Path) -> Any:
         file.close()
         raise CacheError(
             f"{path.parent.parent}: another process is writing this part of the cache "
-            f"({path.name}); wait for it, or give each its own process_index"
+            f"({path.name}); wait for it, or give each another process_index"
         ) from error
     return file
