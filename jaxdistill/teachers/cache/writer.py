@@ -275,7 +275,9 @@ def _plain(identity: Mapping[str, object]) -> Json:
         why = f"the names {', '.join(sorted(reserved))}, which the cache has for itself"
     except TypeError as error:
         why = str(error)
-    raise ConfigError(f"identity: got {why}, expected plain values under other names")
+    raise ConfigError(
+        f"identity: got {why}, expected plain values under names other than codec and width"
+    )
 
 
 def _head_arrays(head: Head) -> dict[str, np.ndarray]:
