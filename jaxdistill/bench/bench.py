@@ -10,7 +10,8 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from jaxdistill.bench.loader import time_loader
 from jaxdistill.bench.timing import (
@@ -140,7 +141,7 @@ def bench(
     program = make_program(config, mesh, name, apart=machine.chip.name == "cpu")
     log.info("bench: compiling the step for %s", machine.name)
     start = time.perf_counter()
-    compiled: Any = program.lower().compile()
+    compiled = program.lower().compile()
     compile_seconds = time.perf_counter() - start
     costs = account(program, compiled, mesh, machine)
     own = None if dataset is not None else trace
@@ -177,7 +178,12 @@ def bench(
 
 
 def _made_up(
-    config: Config, program: Program, compiled: Any, steps: int, repeats: int, trace: Path | None
+    config: Config,
+    program: Program,
+    compiled: jax.stages.Compiled,
+    steps: int,
+    repeats: int,
+    trace: Path | None,
 ) -> Timing:
     student = student_shapes(config, facts_without_data(config))
     labels = 1 if student.options is None else student.options.num_labels

@@ -7,13 +7,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
+from jax.tree_util import KeyPath
 
 from jaxdistill.data.batching.batch_source import BatchInfo
 from jaxdistill.planning.chips import CPU, chip_of
@@ -115,7 +115,7 @@ def materialized(arguments: tuple[Tree, ...], vocabulary: int | None, labels: in
     return form.unflatten(placed)
 
 
-def _value(path: Any, leaf: Tree, vocabulary: int | None, labels: int) -> jax.Array:
+def _value(path: KeyPath, leaf: Tree, vocabulary: int | None, labels: int) -> jax.Array:
     names = [str(getattr(part, "name", getattr(part, "key", ""))) for part in path]
     name, shape = names[-1], leaf.shape
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -142,7 +142,7 @@ def _value(path: Any, leaf: Tree, vocabulary: int | None, labels: int) -> jax.Ar
 
 
 def timed_made_up(
-    step: Callable[..., Any], arguments: tuple[Tree, ...], count: int
+    step: Callable[..., Tree], arguments: tuple[Tree, ...], count: int
 ) -> tuple[list[Step], tuple[Tree, ...]]:
     """Run a step on one batch again and again; also return what the next call takes."""
     state, frozen, batch = arguments
@@ -157,7 +157,7 @@ def timed_made_up(
 
 
 def timed_loader(
-    step: Callable[..., Any],
+    step: Callable[..., Tree],
     state: Tree,
     frozen: Tree,
     batches: Iterator[tuple[Tree, BatchInfo]],

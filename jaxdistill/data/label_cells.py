@@ -122,7 +122,7 @@ def _mapping(text: str) -> Any:
         return None
 
 
-def _true_keys(flags: Mapping[Any, object]) -> list[Any]:
+def _true_keys(flags: Mapping[object, object]) -> list[object]:
     odd = [value for value in flags.values() if value not in (0, 1)]
     if odd:
         raise ValueError(f"it gives a label the value {odd[0]!r}, not 0 or 1")
@@ -220,7 +220,7 @@ def _split(text: str, separator: str | None) -> Iterator[str]:
     yield from (part.strip() for part in parts if part.strip())
 
 
-def _width(rows: Sequence[Sequence[Any]], table: Table, count: int | None) -> int | None:
+def _width(rows: Sequence[Sequence[object]], table: Table, count: int | None) -> int | None:
     """Return how many 0 and 1 every row holds, or None where rows hold labels.
 
     Raises:

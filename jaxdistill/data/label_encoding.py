@@ -132,7 +132,7 @@ def _one_hot(vectors: np.ndarray, table: Table) -> np.ndarray:
 
 
 def _multilabel(
-    rows: Sequence[Sequence[Any]], table: Table, space: LabelSpace, ids: Lookup
+    rows: Sequence[Sequence[object]], table: Table, space: LabelSpace, ids: Lookup
 ) -> np.ndarray:
     encoded = np.zeros((len(rows), space.count), np.float32)
     for row, parts in enumerate(rows):

@@ -130,7 +130,7 @@ def set_space(table: Table, columns: Sequence[str], **options: Any) -> LabelSpac
     return class_space(table, columns, several=True, **options)
 
 
-def value_space(table: Table, columns: Sequence[str], **_: Any) -> LabelSpace:
+def value_space(table: Table, columns: Sequence[str], **_: object) -> LabelSpace:
     """Return the space of one number."""
     return LabelSpace(1, None, columns=tuple(columns))
 

@@ -37,9 +37,10 @@ from jaxdistill.teachers.cache.reader import Cache, inspect, open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter
 from jaxdistill.teachers.identity import example_keys, teacher_hash, tokenizer_hash
 from jaxdistill.teachers.live import with_state
+from jaxdistill.types import Json, Tree
 
 
-def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[str, Any]:
+def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> Json:
     """Return what decides a teacher's outputs, as plain values by name.
 
     Args:
@@ -61,12 +62,10 @@ def identity(config: Config, dataset: Dataset, finetuned: Path | None) -> dict[s
     }
 
 
-def write(
-    config: Config, dataset: Dataset, teacher: Model, path: Path, of: dict[str, Any]
-) -> dict[str, Any]:
-    """Let the teacher speak of every training example once, and keep it; return an inspection.
+def write(config: Config, dataset: Dataset, teacher: Model, path: Path, of: Json) -> Json:
+    """Store the teacher's outputs for every training example; return an inspection.
 
-    What an earlier, killed run left whole is kept. Every process writes its own share.
+    What an earlier, killed run left whole is kept. Every process writes a different share.
 
     Args:
       of: the identity of the teacher and the data.
@@ -124,7 +123,7 @@ def _own_mesh(parallel: ParallelConfig) -> Mesh:
 
 def _speaker(
     teacher: Model, dataset: Dataset, mesh: Mesh
-) -> tuple[Callable[..., Any], Any, Head | None]:
+) -> tuple[Callable[..., jax.Array | None], Tree, Head | None]:
     """Return what gives logits `[B, C]`, or of a language model hidden states and its head."""
     with in_host_memory():
         apply, params = with_state(keep_frozen(teacher))
@@ -136,7 +135,7 @@ def _speaker(
         return compiled(lambda params, batch: apply(params, batch).logits), placed, None
 
     @jax.jit
-    def last_head(params: Any) -> Head:
+    def last_head(params: Tree) -> Head:
         ids = jnp.zeros((1, 2), jnp.int32)
         batch = {"input_ids": ids, "attention_mask": jnp.ones_like(ids)}
         return apply(params, batch).head()
@@ -164,7 +163,7 @@ def _batches(config: Config, dataset: Dataset, rows: np.ndarray, shards: int) ->
         yield np.where(index >= 0, rows[index], -1), source[step]
 
 
-def read(config: Config, dataset: Dataset, path: Path, of: dict[str, Any]) -> Cache:
+def read(config: Config, dataset: Dataset, path: Path, of: Json) -> Cache:
     """Open a cache after checking that it is of this run's teacher, tokenizer and data.
 
     Raises:
@@ -182,7 +181,7 @@ def read(config: Config, dataset: Dataset, path: Path, of: dict[str, Any]) -> Ca
     return cache
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(found: Json) -> str:
     """Lay an inspection out as lines of text."""
     codec = " ".join(f"{name}={value}" for name, value in found["codec"].items() if name != "name")
     kl, rate = found["reconstruction_kl"], found["tokens_per_second"]

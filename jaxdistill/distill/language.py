@@ -1,4 +1,4 @@
-"""What a run with a language model has of its own: its data and its tokens."""
+"""What is special to a run with a language model: its data and its tokens."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from jaxdistill.models.shrink.width import narrow_student
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.setup.facts import Facts, facts_of
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -79,7 +80,7 @@ def load_data(config: Config, cache: Path) -> Dataset:
     return dataset
 
 
-def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
+def measured_label(config: Config, dataset: Dataset) -> Json:
     """Say what an F1 is of, for a run's result: `positive`, an id or None, and `metric_of`."""
     if config.ranking_metric != "f1":
         return {}
@@ -91,7 +92,7 @@ def measured_label(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def row_limits(config: Config) -> dict[str, int]:
-    """Return how many tokens a row of each model may have, as can be told before it is made."""
+    """Return how many tokens a row of each model may have, as far as is known before it is made."""
     found = {}
     for who in ("teacher", "student"):
         origin = getattr(config, who).model
@@ -169,7 +170,7 @@ def make_student(config: Config, dataset: Dataset, finetuned: Path | None, seed:
         return student_from_teacher(teacher, layers, seed=seed)
 
 
-def _folder(model: str | dict[str, Any] | None) -> Path | None:
+def _folder(model: str | Json | None) -> Path | None:
     return Path(model) if isinstance(model, str) else None
 
 
@@ -177,7 +178,7 @@ def _folder(model: str | dict[str, Any] | None) -> Path | None:
 def _model(
     config: Config,
     pooling: str,
-    origin: str | dict[str, Any] | None,
+    origin: str | Json | None,
     train: TrainConfig,
     dataset: Dataset,
     seed: int,
@@ -205,9 +206,9 @@ def teacher_shapes(config: Config, facts: Facts, train: TrainConfig | None = Non
     """Return the configured teacher without weights.
 
     Args:
-      config: of the run.
-      facts: what the data say.
-      train: the settings of its fine-tune; None: as it teaches.
+      config: settings of the run.
+      facts: what is known of the data.
+      train: settings of the teacher's fine-tune; None: the model as it teaches.
     """
     train = train or TrainConfig(dtype=config.teacher.dtype)
     return _shapes(config, "teacher", config.teacher.model, train, facts)
@@ -253,7 +254,7 @@ def _options(config: Config, train: TrainConfig) -> dict[str, Any]:
     return options
 
 
-def _filled(config: Config, origin: Any, facts: Facts) -> dict[str, Any]:
+def _filled(config: Config, origin: Any, facts: Facts) -> Json:
     """Fill in the sizes of a model that its mapping leaves to the data.
 
     Raises:

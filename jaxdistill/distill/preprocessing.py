@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.config.schema import Config
 from jaxdistill.config.sources import sources
@@ -21,16 +20,17 @@ from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.modalities.registry import modality_named, reads
 from jaxdistill.models.family import Family
 from jaxdistill.models.registry import family_named
+from jaxdistill.types import Json
 
 _PIXELS = ("scale", "mean", "std")
 _AXES = ("height", "width", "channels")
 
 
 def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark, ...]]:
-    """Return the preprocessing of the teacher's folder, else of the student's, and what to tell.
+    """Return the preprocessing of the teacher's folder, else of the student's, and remarks.
 
     Raises:
-      ConfigError: two folders normalize pixels differently and `data` does not say which to take,
+      ConfigError: two folders normalize pixels differently and `data` does not choose one,
         or `data` contradicts how a teacher that is taken as it is normalizes them.
       DataError: a folder's image processor asks for what is not supported.
     """
@@ -79,7 +79,7 @@ def preprocessing_of(config: Config) -> tuple[Preprocessing | None, tuple[Remark
 
 
 def channels_of(config: Config) -> int | None:
-    """Return the channels that the models read, or None where none of them says.
+    """Return the channels that the models read, or None where no model states them.
 
     Raises:
       ConfigError: teacher and student read different ones.
@@ -91,7 +91,7 @@ def channels_of(config: Config) -> int | None:
         family = None if raw is None else _image_family(raw.get("model_type", raw.get("family")))
         if raw is None or family is None or not hasattr(family.config, "num_channels"):
             continue
-        # What a folder leaves out is the default; what a mapping leaves out, the data say.
+        # What a folder leaves out is the default; what a mapping leaves out comes from the data.
         default = family.config.num_channels if isinstance(origin, str) else None
         channels = raw.get("num_channels", default)
         if isinstance(channels, int):
@@ -126,13 +126,13 @@ def _found(config: Config) -> dict[str, Preprocessing]:
     return found
 
 
-def _is_pretrained(origin: Any) -> bool:
+def _is_pretrained(origin: object) -> bool:
     raw = _config_of(Path(origin)) if isinstance(origin, str) else None
     family = None if raw is None else _image_family(raw.get("model_type"))
     return family is not None and "images" in modality_named(family.modality).fields
 
 
-def _config_of(folder: Path) -> dict[str, Any] | None:
+def _config_of(folder: Path) -> Json | None:
     """Return a folder's config; what is wrong with one, reading the model says."""
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def _config_of(folder: Path) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) else None
 
 
-def _image_family(name: Any) -> Family | None:
+def _image_family(name: object) -> Family | None:
     try:
         family = family_named(name) if isinstance(name, str) else None
     except ModelError:

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -36,15 +35,14 @@ from jaxdistill.models.sizes import count_bytes, count_parameters
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group, preemption
 from jaxdistill.teachers.cache import manifest
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
 STAGES = ("finetune", "cache", "baseline", "distill", "evaluate", "export", "report")
 
 
-def run(
-    config: Config, workdir: Path, *, until: str | None = None, force: bool = False
-) -> dict[str, Any]:
+def run(config: Config, workdir: Path, *, until: str | None = None, force: bool = False) -> Json:
     """Run the stages in order up to `until`; finished ones are kept, an interrupted one resumes.
 
     Args:
@@ -73,7 +71,7 @@ def run(
     if config.parallel.compilation_cache:
         _keep_compiled_programs(workdir.parent / ".compilation_cache")
     with workdir_lock.held(workdir), preemption.watch():
-        result: dict[str, Any] = {}
+        result: Json = {}
         for name in STAGES[: STAGES.index(last) + 1]:
             result = _STAGES[name](workspace) or result
         group.barrier("end")
@@ -85,27 +83,27 @@ def examine(config: Config, workdir: Path) -> list[doctor.Finding]:
     return Workspace(config, workdir, force=False).examine()
 
 
-def _finetune(workspace: Workspace) -> dict[str, Any]:
+def _finetune(workspace: Workspace) -> Json:
     config, dataset = workspace.config, workspace.dataset
     if config.finetune is None:
         return {}
     train_config, seed = config.finetune, config.seeds[0]
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Json:
         model = build.load_teacher(config, dataset, training=True, seed=seed)
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
         _save(folder / "model", trained, workspace)
         return _account(config, result, seed)
 
-    settings: dict[str, Any] = workspace.settings("teacher", "finetune") | {"seed": seed}
+    settings: Json = workspace.settings("teacher", "finetune") | {"seed": seed}
     for name in ("dtype", "precompute", "storage"):
         settings["teacher"].pop(name)
     workspace.check_before("finetune")
     return run_stage(workspace, "finetune", settings, work)
 
 
-def _cache(workspace: Workspace) -> dict[str, Any]:
+def _cache(workspace: Workspace) -> Json:
     """Write the teacher's outputs where the configuration asks for it, and check those it reads."""
     config, path = workspace.config, workspace.cache_path
     if path is None:
@@ -113,7 +111,7 @@ def _cache(workspace: Workspace) -> dict[str, Any]:
     result = {}
     if config.cache is not None:
 
-        def work(folder: Path) -> dict[str, Any]:
+        def work(folder: Path) -> Json:
             found = cache_stage.write(
                 config, workspace.dataset, workspace.teacher, path, workspace.identity()
             )
@@ -131,11 +129,11 @@ def _cache(workspace: Workspace) -> dict[str, Any]:
     return result
 
 
-def _students(workspace: Workspace, name: str) -> dict[str, Any]:
+def _students(workspace: Workspace, name: str) -> Json:
     config = workspace.config
     distils = name == "distill"
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Json:
         trainer: Trainer | None = None
         accounts = []
         for seed in config.seeds:
@@ -169,19 +167,19 @@ def _students(workspace: Workspace, name: str) -> dict[str, Any]:
     return run_stage(workspace, name, workspace.settings(*parts), work)
 
 
-def _baseline(workspace: Workspace) -> dict[str, Any]:
+def _baseline(workspace: Workspace) -> Json:
     return _students(workspace, "baseline")
 
 
-def _distill(workspace: Workspace) -> dict[str, Any]:
+def _distill(workspace: Workspace) -> Json:
     return _students(workspace, "distill")
 
 
-def _evaluate(workspace: Workspace) -> dict[str, Any]:
+def _evaluate(workspace: Workspace) -> Json:
     config, dataset = workspace.config, workspace.dataset
     split = dataset.validation if dataset.test is None else dataset.test
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Json:
         mesh = mesh_of(config.parallel.sizes)
 
         def predict(model: Model) -> tuple[np.ndarray, dict[str, float]]:
@@ -211,12 +209,12 @@ def _compare(
     folder: Path,
     examples: dict[str, Model],
     predicted: dict[str, list[tuple[np.ndarray, dict[str, float]]]],
-) -> dict[str, Any]:
+) -> Json:
     """Measure one model of each arm, keep all predictions, and say which arm did better."""
     config, dataset = workspace.config, workspace.dataset
     split = dataset.validation if dataset.test is None else dataset.test
     ((teacher_logits, _),) = predicted["teacher"]
-    predictions: dict[str, Any] = {"labels": split.truth, "teacher_logits": teacher_logits}
+    predictions: dict[str, np.ndarray] = {"labels": split.truth, "teacher_logits": teacher_logits}
     rows = {}
     for arm, found in predicted.items():
         agreements = [1.0]
@@ -250,7 +248,7 @@ def _compare(
     return {**result, "verdict": verdict(result)}
 
 
-def _export(workspace: Workspace) -> dict[str, Any]:
+def _export(workspace: Workspace) -> Json:
     """Put the distilled student that did best on the validation split under `export/student`."""
     group.once("export", lambda: _export_best(workspace))
     return {}
@@ -267,8 +265,8 @@ def _export_best(workspace: Workspace) -> None:
     say(f"export  {target} (seed {best['seed']})")
 
 
-def _report(workspace: Workspace) -> dict[str, Any]:
-    def write() -> dict[str, Any]:
+def _report(workspace: Workspace) -> Json:
+    def write() -> Json:
         path = write_report(workspace.workdir)
         say(f"report  {path}")
         return json.loads((workspace.workdir / "result.json").read_text(encoding="utf-8"))
@@ -276,7 +274,7 @@ def _report(workspace: Workspace) -> dict[str, Any]:
     return group.first("report", write)
 
 
-_STAGES: dict[str, Callable[[Workspace], dict[str, Any]]] = {
+_STAGES: dict[str, Callable[[Workspace], Json]] = {
     "finetune": _finetune,
     "cache": _cache,
     "baseline": _baseline,
@@ -319,7 +317,7 @@ def _measured(
     model: Model | None,
     values: list[dict[str, float]],
     agreements: list[float],
-) -> dict[str, Any]:
+) -> Json:
     """Return a row of the result; of a teacher that is a function, no size and no speed."""
     config = workspace.config
     speed = None if model is None else measure_speed(model, workspace.dataset, config)
@@ -339,7 +337,7 @@ def _measured(
     }
 
 
-def _account(config: Config, result: LoopResult, seed: int) -> dict[str, Any]:
+def _account(config: Config, result: LoopResult, seed: int) -> Json:
     return {
         "seed": seed,
         "metric": config.ranking_metric,

@@ -30,14 +30,15 @@ from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import TENSOR, check_heads, check_rows, mesh_of
 from jaxdistill.runtime import preemption
 from jaxdistill.setup.facts import tokens_among
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 _NOT_APPLIED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-Keep = Callable[[int, list[int]], dict[str, Any]]
+Keep = Callable[[int, list[int]], Json]
 _SHOWN = 3
 
 
-def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -> dict[str, Any]:
+def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -> Json:
     """Let the teacher continue prompts of the training documents, for sequence-level distillation.
 
     Texts are cut into rows of `data.max_length` tokens, whose beginnings it continues; in chats it
@@ -45,7 +46,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
 
     Args:
       config: a checked configuration of a language model.
-      workdir: of its run.
+      workdir: folder of the run.
       output: the file of JSON lines, which `data.train` reads.
       force: replace what was made with other settings.
 
@@ -95,7 +96,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         parts = sharding.parameter_shardings(teacher.params, teacher.axes, mesh)
         ends, changed = ends_of(config, dataset), []
 
-        def heard(index: int, tokens: list[int]) -> dict[str, Any]:
+        def heard(index: int, tokens: list[int]) -> Json:
             line = keep(index, tokens)
             if not same_tokens(line, prompts[index], tokens, tokenizer):
                 changed.append(index)
@@ -158,9 +159,7 @@ def _tell_settings(teacher: Any) -> None:
         )
 
 
-def same_tokens(
-    line: dict[str, Any], prompt: np.ndarray, tokens: list[int], tokenizer: Any
-) -> bool:
+def same_tokens(line: Json, prompt: np.ndarray, tokens: list[int], tokenizer: Any) -> bool:
     """Return whether a line is read as the tokens of its prompt and those written behind it."""
     try:
         read = read_back(line, tokenizer)
@@ -185,7 +184,7 @@ def beginnings(
         for at in range(start, stop - 1, length):
             prompts.append(corpus.ids[at : min(at + prompt_tokens, stop - 1)])
 
-    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
+    def keep(index: int, tokens: list[int]) -> Json:
         whole = [*prompts[index].tolist(), *tokens]
         while whole and whole[0] in outside:
             whole = whole[1:]
@@ -216,7 +215,7 @@ def questions(
             asked.append(_asked(chat, turn))
     _check_left_out(documents, len(prompts), prompt_tokens)
 
-    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
+    def keep(index: int, tokens: list[int]) -> Json:
         answer = {"role": ASSISTANT, "content": _decoded(tokenizer, tokens)}
         return {**asked[index], "messages": [*asked[index]["messages"], answer]}
 
@@ -242,7 +241,7 @@ def given_prompts(
             asked.append(prompt)
     _check_left_out(documents, len(prompts), prompt_tokens)
 
-    def keep(index: int, tokens: list[int]) -> dict[str, Any]:
+    def keep(index: int, tokens: list[int]) -> Json:
         return {"prompt": asked[index], "completion": _decoded(tokenizer, tokens)}
 
     return prompts, keep
@@ -264,13 +263,13 @@ def _check_left_out(documents: Documents, kept: int, prompt_tokens: int) -> None
         )
 
 
-def _asked(chat: Chat, turn: int) -> dict[str, Any]:
+def _asked(chat: Chat, turn: int) -> Json:
     """Return a chat before a turn as a row that is read as it; nothing of it is learned."""
     messages = [
         {**message, "weight": 0} if message["role"] == ASSISTANT else dict(message)
         for message in chat.messages[:turn]
     ]
-    row: dict[str, Any] = {"messages": messages}
+    row: Json = {"messages": messages}
     if chat.tools:
         row["tools"] = list(chat.tools)
     if chat.variables:

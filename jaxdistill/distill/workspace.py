@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from jaxdistill.runtime import group
 from jaxdistill.teachers.cache.manifest import MANIFEST
 from jaxdistill.teachers.cache.reader import Cache
 from jaxdistill.teachers.function import speak
+from jaxdistill.types import Json
 
 EVALUATED = (
     "student",
@@ -89,7 +89,7 @@ class Workspace:
         return self.teacher if self.config.teacher.function is None else self.speak
 
     def speak(self, split: Split) -> np.ndarray:
-        """Return what the function that teaches says of a split, float32 `[N, C]`."""
+        """Return the logits of the function that teaches for a split, float32 `[N, C]`."""
         return speak(self.config, split, self.dataset.num_labels)
 
     @property
@@ -99,7 +99,7 @@ class Workspace:
             return Path(self.config.teacher.cache)
         return None if self.config.cache is None else self.workdir / "cache"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """What a cache of this run's teacher and data is of."""
         return cache_stage.identity(self.config, self.dataset, self.finetuned)
 
@@ -152,7 +152,7 @@ class Workspace:
         )
 
     def check_before(self, stage: str) -> None:
-        """Stop an unfinished stage at fatal findings; tell warnings once.
+        """Stop an unfinished stage at fatal findings; print warnings once.
 
         Looks before the first stage, and again when the teacher has been fine-tuned.
         """
@@ -176,12 +176,12 @@ class Workspace:
         if not all(path.is_file() for path in files):
             return False
         made = json.loads(files[-1].read_text(encoding="utf-8"))
-        # Whether the data are the same cannot be told without them.
+        # Whether the data are the same cannot be known without them.
         made.pop("data", None)
         made["settings"].pop("test", None)
         return not self.changes(made, {"settings": self.settings(*EVALUATED)})
 
-    def changes(self, made: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    def changes(self, made: Json, wanted: Json) -> list[str]:
         """List what differs between the settings of a stage and those wanted of it.
 
         Places are the same if they are at the same address, or seen from the work directory: it
@@ -192,7 +192,7 @@ class Workspace:
         there = {**made, "settings": moved(made["settings"], before, folder)}
         return min((differences(one, wanted) for one in (made, there)), key=len)
 
-    def settings(self, *names: str) -> dict[str, Any]:
+    def settings(self, *names: str) -> Json:
         """Return the parts of the configuration that decide a stage's result.
 
         The layout over devices is none of them: a run may go on with another one.
@@ -212,9 +212,9 @@ class Workspace:
 def run_stage(
     workspace: Workspace,
     name: str,
-    settings: dict[str, Any],
-    work: Callable[[Path], dict[str, Any]],
-) -> dict[str, Any]:
+    settings: Json,
+    work: Callable[[Path], Json],
+) -> Json:
     """Do a stage's work unless its result is there; refuse to mix two configurations.
 
     Of several processes all work, and process 0 looks after the folder.
@@ -227,7 +227,7 @@ def run_stage(
     start = time.monotonic()
     made = work(folder)
 
-    def keep() -> dict[str, Any]:
+    def keep() -> Json:
         result = {"fingerprint": fingerprint(wanted), **made}
         result["stage_seconds"] = round(time.monotonic() - start, 2)
         write_json(folder / "result.json", result)
@@ -236,7 +236,7 @@ def run_stage(
     return group.first(f"{name} ends", keep)
 
 
-def _kept(workspace: Workspace, name: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _kept(workspace: Workspace, name: str, wanted: Json) -> Json | None:
     """Return what a stage left in its folder, or prepare the folder for it."""
     folder = workspace.workdir / name
     marker, result_file = folder / "settings.json", folder / "result.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxdistill.config.schema import CheckpointConfig
 from jaxdistill.engine.state import TrainState
 from jaxdistill.errors import CheckpointError
+from jaxdistill.types import Json, Tree
 
 
 class Checkpointer:
@@ -41,7 +43,7 @@ class Checkpointer:
         )
 
     def save(
-        self, step: int, state: TrainState, position: dict[str, Any], value: float | None = None
+        self, step: int, state: TrainState, position: Json, value: float | None = None
     ) -> None:
         """Start saving `state` as `step`; `value` is the ranking metric where it was measured."""
         if step in self._manager.all_steps():
@@ -66,9 +68,7 @@ class Checkpointer:
         """Return the newest complete step."""
         return self._manager.latest_step()
 
-    def restore(
-        self, like: TrainState, step: int | None = None
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, Json]:
         """Return the state and position of `step` (default: the newest), placed as `like` is.
 
         Raises:
@@ -97,7 +97,7 @@ class Checkpointer:
         fields["rng"] = jax.random.wrap_key_data(fields["rng"])
         return dataclasses.replace(like, **fields), restored["position"]
 
-    def _check_names(self, step: int, target: dict[str, Any]) -> None:
+    def _check_names(self, step: int, target: Mapping[str, Tree]) -> None:
         """Refuse a step that holds other arrays: orbax fills in none and leaves out any."""
         folder: Any = self._folder / str(step) / "state"
         state: Any = ocp.PyTreeCheckpointHandler().metadata(folder)
@@ -126,7 +126,7 @@ class Checkpointer:
         self._manager.close()
 
 
-def _to_plain(state: TrainState) -> dict[str, Any]:
+def _to_plain(state: TrainState) -> dict[str, Tree]:
     """Return the state's fields, the key as raw words, in buffers that nothing else donates."""
     fields = {
         field.name: getattr(state, field.name)

@@ -1,7 +1,7 @@
 """What a step reads and never changes: teachers by name, and the frozen part of the student.
 
 A tree of parameters is split into two of the same form: where one has an array, the other has None,
-which is no leaf. Of stacked layers `[L, ...]` that are partly frozen, each has its own layers.
+which is no leaf. Where stacked layers `[L, ...]` are partly frozen, each tree holds some of them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import KeyPath
 
 from jaxdistill.engine.objective import TEACHER
 from jaxdistill.errors import ConfigError
+from jaxdistill.types import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -32,11 +33,11 @@ class Frozen:
       projections: the frozen part of the trained maps, or None.
     """
 
-    teachers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    student: Any = None
-    projections: Any = None
+    teachers: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
+    student: Tree = None
+    projections: Tree = None
 
-    def whole(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(self, params: Mapping[str, Tree]) -> dict[str, Tree]:
         """Return all parameters, `{"student": …, "projections": …}`, from the trained ones."""
         return {
             "student": merge_parameters(params["student"], self.student),
@@ -54,18 +55,18 @@ class FrozenLayers:
       frozen: whether each of the `L` layers is frozen.
     """
 
-    values: Any
+    values: Tree
     frozen: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
 
-def as_frozen(frozen: Any) -> Frozen:
+def as_frozen(frozen: Tree) -> Frozen:
     """Return what a step was given as `Frozen`; anything else is the one teacher's parameters."""
     return frozen if isinstance(frozen, Frozen) else Frozen({TEACHER: frozen})
 
 
 def split_parameters(
-    params: Any, patterns: Sequence[str], *, setting: str = "freeze"
-) -> tuple[Any, Any]:
+    params: Tree, patterns: Sequence[str], *, setting: str = "freeze"
+) -> tuple[Tree, Tree]:
     """Split parameters into those that are trained and those that are frozen.
 
     Traceable; leaves may be shapes. Layers are named by their number, stacked or not: `kernel/0$`
@@ -90,7 +91,7 @@ def split_parameters(
     return jax.tree.map(_trained, masks, params), jax.tree.map(_frozen, masks, params)
 
 
-def merge_parameters(trained: Any, frozen: Any) -> Any:
+def merge_parameters(trained: Tree, frozen: Tree) -> Tree:
     """Undo `split_parameters`: gradients flow to what is trained alone.
 
     Args:
@@ -101,7 +102,7 @@ def merge_parameters(trained: Any, frozen: Any) -> Any:
         return trained
     frozen = jax.lax.stop_gradient(frozen)
 
-    def whole(ours: Any, theirs: Any) -> Any:
+    def whole(ours: Tree, theirs: Tree) -> Tree:
         if ours is None:
             return theirs
         return _woven(ours, theirs) if isinstance(theirs, FrozenLayers) else ours
@@ -109,7 +110,7 @@ def merge_parameters(trained: Any, frozen: Any) -> Any:
     return jax.tree.map(whole, trained, frozen, is_leaf=lambda node: node is None)
 
 
-def frozen_masks(params: Any, patterns: Sequence[str], *, setting: str = "freeze") -> Any:
+def frozen_masks(params: Tree, patterns: Sequence[str], *, setting: str = "freeze") -> Tree:
     """Return which parameters are frozen: bool `[]`, or `[L]` for stacked layers that differ.
 
     Raises:
@@ -118,7 +119,7 @@ def frozen_masks(params: Any, patterns: Sequence[str], *, setting: str = "freeze
     paths = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     unused = set(patterns)
 
-    def mask(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+    def mask(path: KeyPath, leaf: Tree) -> np.ndarray:
         found = []
         for names in _names(path, leaf):
             hits = {one for one in patterns if any(re.search(one, name) for name in names)}
@@ -147,24 +148,24 @@ def frozen_masks(params: Any, patterns: Sequence[str], *, setting: str = "freeze
     return masks
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: KeyPath) -> str:
     """Return a parameter's path as `student/layers/attention/query/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def is_layer(path: tuple[Any, ...]) -> bool:
-    """Return whether a parameter belongs to a stack of layers, together or apart."""
+def is_layer(path: KeyPath) -> bool:
+    """Return whether a parameter belongs to a stack of layers, as one array or one by one."""
     return "/layers/" in f"/{path_name(path)}/"
 
 
-def layer_numbers(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+def layer_numbers(path: KeyPath, leaf: Tree) -> np.ndarray:
     """Return a leaf's layer, or all of them where layers are stacked on its first axis."""
     if isinstance(path[-1], jax.tree_util.SequenceKey):
         return np.array(path[-1].idx)
     return np.arange(leaf.shape[0])
 
 
-def _names(path: tuple[Any, ...], leaf: Any) -> Iterator[tuple[str, ...]]:
+def _names(path: KeyPath, leaf: Tree) -> Iterator[tuple[str, ...]]:
     """Yield the names of a parameter, of each layer where layers are stacked."""
     name = path_name(path)
     if not is_layer(path) or not leaf.shape:
@@ -175,25 +176,25 @@ def _names(path: tuple[Any, ...], leaf: Any) -> Iterator[tuple[str, ...]]:
         yield from ((name, f"{name}/{layer}") for layer in layer_numbers(path, leaf))
 
 
-def _trained(mask: np.ndarray, leaf: Any) -> Any:
+def _trained(mask: np.ndarray, leaf: Tree) -> Tree:
     if mask.ndim:
         return _layers(leaf, ~mask)
     return None if mask else leaf
 
 
-def _frozen(mask: np.ndarray, leaf: Any) -> Any:
+def _frozen(mask: np.ndarray, leaf: Tree) -> Tree:
     if mask.ndim:
         return FrozenLayers(_layers(leaf, mask), tuple(mask.tolist()))
     return leaf if mask else None
 
 
-def _layers(leaf: Any, chosen: np.ndarray) -> Any:
+def _layers(leaf: Tree, chosen: np.ndarray) -> Tree:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((int(chosen.sum()), *leaf.shape[1:]), leaf.dtype)
     return leaf[np.flatnonzero(chosen)]
 
 
-def _woven(trained: Any, frozen: FrozenLayers) -> Any:
+def _woven(trained: Tree, frozen: FrozenLayers) -> Tree:
     """Lay the layers of both parts in their order, run by run: no gather, no scatter behind it."""
     pieces, taken = [], [0, 0]
     for theirs, run in groupby(frozen.frozen):

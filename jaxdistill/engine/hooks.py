@@ -1,11 +1,10 @@
-"""What others are told while a run goes: at logs, evaluations and saves, never in between."""
+"""Callbacks of a run: at logs, evaluations and saves, never in between."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.errors import ConfigError, JaxDistillError
 
@@ -24,22 +23,22 @@ class Hooks:
         written.
     """
 
-    on_step: Callable[..., Any] | None = None
-    on_evaluation: Callable[..., Any] | None = None
-    on_save: Callable[..., Any] | None = None
+    on_step: Callable[..., object] | None = None
+    on_evaluation: Callable[..., object] | None = None
+    on_save: Callable[..., object] | None = None
 
 
 def register_hooks(
     *,
-    on_step: Callable[..., Any] | None = None,
-    on_evaluation: Callable[..., Any] | None = None,
-    on_save: Callable[..., Any] | None = None,
+    on_step: Callable[..., object] | None = None,
+    on_evaluation: Callable[..., object] | None = None,
+    on_save: Callable[..., object] | None = None,
 ) -> Hooks:
     """Let functions be called while any run of this process trains.
 
     Args:
       on_step: `(step, metrics, *, stage)`, wherever metrics are logged.
-      on_evaluation: the same, after every evaluation.
+      on_evaluation: `(step, metrics, *, stage)`, after every evaluation.
       on_save: `(step, folder, *, stage)`, after every save.
 
     Raises:
@@ -61,9 +60,9 @@ def registered_hooks() -> tuple[Hooks, ...]:
 
 
 def tell(
-    hooks: Iterable[Hooks], moment: str, step: int, what: Mapping[str, Any] | Path, stage: str
+    hooks: Iterable[Hooks], moment: str, step: int, what: Mapping[str, float] | Path, stage: str
 ) -> None:
-    """Call the functions of one moment, each with a copy of its own.
+    """Call the functions of one moment, each with another copy.
 
     Raises:
       ConfigError: one of them fails.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxdistill.data.batching.batch_source import BatchSource
+from jaxdistill.data.batching.batch_source import BatchInfo, BatchSource
 from jaxdistill.data.batching.loader import check_position, device_batches, position
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.mean import Mean
@@ -18,6 +19,7 @@ from jaxdistill.engine.telemetry import Telemetry
 from jaxdistill.errors import CheckpointError, Preempted
 from jaxdistill.runtime import preemption
 from jaxdistill.runtime.group import SAVE
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class LoopResult:
 def train(
     step: Callable[..., Any],
     state: TrainState,
-    frozen: Any,
+    frozen: Tree,
     source: BatchSource,
     *,
     plan: LoopPlan,
@@ -72,18 +74,18 @@ def train(
     checkpointer: Checkpointer,
     telemetry: Callable[[int], Telemetry],
     learning_rate: Callable[[int], Any],
-    gather: Callable[[Any], TrainState] = lambda state: state,
-    spread: Callable[[TrainState], Any] = lambda state: state,
+    gather: Callable[[Tree], TrainState] = lambda state: state,
+    spread: Callable[[TrainState], Tree] = lambda state: state,
     frozen_hash: str | None = None,
-    tell: Callable[[str, int, Any], None] = lambda moment, step, what: None,
+    tell: Callable[[str, int, Mapping[str, float] | Path], None] = lambda moment, step, what: None,
 ) -> LoopResult:
     """Run `step` from the newest checkpoint to `plan.total_steps`.
 
     The host waits for the device only to log, to evaluate and to save. `spread` lays one copy of
     the state over devices as `step` wants it and `gather` takes one copy back. Checkpoints hold
     what is trained; by `frozen_hash` they know the frozen part of the student again.
-    `tell(moment, step, what)` hears of `on_step` with the numbers that are logged, of
-    `on_evaluation` with its metrics, and of `on_save` with the folder of checkpoints.
+    `tell(moment, step, what)` is called at `on_step` with the numbers that are logged, at
+    `on_evaluation` with its metrics, and at `on_save` with the folder of checkpoints.
 
     Raises:
       Preempted: the process was asked to stop; the state is saved.
@@ -249,7 +251,7 @@ class _Window:
         self._start = time.monotonic()
         self._skipped = 0.0
 
-    def add(self, info: Any) -> None:
+    def add(self, info: BatchInfo) -> None:
         self.steps += 1
         self.examples += info.examples
         self.tokens += info.tokens

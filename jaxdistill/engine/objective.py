@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxdistill import losses
 from jaxdistill.engine.mean import Mean
+from jaxdistill.types import Tree
 
 TEACHER = "teacher"
 """The name of a teacher that is alone."""
@@ -34,8 +35,8 @@ class Joint:
     """Several parts computed at once.
 
     Attributes:
-      mean: their weighted sum, which carries the gradient.
-      parts: the mean of each, to be told only.
+      mean: weighted sum of the parts, which carries the gradient.
+      parts: the mean of each, for the logs only.
     """
 
     mean: Mean
@@ -52,7 +53,7 @@ class TermFunction(Protocol):
         batch: Batch,
         *,
         step: jax.Array,
-        projections: Any,
+        projections: Tree,
     ) -> Mean | Joint: ...
 
 
@@ -75,7 +76,7 @@ class Term:
 class Objective:
     """A weighted sum of terms: `sum_k weight_k(step) * mean_k`.
 
-    Each mean is divided by its own weight (examples, tokens), so terms do not change their balance
+    Each mean is divided by its weight (examples, tokens), so terms do not change their balance
     with padding, batch splits or device counts.
     """
 
@@ -108,11 +109,11 @@ class Objective:
         batch: Batch,
         *,
         step: jax.Array,
-        projections: Any = None,
+        projections: Tree = None,
     ) -> dict[str, Mean]:
         """Return every term's mean, unweighted and undivided, and those of its parts.
 
-        The teacher is what one said, or what several said by name.
+        The teacher is the outputs of one, or those of several by name.
         """
         return self.carried(student, teacher, batch, step=step, projections=projections)[0]
 
@@ -123,14 +124,14 @@ class Objective:
         batch: Batch,
         *,
         step: jax.Array,
-        projections: Any = None,
-        states: Mapping[str, Any] | None = None,
-    ) -> tuple[dict[str, Mean], dict[str, Any] | None]:
+        projections: Tree = None,
+        states: Mapping[str, Tree] | None = None,
+    ) -> tuple[dict[str, Mean], dict[str, Tree] | None]:
         """Return what `means` does, and the new states of the terms that carry one.
 
         Args:
-          student, teacher, batch, step, projections: see `means`.
-          states: of every stateful term by name; None where there is none.
+          student, teacher, batch, step, projections: arguments of `means`.
+          states: state of every stateful term by name; None where there is none.
 
         Raises:
           ValueError: a stateful term has no state, or returns another one than it got.
@@ -167,7 +168,7 @@ class Objective:
         return loss
 
 
-def _state_of(name: str, states: Mapping[str, Any]) -> Any:
+def _state_of(name: str, states: Mapping[str, Tree]) -> Tree:
     if name not in states:
         raise ValueError(
             f"method_state: got {sorted(states)}, but the term {name!r} carries a state; create "
@@ -176,7 +177,7 @@ def _state_of(name: str, states: Mapping[str, Any]) -> Any:
     return states[name]
 
 
-def _same_form(name: str, before: Any, after: Any) -> Any:
+def _same_form(name: str, before: Tree, after: Tree) -> Tree:
     """Refuse a new state that is none of the same kind: a step would be compiled at every turn."""
     forms = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), s) for s in (before, after)]
     if jax.tree.structure(before) != jax.tree.structure(after) or forms[0] != forms[1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,17 @@ from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Batch, Schedule, at_step
 from jaxdistill.engine.state import TrainState
 from jaxdistill.engine.step import Metrics, TrainStep
+from jaxdistill.types import Tree
 
-_KEY = 0x5A3D  # apart from what the step itself draws, dropout
+_KEY = 0x5A3D  # Another stream than the step's dropout.
 
 
 def make_on_policy_step(
     step: TrainStep,
-    continue_texts: Callable[[Any, Batch, jax.Array], Batch],
+    continue_texts: Callable[[Tree, Batch, jax.Array], Batch],
     share: float | Schedule,
 ) -> TrainStep:
-    """Make a step that learns from its own student's texts in a share of the batches.
+    """Make a step that learns from the student's texts in a share of the batches.
 
     Generalized knowledge distillation (Agarwal et al. 2023, "On-Policy Distillation of Language
     Models: Learning from Self-Generated Mistakes", algorithm 1, whose lambda is `share`): with that
@@ -45,11 +45,11 @@ def make_on_policy_step(
     """
 
     def on_policy(
-        state: TrainState, frozen: Any, batch: Batch, *, axis_name: str | None = None
+        state: TrainState, frozen: Tree, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _KEY)
         choice, draw = jax.random.split(rng)
-        if axis_name is not None:  # All devices choose alike and write each their own.
+        if axis_name is not None:  # All devices choose alike, each writes other texts.
             draw = jax.random.fold_in(draw, jax.lax.axis_index(axis_name))
         student = as_frozen(frozen).whole(state.params)["student"]
         chosen = jax.random.uniform(choice) < at_step(share, state.step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from jaxdistill.engine.frozen import (
     split_parameters,
 )
 from jaxdistill.errors import ConfigError, did_you_mean
+from jaxdistill.types import Tree
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     name: getattr(optax, name) for name in typing.get_args(Optimizer)
@@ -62,7 +62,7 @@ def value_schedule(value: float | ScheduleConfig, total_steps: int) -> float | o
 
 
 def make_optimizer(
-    config: TrainConfig, params: Any, total_steps: int
+    config: TrainConfig, params: Tree, total_steps: int
 ) -> optax.GradientTransformation:
     """Build the optimizer for the trained part of `params`, see `split_parameters`.
 
@@ -70,7 +70,7 @@ def make_optimizer(
     path holds none of `config.no_decay`, the layer-wise factors.
 
     Args:
-      config: of the stage; `config.freeze` says what is not trained.
+      config: settings of the stage; `config.freeze` names what is not trained.
       params: all parameters, `{"student": …, "projections": …}`, or their shapes.
       total_steps: updates of the stage.
 
@@ -117,7 +117,7 @@ def make_optimizer(
     return optax.chain(*chain)
 
 
-def layer_factors(params: Any, decay: float) -> Any:
+def layer_factors(params: Tree, decay: float) -> Tree:
     """Return learning rate factors shaped to broadcast over each leaf.
 
     With `L` layers everything above them (pooler, final norm, head) has factor 1, layer `i` has
@@ -128,8 +128,8 @@ def layer_factors(params: Any, decay: float) -> Any:
     depths = [layer_numbers(path, leaf).max() + 1 for path, leaf in paths if is_layer(path)]
     if not depths:
         raise ConfigError(
-            f"train.layer_decay: got {decay}, but the model has no layers that it could tell "
-            "apart; drop it"
+            f"train.layer_decay: got {decay}, but the model has no layers that it could "
+            "distinguish; drop it"
         )
     count = max(depths)
 
@@ -144,7 +144,7 @@ def layer_factors(params: Any, decay: float) -> Any:
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
-def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
+def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Tree], Tree]:
     def mask(params):
         return jax.tree_util.tree_map_with_path(
             lambda path, _: not any(word in path_name(path) for word in no_decay), params
@@ -153,7 +153,7 @@ def _decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
     return mask
 
 
-def _scale_by_factors(factors: Any) -> optax.GradientTransformation:
+def _scale_by_factors(factors: Tree) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
         return jax.tree.map(jnp.multiply, updates, factors), state

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from jaxdistill.parallel.sharding import batch_sharding, batch_shardings
 from jaxdistill.runtime.rendezvous import name_processes
 
 
-def rows_on(mesh: Mesh) -> tuple[Part, Callable[[Mapping[str, Any]], dict[str, jax.Array]]]:
+def rows_on(mesh: Mesh) -> tuple[Part, Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]]:
     """Return which rows of a batch this process has to read, and what lays them on the mesh.
 
     Raises:
@@ -41,7 +40,7 @@ def own_part(sharding: NamedSharding) -> Part:
     """Return the blocks of rows that lie on devices of this process.
 
     Args:
-      sharding: of a batch; its first axis says how many blocks there are.
+      sharding: layout of a batch; its first axis gives the number of blocks.
     """
     if sharding.is_fully_addressable:
         return WHOLE
@@ -55,13 +54,13 @@ def own_part(sharding: NamedSharding) -> Part:
 
 
 def place_own(
-    batch: Mapping[str, Any], shardings: Mapping[str, NamedSharding], part: Part
+    batch: Mapping[str, np.ndarray], shardings: Mapping[str, NamedSharding], part: Part
 ) -> dict[str, jax.Array]:
-    """Make global arrays of the rows that every process has of its own part.
+    """Make global arrays of the rows of every process's part.
 
     Args:
       batch: arrays whose first axis holds the rows of `part`.
-      shardings: of the global arrays, by name; all split the rows as `own_part` was told.
+      shardings: layouts of the global arrays by name; all split the rows as in `own_part`.
       part: what `own_part` gave.
 
     Raises:

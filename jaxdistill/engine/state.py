@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxdistill.types import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -19,7 +20,7 @@ class TrainState:
       step: scalar int32, updates done.
       params: `{"student": …, "projections": …}`, their trained parts, float32; exports drop the
         projections.
-      opt_state: of the optax optimizer, over `params`.
+      opt_state: state of the optax optimizer, over `params`.
       rng: a PRNG key; the step folds its number in, so it never changes.
       model_state: untrained state of the student such as batch statistics, or None.
       ema: exponential moving average of `params`, or None.
@@ -27,24 +28,24 @@ class TrainState:
     """
 
     step: jax.Array
-    params: dict[str, Any]
-    opt_state: Any
+    params: dict[str, Tree]
+    opt_state: Tree
     rng: jax.Array
-    model_state: Any = None
-    ema: Any = None
-    method_state: dict[str, Any] | None = None
+    model_state: Tree = None
+    ema: Tree = None
+    method_state: dict[str, Tree] | None = None
 
     @classmethod
     def create(
         cls,
-        student: Any,
+        student: Tree,
         optimizer: optax.GradientTransformation,
         *,
         seed: int | jax.Array = 0,
-        projections: Any = None,
-        model_state: Any = None,
+        projections: Tree = None,
+        model_state: Tree = None,
         ema: bool = False,
-        method_state: dict[str, Any] | None = None,
+        method_state: dict[str, Tree] | None = None,
     ) -> TrainState:
         """Start a run from a student's parameters, or from the trained part of them.
 
@@ -63,6 +64,6 @@ class TrainState:
         )
 
     @property
-    def student(self) -> Any:
+    def student(self) -> Tree:
         """The student's trained parameters, averaged where the run keeps an average."""
         return (self.params if self.ema is None else self.ema)["student"]

@@ -14,6 +14,7 @@ from jaxdistill.engine.frozen import as_frozen
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import TEACHER, Batch, ModelOutputs, Objective
 from jaxdistill.engine.state import TrainState
+from jaxdistill.types import Tree
 
 Metrics = dict[str, Mean]
 
@@ -24,7 +25,7 @@ class TrainStep(Protocol):
     def __call__(
         self,
         state: TrainState,
-        frozen: Any,
+        frozen: Tree,
         batch: Batch,
         *,
         axis_name: str | None = None,
@@ -52,8 +53,8 @@ def make_train_step(
         where the state holds one.
       optimizer: an optax transformation over `{"student": …, "projections": …}`, where they are
         trained.
-      objective: its terms decide which taps are asked for.
-      teacher: as `student`, or several by name; needed when a term reads one.
+      objective: the loss; its terms decide which taps are asked for.
+      teacher: apply function like `student`, or several by name; needed when a term reads one.
       accumulate: microbatches per update; row `i` of the batch goes to microbatch `i % accumulate`.
       ema: decay of the parameters' moving average, for a state created with `ema=True`.
 
@@ -236,7 +237,7 @@ def make_eval_step(
 
 
 def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
-    """Reshape `[B, ...]` to `[parts, B / parts, ...]`, every device keeping its own rows."""
+    """Reshape `[B, ...]` to `[parts, B / parts, ...]`; rows stay on their devices."""
 
     def split(name, leaf):
         rows = leaf.shape[0]
@@ -251,7 +252,7 @@ def _split(batch: Batch, parts: int) -> dict[str, jax.Array]:
     return {name: split(name, leaf) for name, leaf in batch.items()}
 
 
-def _averaged(carried: Any, axis_name: str) -> Any:
+def _averaged(carried: Tree, axis_name: str) -> Tree:
     """Average what devices carry; counts, which are the same on all of them, stay whole."""
     return jax.tree.map(
         lambda leaf: (
@@ -272,7 +273,7 @@ def _invalid_labels(outputs: ModelOutputs, batch: Batch) -> jax.Array | None:
     return outside.sum().astype(jnp.float32)
 
 
-def _new_state(outputs: Any) -> Any:
+def _new_state(outputs: Any) -> Tree:
     if outputs.model_state is None:
         raise ValueError(
             "model_state: the state holds one but the student returned None; "

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: console progress, JSONL, TensorBoard, Weights & Biases."""
+"""What a run reports while it runs: console progress, JSONL, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Telemetry:
-    """Writes the rows of one stage; only process 0 speaks."""
+    """Writes the rows of one stage, in process 0 alone."""
 
     def __init__(
         self, folder: Path, config: TelemetryConfig, *, stage: str, total: int, first: int = 0
@@ -64,7 +65,7 @@ class Telemetry:
             live.start()
             self._live = live
 
-    def row(self, step: int, values: dict[str, Any]) -> None:
+    def row(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row of training metrics."""
         if not self._speaks:
             return
@@ -80,7 +81,7 @@ class Telemetry:
             tail = "" if left is None else f"  {left:.0f} s left"
             self._say(f"{self._stage}  step {step}/{self._total}  {shown}{tail}")
 
-    def evaluation(self, step: int, values: dict[str, Any]) -> None:
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row of evaluation metrics."""
         if not self._speaks:
             return
@@ -104,7 +105,7 @@ class Telemetry:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
+    def _write(self, step: int, values: Mapping[str, float | str]) -> None:
         assert self._file is not None
         self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._file.flush()
@@ -123,7 +124,7 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _shown(values: dict[str, Any]) -> str:
+def _shown(values: Mapping[str, float]) -> str:
     hidden = {"time", "epoch", "event", "seconds_left", "gradient_norm", "invalid_labels"}
     parts = []
     for key, value in values.items():

@@ -25,8 +25,8 @@ class StoredLoss(NamedTuple):
     Attributes:
       loss: `(logits, *parts, **options) -> [...]`, such as `losses.topk_forward_kl`.
       parts: names of the teacher's features; none for a loss of the labels.
-      weight: by step.
-      options: of the loss, the temperature that the parts were stored at among them.
+      weight: weight in the objective, which may depend on the step.
+      options: the loss's options, the temperature that the parts were stored at among them.
     """
 
     loss: Callable[..., jax.Array]
@@ -38,18 +38,18 @@ class StoredLoss(NamedTuple):
 def stored_tokens_term(
     terms: Mapping[str, StoredLoss], *, vocabulary: int | None = None, mesh: Mesh | None = None
 ) -> Term:
-    """Make one term of several losses over tokens, each told by name, without whole logits.
+    """Make one term of several losses over tokens, each reported by name, without whole logits.
 
     Args:
       terms: by name; those without parts are given `batch["labels"]`.
       vocabulary: the real number of classes, where the student's head is padded.
-      mesh: of several devices that share a batch under `jit`.
+      mesh: devices that share a batch under `jit`, where there are several.
     """
 
     def function(student, teacher, batch, *, step, projections):
         arguments = {"labels": batch["labels"], **teacher.features}
 
-        def of(term: StoredLoss) -> Callable[[jax.Array, Any], jax.Array]:
+        def of(term: StoredLoss) -> Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]:
             names = term.parts or ("labels",)
             return lambda logits, own: term.loss(
                 logits, *(own[name] for name in names), **term.options

@@ -29,7 +29,7 @@ class TokenLoss(NamedTuple):
 def fused_term(
     parts: Mapping[str, TokenLoss], *, vocabulary: int | None = None, mesh: Mesh | None = None
 ) -> Term:
-    """Make one term of several token losses, each of them told by name.
+    """Make one term of several token losses, each of them reported by name.
 
     Every part is a mean over the tokens whose `batch["loss_mask"]` is not 0; all of these must have
     a label.
@@ -37,7 +37,7 @@ def fused_term(
     Args:
       parts: by name.
       vocabulary: the real number of classes, where the heads are padded differently.
-      mesh: of several devices that share a batch under `jit`.
+      mesh: devices that share a batch under `jit`, where there are several.
     """
     needs_teacher = any(part.loss != "cross_entropy" for part in parts.values())
 

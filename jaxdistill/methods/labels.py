@@ -1,4 +1,4 @@
-"""Losses of the task's own labels."""
+"""Losses of the task's labels."""
 
 from __future__ import annotations
 

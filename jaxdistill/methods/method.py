@@ -1,4 +1,4 @@
-"""What a way to distil says of itself."""
+"""The record that declares a method."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Method:
       name: name in configs.
       reads: what it compares: the task's `labels`, `logits` of both models, pairs of layers
         (`hidden` states or `attention` maps), or whole `outputs`.
-      formula: the function; its docstring says what it is, its first line and its paper are listed.
+      formula: the function; the first line of its docstring and its paper are listed.
         Of labels `(logits, labels, **options)`, of logits and of each pair of layers
         `(student, teacher, **options)`, unreduced. Of outputs
         `(student, teacher, batch, *, maps, step, **options) -> Mean`; with `state`, it also takes
         `state` and returns `(Mean, new_state)`.
       options: a section with its options. Of logits, `temperature` may be a schedule, and of
-        outputs every option; layers are told by an option `layers`, the map of pairs.
-      compares_classes: whether it compares distributions over several classes, and so says nothing
-        where there is one output.
+        outputs every option; layers are given by an option `layers`, the map of pairs.
+      compares_classes: whether it compares distributions over several classes, and so is
+        constant where there is one output.
       fused: whether `losses.fused_loss` computes it without logits, under the same name.
       cached: functions of what a codec keeps of the teacher, by the name of the codec.
       taps: `(**options) -> (student_taps, teacher_taps)`, for outputs.

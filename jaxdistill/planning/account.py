@@ -21,10 +21,14 @@ from jaxdistill.planning.compiled.draft import Draft, NoDraftError, draft
 from jaxdistill.planning.compiled.work import measure
 from jaxdistill.planning.programs import Program
 from jaxdistill.planning.topology import Topology
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
-# What the compiler for TPUs says of a program that is too large, in two of its wordings.
+Made = jax.stages.Compiled | Draft | int
+"""An executable, its draft, or the bytes of a program that does not fit."""
+
+# The message of the compiler for TPUs on a program that is too large, in two of its wordings.
 _USED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
@@ -34,19 +38,20 @@ class Account:
     """One program on one device of a mesh.
 
     Attributes:
-      name: of the program.
+      name: name of the program.
       fits: whether it compiles within the memory; None where the memory's size is not known.
-      peak_bytes: of memory in use at once; where it does not fit, as the compiler estimates it.
-      hbm_bytes: that a program may use, or None.
+      peak_bytes: memory in use at once; the compiler's estimate where it does not fit.
+      hbm_bytes: memory that a program may use, or None.
       memory: bytes of `parameters`, `optimizer`, `teacher`, `batch`, `activations`
         (what one loop over layers stacks up for another), `temporaries` (gradients, workspace, and
         activations that are not stacked) and `program`, its machine code where that was made.
-      flops, moved_bytes: of a step, bodies of loops as often as they run; None where not compiled.
+      flops, moved_bytes: operations and memory traffic of a step, bodies of loops as often as they
+        run; None where not compiled.
       bounded: whether all loops' numbers of turns are known.
       messages: over the interconnect.
       seconds: floors by `compute`, `memory` and `network`; empty where the chip is not known.
-      tokens: of a step over all devices, counted in `unit`.
-      useful_flops, run_flops: see `Program`.
+      tokens: size of a step over all devices, counted in `unit`.
+      useful_flops, run_flops: operations of a step, as in `Program`.
       mfu: useful operations per second of the peak, at the largest floor.
     """
 
@@ -74,7 +79,7 @@ class Account:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of all devices, at most."""
+        """Rate of all devices, at most."""
         return self.tokens / self.bound if self.bound else None
 
     def cost(self, price: float) -> float | None:
@@ -82,7 +87,7 @@ class Account:
         rate = self.tokens_per_second
         return 1e9 / rate / 3600 * price * self.devices if rate else None
 
-    def as_json(self, price: float | None) -> dict[str, Any]:
+    def as_json(self, price: float | None) -> Json:
         """Return everything as JSON values."""
         return dataclasses.asdict(self) | {
             "step_seconds_at_least": self.bound,
@@ -94,14 +99,14 @@ class Account:
 def accounts(
     programs: Sequence[tuple[Program, Mesh]], topology: Topology, *, machine_code: bool = False
 ) -> list[Account]:
-    """Compile programs, two at a time where there are two cores, and say what they cost.
+    """Compile programs, two at a time where there are two cores, and return their costs.
 
     For TPUs as far as their layout in memory, which takes seconds, but for the loss alone, which is
     small.
 
     Args:
       programs: each with the mesh that it was made for.
-      topology: of all meshes.
+      topology: machine that all meshes belong to.
       machine_code: compile to the end for TPUs, too.
 
     Raises:
@@ -109,7 +114,7 @@ def accounts(
     """
     whole = machine_code or topology.chip.name not in TPUS
 
-    def compiled(one: tuple[Program, Mesh]) -> Any:
+    def compiled(one: tuple[Program, Mesh]) -> Made:
         program, mesh = one
         if whole or program.name == "loss":
             return _compile(program)
@@ -123,7 +128,7 @@ def accounts(
     ]
 
 
-def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
+def _draft(program: Program, mesh: Mesh, topology: Topology) -> Made:
     """Return the draft of a program, or what `_compile` does where there is none."""
     values = effective(program.config)
     try:
@@ -141,7 +146,7 @@ def _draft(program: Program, mesh: Mesh, topology: Topology) -> Any:
     return _bytes_needed(found) or _compile(program)
 
 
-def _compile(program: Program) -> Any:
+def _compile(program: Program) -> Made:
     """Return the executable, or the bytes that it would need where they are too many."""
     try:
         return program.lower().compile()

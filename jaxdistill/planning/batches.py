@@ -25,13 +25,13 @@ def batch_of(config: Config, train: TrainConfig, model: Model, facts: Facts) -> 
     """Return the batch of a step: rows of `data.max_length`, the longest that a run has.
 
     Args:
-      config: of the run.
+      config: settings of the run.
       train: the settings of the stage, for the number of rows.
       model: the one that reads it.
-      facts: what the data say.
+      facts: what is known of the data.
 
     Raises:
-      DataError: a size of the inputs is one that only the data say.
+      DataError: a size of the inputs is known from the data only.
     """
     rows, shape = train.batch_size, jax.ShapeDtypeStruct
     modality = modality_named(facts.modality or family_named(model.family or "").modality)
@@ -53,10 +53,10 @@ def token_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mappi
 
 
 def image_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the sizes of images, those that the model reads where only the data say them.
+    """Return the sizes of images, the model's where only the data would give them.
 
     Raises:
-      DataError: the model says none either.
+      DataError: the model gives none either.
     """
     image = getattr(model.config, "image_size", None)
     if sizes:
@@ -72,7 +72,7 @@ def image_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mappi
 
 
 def feature_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
-    """Return how many numbers an example has, or the model reads where only the data say it."""
+    """Return how many numbers an example has; the model's where only the data would give it."""
     width = getattr(model.config, "num_features", None)
     return sizes if sizes or width is None else {"features": width}
 

@@ -2,8 +2,8 @@
 
 TPU: Google Cloud's system architecture pages (docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e),
 whose bidirectional interconnect bandwidth per chip is divided by its ports and by two directions.
-What a program may use of the memory is what the compiler says when it runs out. GPU: NVIDIA's data
-sheets of A100, H100 and H200 (SXM), dense products without sparsity; NVLink in one direction.
+The memory that a program may use is from the compiler's message when it runs out. GPU: NVIDIA's
+data sheets of A100, H100 and H200 (SXM), dense products without sparsity; NVLink in one direction.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Chip:
     """One kind of device.
 
     Attributes:
-      name: as in a topology, `v5e` in `v5e:16x16`.
+      name: name in a topology, `v5e` in `v5e:16x16`.
       hbm_bytes: what a program may use, or None where it is not known.
       flops: peak of products in bfloat16 per second, or None.
       hbm_bandwidth: bytes per second, or None.
       link_bandwidth: bytes per second over one link in one direction, or None.
-      dimensions: of the torus that chips form; 0 where every pair is equally far.
+      dimensions: dimensions of the torus that chips form; 0 where every pair is equally far.
       wraps: chips along a dimension from which on (and in multiples of which) it is a ring.
       examples: topologies that exist.
       kinds: what jax calls such a device (`device_kind`).

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,10 +21,13 @@ from jax.sharding import Mesh
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.engine.frozen import frozen_masks
 from jaxdistill.engine.optimizer import FREEZE
+from jaxdistill.models.family import FamilyConfig
 from jaxdistill.models.layers import flash
+from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import SEQUENCE
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Scores:
 
 def forward_flops(
     model: Model,
-    batch: Mapping[str, Any],
+    batch: Mapping[str, jax.ShapeDtypeStruct],
     *,
     read: Collection[int] = (),
     freeze: Sequence[str] = (),
@@ -78,7 +80,7 @@ def forward_flops(
     """Count a forward pass of a transformer over text; None for what reads no tokens.
 
     Args:
-      model: its parameters may be shapes.
+      model: the transformer; its parameters may be shapes.
       batch: with `input_ids` `[B, T]`.
       read: layers whose states or attention a loss reads.
       freeze: patterns of what is not trained.
@@ -152,7 +154,7 @@ def forward_flops(
     )
 
 
-def _trained(params: Any, freeze: Sequence[str]) -> list[np.ndarray]:
+def _trained(params: Tree, freeze: Sequence[str]) -> list[np.ndarray]:
     """Return for every parameter whether it is trained: bool `[]`, or `[L]` where layers differ."""
     if not freeze:
         return [np.array(True) for _ in jax.tree.leaves(params)]
@@ -160,7 +162,7 @@ def _trained(params: Any, freeze: Sequence[str]) -> list[np.ndarray]:
     return [~mask for mask in jax.tree.leaves(masks)]
 
 
-def _table_is_trained(params: Any, trained: Sequence[np.ndarray]) -> bool:
+def _table_is_trained(params: Tree, trained: Sequence[np.ndarray]) -> bool:
     """Return whether a head that is the table of embeddings is trained with it."""
     return any(
         bool(ours.any())
@@ -169,7 +171,7 @@ def _table_is_trained(params: Any, trained: Sequence[np.ndarray]) -> bool:
     )
 
 
-def _attention(config: Any, shape: Any) -> tuple[int, int, int]:
+def _attention(config: FamilyConfig, shape: Shape | None) -> tuple[int, int, int]:
     """Return the number of heads, their width and the number of layers."""
     if shape is not None:
         return shape.heads, shape.head_width, shape.depth
@@ -185,8 +187,8 @@ def step_flops(student: Forward, *, computed: Scores | None = None, remat: bool 
     """Count forward and backward pass of what learns.
 
     Args:
-      student: that learns.
-      computed: of its scores; None: those that are useful.
+      student: forward pass of the model that learns.
+      computed: share of its scores that is computed; None: the useful ones.
       remat: whether its layers run forward twice.
     """
     scores = computed or Scores(student.seen, 2 * student.seen)
@@ -202,7 +204,7 @@ def step_operations(
     train: TrainConfig,
     student: Model,
     teacher: Model | None,
-    batch: Mapping[str, Any],
+    batch: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     *,
     apart: bool,
@@ -210,12 +212,12 @@ def step_operations(
     """Return the useful operations of a step, of each model, and all that are run.
 
     Args:
-      config: the run's.
-      train: of what learns.
-      student: that learns; its parameters may be shapes.
-      teacher: that runs live, or None.
-      batch: of the step over all devices.
-      mesh: that it is laid over.
+      config: settings of the run.
+      train: settings of the stage.
+      student: model that learns; its parameters may be shapes.
+      teacher: model that runs live, or None.
+      batch: batch of the step over all devices.
+      mesh: mesh that the step is laid over.
       apart: whether layers run one by one, so that those below the lowest trained one have no
         backward pass.
     """
@@ -247,7 +249,7 @@ def step_operations(
 
 
 def _scores_computed(
-    model: Model, batch: Mapping[str, Any], train: TrainConfig, mesh: Mesh
+    model: Model, batch: Mapping[str, jax.ShapeDtypeStruct], train: TrainConfig, mesh: Mesh
 ) -> Scores:
     """Return the share of all scores that a model's attention computes."""
     shape, options = getattr(model.config, "shape", None), model.options

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
+from jax.typing import DTypeLike
 
 from jaxdistill import losses
 from jaxdistill.errors import ConfigError
 from jaxdistill.losses import FusedTerm, Projection, fused_loss
+from jaxdistill.types import Tree
 
 
 class Sizes(NamedTuple):
@@ -20,7 +23,7 @@ class Sizes(NamedTuple):
     student: int
     teacher: int
     vocabulary: int
-    dtype: Any
+    dtype: DTypeLike
 
 
 # The mix that benchmarks/fused_loss.py measures.
@@ -68,10 +71,12 @@ def fused(
     return fused_loss(*sides, terms, labels=labels, **settings).mix / labels.size
 
 
-def shapes(tokens: int, sizes: Sizes, sharding: Any = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+def shapes(
+    tokens: int, sizes: Sizes, sharding: Sharding | None = None
+) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Return what both take, as shapes."""
 
-    def shape(*dimensions: int, dtype: Any = sizes.dtype) -> jax.ShapeDtypeStruct:
+    def shape(*dimensions: int, dtype: DTypeLike = sizes.dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding)
 
     return (
@@ -83,7 +88,7 @@ def shapes(tokens: int, sizes: Sizes, sharding: Any = None) -> tuple[jax.ShapeDt
     )
 
 
-def lowered(function: Callable[..., jax.Array], arguments: tuple[Any, ...]) -> Any:
+def lowered(function: Callable[..., jax.Array], arguments: tuple[Tree, ...]) -> jax.stages.Lowered:
     """Lower value and gradients to the student's hidden states and head."""
     return jax.jit(jax.value_and_grad(function, (0, 1))).lower(*arguments)
 

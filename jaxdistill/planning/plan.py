@@ -1,4 +1,4 @@
-"""Plan a run for a machine that is not there: compile its programs, and say what they cost."""
+"""Plan a run for a machine that is not there: compile its programs, and estimate their costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from jax.sharding import Mesh
 
 from jaxdistill.config.schema import Config
 from jaxdistill.doctor.checks_models import refuse_unfit
@@ -19,6 +20,7 @@ from jaxdistill.planning.programs import Program, make_program
 from jaxdistill.planning.search import Candidate, changed, rank, smallest_change
 from jaxdistill.planning.topology import Topology, open_topology
 from jaxdistill.setup.resolve import teacher_kind
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -29,14 +31,14 @@ class Plan:
 
     Attributes:
       config: name of the config.
-      topology: that was planned for.
+      topology: machine that was planned for.
       mesh: sizes of its axes.
       programs: the account of each; the first decides `fits`.
       dense: the first with losses from whole logits, where the config's are fused.
       change: the smallest change that makes the first fit, where it does not.
       tried: every change that was compiled for that.
       ranked: meshes and microbatches by speed, where asked for.
-      refused: those that cannot be laid out, and why.
+      refused: meshes and microbatches that cannot be laid out, and why.
       price: per chip and hour.
       taken_seconds: to make this plan.
     """
@@ -69,7 +71,7 @@ class Plan:
         """Of the program that needs most."""
         return max(one.peak_bytes for one in self.programs)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Return everything as JSON values."""
         price = self.price
         return {
@@ -102,7 +104,7 @@ class Plan:
 
 
 def plan(
-    config: Config | str | Mapping[str, Any],
+    config: Config | str | Mapping[str, object],
     topology: str,
     *,
     mesh: str | Mapping[str, int] | None = None,
@@ -113,7 +115,7 @@ def plan(
     price: float | None = None,
     machine_code: bool = False,
 ) -> Plan:
-    """Compile the programs of a run for a topology, from shapes alone, and say what they cost.
+    """Compile the programs of a run for a topology, from shapes alone, and estimate their costs.
 
     Neither weights nor data need to exist, nor the devices, but for GPUs. `cpu:8` needs as many
     virtual devices, see `topology.settle`.
@@ -122,11 +124,11 @@ def plan(
       config: checked, or a file's or recipe's name, or nested values.
       topology: `v5e:16x16`, `v5p:4x4x4`, …; `cpu:8`; `gpu` for the GPUs at hand.
       mesh: sizes of the mesh's axes, `data=16,fsdp=16` or a mapping; the config's by default.
-      programs: of `programs.PROGRAMS`; by default the step that the config trains with.
+      programs: names from `programs.PROGRAMS`; by default the step that the config trains with.
       search: rank meshes and microbatches, too.
-      dense: tell also what a language model's losses would need from whole logits.
+      dense: report also what a language model's losses would need from whole logits.
       suggest: look for the smallest change where it does not fit.
-      price: of a chip and hour, for the cost of a billion tokens.
+      price: price of a chip and hour, for the cost of a billion tokens.
       machine_code: compile for TPUs to the end, which takes minutes: the machine code is counted,
         and it is known that there is one.
 
@@ -195,7 +197,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def _config(config: Config | str | Mapping[str, Any]) -> Config:
+def _config(config: Config | str | Mapping[str, object]) -> Config:
     from jaxdistill.config.load import check, load_config
 
     if isinstance(config, Config):
@@ -220,7 +222,7 @@ def trained(config: Config) -> str:
     return "joint" if teacher_kind(config) == "live" else "cached"
 
 
-def _dense_program(config: Config, mesh: Any, name: str, apart: bool) -> Program | None:
+def _dense_program(config: Config, mesh: Mesh, name: str, apart: bool) -> Program | None:
     if not config.task_record.over_vocabulary or config.losses == "dense" or name == "generate":
         return None
     try:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from jaxdistill.config.generation import GenerateConfig, OnPolicyConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.engine.objective import TEACHER
@@ -37,6 +38,7 @@ from jaxdistill.setup.assembly import assemble
 from jaxdistill.setup.facts import facts_without_data
 from jaxdistill.setup.layout import Layout
 from jaxdistill.setup.resolve import resolve, stored_shapes
+from jaxdistill.types import Tree
 
 PROGRAMS = ("joint", "cached", "finetune", "baseline", "generate", "loss")
 
@@ -47,31 +49,30 @@ class Program:
 
     Attributes:
       name: one of `PROGRAMS`.
-      config: of the run.
+      config: settings of the run.
       lower: makes the lowered program; nothing is compiled before.
       held: bytes per device of `parameters` (trained and frozen), `optimizer`, `teacher` and
         `batch`.
-      tokens: of a step over all devices; examples where there are no tokens.
+      tokens: tokens of a step over all devices; examples where there are no tokens.
       unit: `tokens` or `examples`.
-      useful_flops: of a step over all devices, without what is computed twice; None where the
-        models' shapes do not tell.
-      run_flops: the same with what is computed twice.
-      turns: of a loop that ends by its data.
+      useful_flops: operations of a step over all devices, without what is computed twice; None
+        where they do not follow from the models' shapes.
+      run_flops: operations of a step with what is computed twice.
+      turns: trip count of a loop that ends by its data.
       useful: `useful_flops` of `teacher` and `student`; empty where they are not known.
-      arguments: of a training step: the shapes and layouts of its state, frozen
-        parameters and batch.
+      arguments: shapes and layouts of a training step's state, frozen parameters and batch.
     """
 
     name: str
     config: Config
-    lower: Callable[[], Any]
+    lower: Callable[[], jax.stages.Lowered]
     held: dict[str, int]
     tokens: int
     unit: str
     useful_flops: float | None
     run_flops: float | None
     turns: int | None = None
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Tree, ...] = ()
     useful: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -79,7 +80,7 @@ def make_program(config: Config, mesh: Mesh, name: str, *, apart: bool = False) 
     """Return a program of a run.
 
     Args:
-      config: the run's.
+      config: settings of the run.
       mesh: the devices.
       name: one of `PROGRAMS`.
       apart: whether layers run one by one where the config leaves it open, as on CPU.
@@ -184,7 +185,7 @@ def _check(mesh: Mesh, model: Model, batch: Batch, who: str, accumulate: int) ->
         check_length(batch["input_ids"].shape[1], mesh.shape[SEQUENCE])
 
 
-def _room(wanted: Any, length: int) -> int:
+def _room(wanted: GenerateConfig | OnPolicyConfig, length: int) -> int:
     room = length - wanted.prompt_tokens
     return min(room, wanted.max_new_tokens or room)
 
@@ -229,7 +230,7 @@ def _generation(config: Config, mesh: Mesh) -> Program:
         number,
     )
 
-    def lower() -> Any:
+    def lower() -> jax.stages.Lowered:
         return jax.jit(write).lower(params, ids, lengths, number, sampling)
 
     held = {
@@ -281,7 +282,7 @@ def _loss(config: Config, mesh: Mesh) -> Program:
     )
 
 
-def with_shardings(tree: Any, shardings: Any) -> Any:
+def with_shardings(tree: Tree, shardings: Tree) -> Tree:
     """Return shapes that know how they are laid out."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -290,7 +291,7 @@ def with_shardings(tree: Any, shardings: Any) -> Any:
     )
 
 
-def bytes_held(tree: Any) -> int:
+def bytes_held(tree: Tree) -> int:
     """Return the bytes of one device's part of shapes that know how they are laid out.
 
     What lies in the host's memory takes none.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -18,6 +17,7 @@ from jaxdistill.planning.account import Account, accounts
 from jaxdistill.planning.chips import GIB
 from jaxdistill.planning.programs import Program, make_program
 from jaxdistill.planning.topology import Topology
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -28,13 +28,13 @@ class Candidate:
 
     Attributes:
       overrides: `key=value` that change the config, as the command line takes them.
-      account: of its program.
+      account: costs of its program.
     """
 
     overrides: tuple[str, ...]
     account: Account
 
-    def as_json(self, price: float | None) -> dict[str, Any]:
+    def as_json(self, price: float | None) -> Json:
         """Return everything as JSON values."""
         return {"overrides": list(self.overrides), **self.account.as_json(price)}
 

@@ -31,7 +31,7 @@ class Topology:
     """A machine to compile for.
 
     Attributes:
-      name: as it was asked for.
+      name: name that it was asked for by.
       chip: what each device is.
       shape: chips along each dimension.
       devices: for `jax.sharding.Mesh`.

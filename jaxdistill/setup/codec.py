@@ -1,8 +1,6 @@
-"""Which part of what a teacher says is kept on disk, and whether the objective can do with it."""
+"""Which part of a teacher's outputs is kept on disk, and whether the objective can do with it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import CacheConfig, Config
@@ -10,6 +8,7 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.methods.registry import methods
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
+from jaxdistill.types import Json
 
 
 def choose_codec(config: Config) -> codecs.Codec:
@@ -20,7 +19,7 @@ def choose_codec(config: Config) -> codecs.Codec:
     """
     wanted = config.cache or CacheConfig()
     name = wanted.codec or config.default_codec
-    options: dict[str, Any] = {}
+    options: Json = {}
     if name in ("full", "hidden") and wanted.dtype is not None:
         options["dtype"] = wanted.dtype
     if name == "topk":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from jaxdistill.models.abstract import without_weights
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.host_memory import in_host_memory
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Layout:
 
     Attributes:
       used_ids: the vocabulary's rows that take part; None for all.
-      apart: whether layers lie one by one instead of stacked.
+      apart: whether layers are kept one by one instead of stacked.
     """
 
     used_ids: np.ndarray | None
@@ -36,8 +36,8 @@ class Layout:
         with in_host_memory():
             return self._laid_out(model)
 
-    def keep(self, model: Model, params: Any) -> Any:
-        """Return trained parameters as `model` keeps them; rows that took no part stay its own."""
+    def keep(self, model: Model, params: Tree) -> Tree:
+        """Return trained parameters as `model` keeps them; unused rows stay unchanged."""
         if model.axes is None:
             return params
         if self.apart:

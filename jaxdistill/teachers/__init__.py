@@ -1,1 +1,1 @@
-"""Where targets come from: a live teacher, or what one has said before."""
+"""Where targets come from: a live teacher, or outputs stored before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ from jaxdistill.errors import DataError, Preempted
 from jaxdistill.methods.method import function_of
 from jaxdistill.runtime import preemption
 
-_TOLD = ("labels", "weight")  # What a batch holds beside what models read.
+_UNREAD = ("labels", "weight")  # What a batch holds beside what models read.
 
 
 def speak(config: Config, split: Split, outputs: int | None) -> np.ndarray:
-    """Return what the function says of every example, float32 `[N, C]`, in the split's order.
+    """Return the function's logits for every example, float32 `[N, C]`, in the split's order.
 
     Args:
-      config: its `teacher.function` names the function and its options.
-      split: of the data.
-      outputs: number of classes; None where the data do not say.
+      config: settings of the run; its `teacher.function` names the function and its options.
+      split: examples to be read.
+      outputs: number of classes; None where the data do not state it.
 
     Raises:
       DataError: it returns something else than finite numbers `[N, C]`.
@@ -35,11 +35,13 @@ def speak(config: Config, split: Split, outputs: int | None) -> np.ndarray:
     said: np.ndarray | None = None
     for step in range(source.steps_per_epoch):
         if preemption.requested():
-            raise Preempted("stopped while the teacher spoke; run the same command to go on")
+            raise Preempted("stopped while teacher.function ran; run the same command to go on")
         index = source.info(step).index
         real = index >= 0
         examples = {
-            key: np.asarray(field)[real] for key, field in source[step].items() if key not in _TOLD
+            key: np.asarray(field)[real]
+            for key, field in source[step].items()
+            if key not in _UNREAD
         }
         logits = np.asarray(function(examples, **options), np.float32)
         shape = (int(real.sum()), logits.shape[-1] if outputs is None and logits.ndim else outputs)
@@ -55,11 +57,11 @@ def speak(config: Config, split: Split, outputs: int | None) -> np.ndarray:
         if said is None:
             said = np.zeros((len(split), logits.shape[1]), np.float32)
         said[index[real]] = logits
-    assert said is not None  # of a split with examples
+    assert said is not None  # A split has examples.
     return said
 
 
-def _named(config: Config) -> tuple[str, Any, Mapping[str, Any]]:
+def _named(config: Config) -> tuple[str, Callable[..., Any], Mapping[str, object]]:
     given = config.teacher.function
     assert isinstance(given, dict)  # as the config reads it
     name, values = given["name"], {key: item for key, item in given.items() if key != "name"}

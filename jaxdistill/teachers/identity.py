@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,14 +21,14 @@ def example_keys(split: Split) -> np.ndarray:
     """Return the number of every example in a cache, int64 `[N]`: 63 bits of a hash of its input.
 
     It does not depend on the order of the examples, on which others there are, or on labels, so
-    shuffling, packing, buckets, epochs and subsets find what the teacher said. Equal inputs share
+    shuffling, packing, buckets, epochs and subsets find the teacher's outputs. Equal inputs share
     a number.
     """
     pieces = split.inputs.example_bytes()
     return (hash_each(pieces) >> np.uint64(1)).astype(np.int64)
 
 
-def teacher_hash(origin: str | Path | Mapping[str, Any], seed: int) -> str | None:
+def teacher_hash(origin: str | Path | Mapping[str, object], seed: int) -> str | None:
     """Return a hash of a teacher's parameters, None where its folder holds no weights.
 
     The tensors of a folder are hashed by name as they are read from disk, one at a time: in one

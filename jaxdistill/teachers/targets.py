@@ -1,16 +1,16 @@
-"""What a frozen teacher has said of the training examples, dealt out with every batch.
+"""Stored outputs of a frozen teacher for the training examples, added to every batch.
 
-It says the same of an example in every epoch and for every seed. Where the objective reads its last
-outputs only, and examples are not altered on the way, one pass replaces all others; what it gave is
-kept in memory, or in a cache on disk.
+They are the same for an example in every epoch and for every seed. Where the objective reads
+last outputs only, and examples are not altered on the way, one pass replaces all others; what it
+gave is kept in memory, or in a cache on disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdistill.config.inputs import altering
@@ -24,6 +24,7 @@ from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.cache.reader import Cache
 from jaxdistill.teachers.identity import example_keys
 from jaxdistill.teachers.teacher import Teacher
+from jaxdistill.types import Tree
 
 PREFIX = "teacher_"
 
@@ -44,13 +45,13 @@ class Stored:
 
     @property
     def classes(self) -> int:
-        """Classes that the teacher speaks of."""
+        """Number of classes that the teacher distinguishes."""
         return self.width if self.head is None else self.head.weights.shape[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets(Stored):
-    """What the teacher said, by example.
+    """The teacher's outputs by example.
 
     Attributes:
       read: stored fields `[N, ...]` of examples int64 `[N]`, as the split numbers them; of packed
@@ -102,7 +103,7 @@ def from_cache(cache: Cache, split: Split) -> Targets:
 
 
 def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
-    """Add what the teacher said to every batch, a row for each label."""
+    """Add the teacher's outputs to every batch, a row for each label."""
 
     def assemble(epoch: int, position: int, draw: Draw, part: Part) -> Batch:
         fields = targets.read(part.take(draw.index))
@@ -112,7 +113,7 @@ def with_targets(source: BatchSource, targets: Targets) -> BatchSource:
     return dataclasses.replace(source, assemble=assemble)
 
 
-def head_axes(head: Head | None) -> Any:
+def head_axes(head: Head | None) -> Head | None:
     """Return the logical axes of a head's arrays, in a head's place."""
     if head is None:
         return None
@@ -131,13 +132,13 @@ def stored(known: Stored) -> Teacher:
 
 
 def make_apply(codec: codecs.Codec) -> Callable[..., Outputs]:
-    """Return the teacher that has already spoken: it reads its outputs from the batch.
+    """Return the apply function of a stored teacher: it reads its outputs from the batch.
 
     Its outputs are logits, hidden states with the head that it is given as parameters, or features
     named as the targets of the codec.
     """
 
-    def apply(params: Any, batch: Mapping[str, Any], **_: Any) -> Outputs:
+    def apply(params: Tree, batch: Mapping[str, jax.Array], **_: object) -> Outputs:
         stored = {
             name.removeprefix(PREFIX): field
             for name, field in batch.items()

@@ -1,4 +1,4 @@
-"""Who speaks in a step: the record behind which every kind of teacher stands."""
+"""The record that every kind of teacher is given to a step as."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jaxdistill.models.outputs import Outputs
 from jaxdistill.teachers.cache.codecs import Codec
+from jaxdistill.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Teacher:
       config: sizes of a live model, which have to divide over a mesh, or None.
     """
 
-    apply: Callable[..., Any]
-    params: Any
-    axes: Any = None
+    apply: Callable[..., Outputs]
+    params: Tree
+    axes: Tree = None
     codec: Codec | None = None
     config: Any = None

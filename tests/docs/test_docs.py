@@ -1,5 +1,6 @@
 """The code, configs and command lines of README and docs are run or checked as they stand there."""
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -7,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
@@ -20,6 +22,8 @@ from jaxdistill.config.values import read_yaml
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.dataset import prepare
 from jaxdistill.errors import ConfigError
+from jaxdistill.models.outputs import Outputs
+from jaxdistill.teachers.function import speak
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,6 +33,8 @@ ELSEWHERE = ("TRL", "torchdistill", "MaxText", "my_package")
 
 REGISTRIES = (
     "config.sources",
+    "config.teacher_functions",
+    "engine.hooks",
     "methods.registry",
     "modalities.registry",
     "models.registered",
@@ -146,7 +152,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for home in REGISTRIES:  # what a page registers is gone with it
         module = importlib.import_module(f"jaxdistill.{home}")
-        monkeypatch.setattr(module, "_REGISTERED", dict(module._REGISTERED))
+        monkeypatch.setattr(module, "_REGISTERED", copy.copy(module._REGISTERED))
     names: dict = {}
     # A user has no such setting: the text must not depend on it.
     with jax.numpy_rank_promotion("allow"):
@@ -154,8 +160,10 @@ def test_python_runs(page, tmp_path, monkeypatch):
             code = compile(text, f"{page.name}", "exec")
             if not is_elsewhere(rest):
                 exec(code, names)
+        assert page.name != "extending-method.md" or hints_are_computed(page, names)
     assert page.name != "teachers.md" or forest_teaches(names)
     assert page.name != "extending-input.md" or table_is_read(page)
+    assert page.name != "extending-teacher.md" or ink_teaches(page)
 
 
 def forest_teaches(names: dict) -> bool:
@@ -179,6 +187,42 @@ def table_is_read(page: Path) -> bool:
     assert batch["categories"].tolist() == [[0]]
     assert batch["features"].shape == (1, 2 + 16)
     return data.modality == "table"
+
+
+def hints_are_computed(page: Path, names: dict) -> bool:
+    """Compute both formulas of the page as a step calls them, with the options of its config."""
+    (values,) = (yaml.safe_load(text) for _, text in blocks(page, "yaml"))
+    config = check(merged(BASES[0], values))
+    options = config.terms["hint"].options
+    draw = np.random.default_rng(0)
+    student = Outputs(features={"layers.0.hidden": jnp.array(draw.normal(size=(2, 3)))})
+    teacher = Outputs(features={"layers.1.hidden": jnp.array(draw.normal(size=(2, 5, 5, 4)))})
+    maps = [draw.normal(size=(3, options["width"])), draw.normal(size=(options["width"], 4))]
+    batch = {"weight": np.ones(2, np.float32)}
+    given = {"maps": maps, "step": 0, **options}
+    ours = np.asarray(student.features["layers.0.hidden"])
+    theirs = np.asarray(teacher.features["layers.1.hidden"]).mean((1, 2))
+    mapped = np.maximum(ours @ maps[0], 0) @ maps[1]
+    found = names["hint"](student, teacher, batch, **given)
+    np.testing.assert_allclose(found.value(), np.mean((mapped - theirs) ** 2), rtol=1e-5)
+    state = {"mean": np.zeros(4)}
+    found, after = names["centered"](student, teacher, batch, state=state, **given)
+    mean = 0.1 * theirs.mean(0)
+    np.testing.assert_allclose(after["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(found.value(), np.mean((mapped - theirs + mean) ** 2), rtol=1e-5)
+    return config.terms["hint"].method.maps is names["maps"]
+
+
+def ink_teaches(page: Path) -> bool:
+    """Ask the function of the page for logits as its config says."""
+    (values,) = (yaml.safe_load(text) for _, text in blocks(page, "yaml"))
+    config = check(merged(BASES[0], values))
+    data = prepare(config.data, task=config.task, tokenizer_folder=None)
+    logits = speak(config, data.validation, data.num_labels)
+    (batch,) = eval_batches(data.validation, batch_size=len(logits), config=config.data)
+    pixels = batch["images"].reshape(len(logits), -1)
+    np.testing.assert_allclose(logits[:, 0], 4 * pixels[:, :7].mean(1), rtol=1e-5)
+    return logits.shape[1] == 10
 
 
 @pytest.mark.parametrize("page", pages("yaml"))
@@ -238,9 +282,9 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_files_that_are_named_exist():
-    for page in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "extending.md"):
+    for page in (ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("extending*.md")):
         named = re.findall(r"`((?:tests|jaxdistill)/[\w/.]+)`", page.read_text(encoding="utf-8"))
-        assert named
+        assert named, page.name
         assert not [name for name in named if not (ROOT / name).exists()]
 
 

@@ -27,9 +27,10 @@ class Collective:
 
     Attributes:
       kind: `all-gather`, `reduce-scatter`, …
-      axes: of the mesh that it crosses, joined by `+`; `?` where groups follow none.
-      bytes: that each device receives over its links in a step.
-      message_bytes: of the whole arrays that a device takes part in gathering, summing or sharing.
+      axes: axes of the mesh that it crosses, joined by `+`; `?` where groups follow none.
+      bytes: bytes that each device receives over its links in a step.
+      message_bytes: size of the whole arrays that a device takes part in gathering, summing or
+        sharing.
       count: how many a step has.
       seconds: floor of their time; None where the bandwidth is not known.
     """
@@ -52,10 +53,10 @@ def collectives(
     (Chan et al. 2007, Collective communication: theory, practice, and experience).
 
     Args:
-      visits: of `loops.walk`.
-      mesh: that the program was compiled for.
-      chip: of each device.
-      shape: of the topology, chips along each dimension.
+      visits: instructions that a step runs, from `loops.walk`.
+      mesh: mesh that the program was compiled for.
+      chip: kind of each device.
+      shape: chips along each dimension of the topology.
     """
     found: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0] * 4)
     for visit in visits:
@@ -155,7 +156,7 @@ def _of_axes(
     """Return the first group along named axes, `'axis_0'` or a part of one, `'axis_0':(1)2`."""
     sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh)}
     ids = (_iota(dims, order) if dims else np.arange(devices)).reshape(list(sizes.values()))
-    chosen: Any = []
+    chosen: list[Any] = []
     for name, before, size in re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", over):
         if name not in sizes:
             continue

@@ -2,8 +2,8 @@
 
 When what runs, and where every array lies, is settled in seconds; machine code takes minutes more,
 of which a plan needs next to nothing. The compiler cannot be asked to stop in between, but it
-writes down what it has decided where it is told to. So it runs in a process of its own, which is
-ended as soon as that is written.
+writes down what it has decided on request. So it runs in a separate process, which is ended as soon
+as that is written.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from jaxdistill.planning.topology import open_topology, settle
+from jaxdistill.types import Json
 
 # Of what the compiler writes: the memory of all arrays, and, after it, the scheduled program.
 _MEMORY = "*.after_optimizations-memory-usage-report.txt"
@@ -35,8 +35,8 @@ class Draft:
 
     Attributes:
       text: the scheduled program, as `as_text` of an executable writes it.
-      peak_bytes: of the chip's main memory that its arrays take, which is what the compiler holds
-        against the memory there is.
+      peak_bytes: main memory of the chip that its arrays take, which is what the compiler compares
+        with the memory there is.
     """
 
     text: str
@@ -47,14 +47,14 @@ class NoDraftError(Exception):
     """The compiler did not write down what it decided, and why."""
 
 
-def draft(config: dict[str, Any], name: str, mesh: dict[str, int], topology: str) -> Draft | str:
+def draft(config: Json, name: str, mesh: dict[str, int], topology: str) -> Draft | str:
     """Compile a program as far as its layout in memory.
 
     Args:
-      config: the run's, as JSON values.
-      name: of the program, see `programs.PROGRAMS`.
+      config: settings of the run, as JSON values.
+      name: name of the program, one of `programs.PROGRAMS`.
       mesh: sizes of its axes.
-      topology: of TPUs.
+      topology: name of a topology of TPUs.
 
     Returns:
       The draft; or, where the compiler refuses the program, its message.

@@ -44,8 +44,8 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name, opcode: as printed.
-      arrays: its results, those of a tuple flattened.
+      name, opcode: names as they are printed.
+      arrays: results of the instruction, those of a tuple flattened.
       operands: names.
       text: everything behind the operands.
       literal: what stands between the parentheses.

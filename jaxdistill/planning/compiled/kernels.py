@@ -1,4 +1,4 @@
-"""What the kernels of attention in blocks do, which a program's text does not say of a kernel."""
+"""What the kernels of attention in blocks do, which a program's text does not show."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def walk(program: Program, *, trips: Callable[[Instruction], int | None] | None 
     A conditional's branches count as if they were taken equally often.
 
     Args:
-      trips: of a loop whose number of turns the program does not say; None counts one.
+      trips: trip count of a loop whose number the program does not state; None counts one.
     """
 
     def visit(name: str, times: float, fused: bool, bounded: bool) -> Iterator[Visit]:
@@ -79,7 +79,7 @@ def _branches(line: Instruction) -> list[str]:
 def trip_count(program: Program, inside: Computation, loop: Instruction) -> int | None:
     """Return how often a `while` runs, or None where its data decide.
 
-    The compiler's own count where it is printed, else from a counter that is compared with a
+    The compiler's count where it is printed, else from a counter that is compared with a
     constant and raised by a constant.
     """
     told = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)

@@ -1,1 +1,1 @@
-"""What a teacher says of the training data, stored once."""
+"""A teacher's outputs for the training data, stored once."""

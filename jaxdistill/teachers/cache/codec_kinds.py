@@ -11,6 +11,7 @@ import numpy as np
 from jaxdistill.errors import ConfigError, did_you_mean
 from jaxdistill.losses.numerics import check_between
 from jaxdistill.teachers.cache import quantize
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Sampled:
     Attributes:
       samples: classes kept, all different.
       temperature: T of the sampled distribution `softmax(logits / T)`; the loss must use the same.
-      seed: of the draws, which depend on it, the example and the position alone.
+      seed: seed of the draws, which depend on it, the example and the position alone.
     """
 
     samples: int = 18
@@ -124,7 +125,7 @@ def check_codec(codec: Codec) -> Codec:
     return codec
 
 
-def describe(codec: Codec) -> dict[str, Any]:
+def describe(codec: Codec) -> Json:
     """Return name and parameters as plain values: `make_codec(**describe(codec)) == codec`."""
     return {"name": codec.name, **dataclasses.asdict(codec)}
 

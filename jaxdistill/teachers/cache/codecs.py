@@ -1,4 +1,4 @@
-"""How a cache stores what the teacher says of a token: four codecs, pure functions on arrays.
+"""How a cache stores the teacher's output for a token: four codecs, pure functions on arrays.
 
 - `TopK`: k classes, their log-probabilities and the mass of the rest; for `losses.topk_*`.
 - `Sampled`: a few sampled classes with unbiased weights; for `losses.sampled_forward_kl`.
@@ -84,7 +84,7 @@ def token_keys(seed: int, examples: ArrayLike, positions: ArrayLike) -> jax.Arra
     """Return one random key per token, a function of seed, example and position alone.
 
     Args:
-      seed: of the cache.
+      seed: seed of the cache.
       examples: integers `[N]`.
       positions: integers `[N]`, the token's place in its example.
     """

@@ -1,4 +1,4 @@
-"""What a cache says of itself: what it was made from, how it is stored, and its files.
+"""The manifest of a cache: what it was made from, how it is stored, and its files.
 
 ```
 cache/
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from jaxdistill.files.hashing import byte_view
 from jaxdistill.files.json_files import write_json
 from jaxdistill.files.tensor_files import read_json
 from jaxdistill.teachers.cache import codecs
+from jaxdistill.types import Json, Tree
 
 FORMAT = "jaxdistill teacher cache"
 VERSION = 1
@@ -35,10 +35,10 @@ _COMMON = ("format", "version", "identity", "codec", "width", "fields", "head", 
 def header(
     codec: codecs.Codec,
     width: int | None,
-    identity: Mapping[str, Any],
-    head: Mapping[str, Any] | None,
+    identity: Mapping[str, object],
+    head: Mapping[str, object] | None,
     writers: int,
-) -> dict[str, Any]:
+) -> Json:
     """Return what all writers of one cache have in common, as plain values."""
     return {
         "format": FORMAT,
@@ -52,7 +52,7 @@ def header(
     }
 
 
-def stored_fields(codec: codecs.Codec, width: int) -> dict[str, Any]:
+def stored_fields(codec: codecs.Codec, width: int) -> Json:
     """Return `{field: {"dtype", "shape"}}` per token."""
     return {
         name: {"dtype": dtype.name, "shape": list(shape)}
@@ -65,7 +65,7 @@ def part_path(folder: Path, writer: int) -> Path:
     return folder / "writers" / f"{writer:05d}.json"
 
 
-def merge(folder: Path, writers: int) -> dict[str, Any] | None:
+def merge(folder: Path, writers: int) -> Json | None:
     """Write the manifest if every writer is done; return it, or None while one is missing.
 
     Whichever process comes last finds all parts complete; should two, they write the same bytes.
@@ -109,7 +109,7 @@ def merge(folder: Path, writers: int) -> dict[str, Any] | None:
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """Return a complete cache's manifest.
 
     Raises:
@@ -144,7 +144,7 @@ def _incomplete(folder: Path) -> str:
     )
 
 
-def differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(got: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
     """List every field of `expected`, nested ones by dotted name, that `got` has otherwise."""
     found = []
     flat = dict(_flat(got))
@@ -156,12 +156,12 @@ def differences(got: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
     return found
 
 
-def check_expected(folder: Path, manifest: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+def check_expected(folder: Path, manifest: Json, expect: Mapping[str, object]) -> None:
     """Check a cache against what its user has.
 
     Args:
       folder: for the message.
-      manifest: of the cache.
+      manifest: manifest of the cache.
       expect: identity fields by name (`teacher`, `tokenizer`, `data`, …), and `codec` (a name or a
         mapping of its parameters) and `width`.
 
@@ -181,7 +181,7 @@ def check_expected(folder: Path, manifest: Mapping[str, Any], expect: Mapping[st
         )
 
 
-def hash_tree(tree: Any) -> str:
+def hash_tree(tree: Tree) -> str:
     """Return a SHA-256 over names, dtypes, shapes and bytes of a tree of arrays.
 
     It identifies a teacher by its parameters, whatever file they came from.
@@ -195,7 +195,7 @@ def hash_tree(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
@@ -203,6 +203,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 24 else f"{text[:17]}…{text[-1]}"

@@ -30,10 +30,10 @@ def reconstruction_kl(
     values: ArrayLike,
     head: Head | None = None,
 ) -> jax.Array:
-    """Divergence between the live teacher and what a cache keeps of it, as `MEANING` says.
+    """Divergence between the live teacher and what a cache keeps of it, as in `MEANING`.
 
     Args:
-      codec: of the cache.
+      codec: codec of the cache.
       fields: stored, of N tokens.
       values: the teacher's logits `[N, V]`, or for `hidden` its hidden states `[N, D]`.
       head: the teacher's head, for `hidden`.

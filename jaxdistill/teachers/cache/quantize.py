@@ -115,7 +115,7 @@ def scaled_groups(values: jax.Array, dtype: str, group: int, outliers: int) -> d
 
     Decoders have a few channels that are tens of times larger than the others (Dettmers et al.
     2022, arXiv 2208.07339). Sharing a scale with one of those leaves a group with no precision, so
-    the `outliers` largest values of every state are kept apart, in float32.
+    the `outliers` largest values of every state are kept separately, in float32.
     """
     if dtype not in SCALED:
         return {"hidden": values.astype(dtype)}

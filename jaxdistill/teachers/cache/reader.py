@@ -19,6 +19,7 @@ from jaxdistill.files.tensor_files import check_file, map_tensors
 from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs, manifest
 from jaxdistill.teachers.cache.quality import MEANING
+from jaxdistill.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Cache:
     """An open cache; `open_cache` makes it.
 
     Attributes:
-      path: its folder.
-      manifest: everything it says of itself, as plain values.
+      path: folder of the cache.
+      manifest: manifest of the cache, as plain values.
       codec: how it is stored.
       width: number of classes V (for `hidden`: D).
       examples: int64 `[E]`, the numbers of the examples it holds, rising.
@@ -35,7 +36,7 @@ class Cache:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Json
     codec: codecs.Codec
     width: int
     examples: np.ndarray
@@ -43,7 +44,7 @@ class Cache:
     _shard: np.ndarray  # [E] which shard an example is in
     _start: np.ndarray  # [E] its first row there
     _open: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    _lock: Any = dataclasses.field(default_factory=threading.Lock)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def read(self, examples: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the stored fields `[N, ...]` of some examples, one after the other.
@@ -64,7 +65,7 @@ class Cache:
         return self.tokens(np.repeat(wanted, lengths), position), lengths
 
     def rows(self, examples: ArrayLike, columns: int) -> dict[str, np.ndarray]:
-        """Return the stored fields `[B, columns, ...]` of examples, each in a row of its own.
+        """Return the stored fields `[B, columns, ...]` of examples, one row for each.
 
         Positions after an example's last token are blank (no loss comes of them); tokens after
         `columns` are left out.
@@ -76,7 +77,7 @@ class Cache:
         return self.tokens(owner, position)
 
     def tokens(self, examples: ArrayLike, positions: ArrayLike) -> dict[str, np.ndarray]:
-        """Return the stored fields of single tokens, in any arrangement: packed rows, say.
+        """Return the stored fields of single tokens, in any arrangement, such as packed rows.
 
         Args:
           examples: integers `[...]`: which example each token is of; -1 gives a blank.
@@ -190,7 +191,7 @@ class Cache:
 
 def open_cache(
     path: str | os.PathLike[str],
-    expect: Mapping[str, Any] | None = None,
+    expect: Mapping[str, object] | None = None,
     *,
     verify: bool = False,
 ) -> Cache:
@@ -199,7 +200,7 @@ def open_cache(
     Sizes and indexes of all shards are checked now, every byte of a shard when it is first read.
 
     Args:
-      path: its folder.
+      path: folder of the cache.
       expect: what it must be of: identity fields by name (`teacher`, `tokenizer`, `data`), and
         `codec` (a name or its parameters) and `width`.
       verify: check every byte of all shards now.
@@ -238,7 +239,7 @@ def open_cache(
         both = [content["shards"][where[order[twice[0] + i]]]["file"] for i in (0, 1)]
         raise CacheError(
             f"{folder}: example {found[twice[0]]} is in {both[0]} and in {both[1]}: every process "
-            "must write its own examples; delete the cache and write it again"
+            "must write different examples; delete the cache and write it again"
         )
     cache = Cache(
         folder, content, codec, content["width"], found, sizes[order], where[order], start[order]
@@ -248,7 +249,7 @@ def open_cache(
     return cache
 
 
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect(path: str | os.PathLike[str]) -> Json:
     """Return what a cache holds and what it costs, as plain values.
 
     `bytes_per_token` counts whole shard files. `reconstruction_kl` (nats) was measured against the

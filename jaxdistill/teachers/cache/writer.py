@@ -1,4 +1,4 @@
-"""Writes a cache of what a teacher says, whatever the teacher is; a killed writer goes on later."""
+"""Writes a cache of a teacher's outputs, whatever the teacher is; a killed writer goes on later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs, manifest
 from jaxdistill.teachers.cache.encode_rows import Encoder, flatten_rows
 from jaxdistill.teachers.cache.writer_part import Part
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -42,7 +43,8 @@ class CacheWriter:
         `write_encoded`.
       head: the teacher's last projection. With one, `write` takes hidden states: the codec `hidden`
         stores them and the head, others what the head makes of them, a few tokens at a time.
-      process_index, process_count: of this writer; by default those of `jax.distributed`.
+      process_index, process_count: place and number of writers; by default those of
+        `jax.distributed`.
       shard_bytes: a shard is written when it has this many.
 
     Raises:
@@ -55,7 +57,7 @@ class CacheWriter:
         self,
         path: str | os.PathLike[str],
         codec: str | codecs.Codec = "topk",
-        identity: Mapping[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         *,
         width: int | None = None,
         head: Head | None = None,
@@ -113,7 +115,7 @@ class CacheWriter:
         lengths: ArrayLike | None = None,
         where: ArrayLike | None = None,
     ) -> None:
-        """Encode and store what the teacher says of some examples.
+        """Encode and store the teacher's outputs for some examples.
 
         Args:
           examples: integers `[B]`, at least 0: the examples' numbers in their data.
@@ -146,11 +148,11 @@ class CacheWriter:
 
         Args:
           examples: integers `[B]`.
-          fields: arrays `[N, ...]` as `codecs.layout` says.
+          fields: arrays `[N, ...]` as in `codecs.layout`.
           lengths: integers `[B]` with sum N.
 
         Raises:
-          ConfigError: the writer was not told its `width`.
+          ConfigError: the writer was not given its `width`.
           DataError: fields, shapes or dtypes are not those of the codec.
         """
         begun = time.perf_counter()
@@ -222,7 +224,7 @@ class CacheWriter:
         again = [e for e in examples[known].tolist() if e not in self._resumed]
         if again or len(set(examples.tolist())) < examples.size:
             which = f"example {again[0]}" if again else "an example of this batch"
-            raise DataError(f"{which}: written twice; every example needs a number of its own")
+            raise DataError(f"{which}: written twice; every example needs another number")
         if known.any():
             tokens = np.repeat(~known, lengths)
             examples, lengths = examples[~known], lengths[~known]
@@ -265,7 +267,7 @@ def _numbers(examples: ArrayLike) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(identity: Mapping[str, object]) -> Json:
     reserved = {"codec", "width"} & identity.keys()
     try:
         if not reserved:
@@ -273,7 +275,9 @@ def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
         why = f"the names {', '.join(sorted(reserved))}, which the cache has for itself"
     except TypeError as error:
         why = str(error)
-    raise ConfigError(f"identity: got {why}, expected plain values under names of their own")
+    raise ConfigError(
+        f"identity: got {why}, expected plain values under names other than codec and width"
+    )
 
 
 def _head_arrays(head: Head) -> dict[str, np.ndarray]:

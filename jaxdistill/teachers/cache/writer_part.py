@@ -18,6 +18,7 @@ from jaxdistill.files.tensor_files import (
     write_tensors,
 )
 from jaxdistill.teachers.cache import manifest
+from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
@@ -44,15 +45,15 @@ class Part:
         self._lock = _lock(self._note_path.with_suffix(".lock"))
         self._number = 0
         self.examples: set[int] = set()
-        self.shards: list[dict[str, Any]] = []
+        self.shards: list[Json] = []
         self.measured: dict[str, float] = dict.fromkeys(MEASURES, 0)
         self.lost = False
 
-    def resume(self, header: Mapping[str, Any]) -> int | None:
+    def resume(self, header: Mapping[str, object]) -> int | None:
         """Take over what an earlier run left whole, and sweep the rest.
 
         Args:
-          header: of this cache; its width may still be unknown.
+          header: header of this cache; its width may still be unknown.
 
         Returns:
           the width of what is there, None where nothing is.
@@ -94,7 +95,7 @@ class Part:
         self.shards.append(record)
 
     def note(
-        self, header: Mapping[str, Any], measured: Mapping[str, float], *, complete: bool
+        self, header: Mapping[str, object], measured: Mapping[str, float], *, complete: bool
     ) -> None:
         """Note on disk which shards are whole, and whether there will be more."""
         content = {**header, **measured, "shards": self.shards, "complete": complete}
@@ -108,7 +109,7 @@ class Part:
     def closed(self) -> bool:
         return self._lock.closed
 
-    def _keep(self, record: dict[str, Any]) -> None:
+    def _keep(self, record: Json) -> None:
         path = self._folder / record["file"]
         try:
             check_file(path, record["bytes"], record["sha256"])
@@ -159,6 +160,6 @@ def _lock(path: Path) -> Any:
         file.close()
         raise CacheError(
             f"{path.parent.parent}: another process is writing this part of the cache "
-            f"({path.name}); wait for it, or give each its own process_index"
+            f"({path.name}); wait for it, or give each another process_index"
         ) from error
     return file
