@@ -31,7 +31,9 @@ from jaxdistill.parallel import sharding
 from jaxdistill.parallel.host_memory import in_host_memory
 from jaxdistill.parallel.mesh import TENSOR, batch_parts, check_heads, make_mesh
 from jaxdistill.runtime import group, preemption
-from jaxdistill.setup.codec import check_objective, choose_codec
+from jaxdistill.setup.codec import check_objective
+from jaxdistill.setup.facts import facts_of
+from jaxdistill.setup.resolve import stored_shapes
 from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache.reader import Cache, inspect, open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter
@@ -78,13 +80,14 @@ def write(config: Config, dataset: Dataset, teacher: Model, path: Path, of: Json
     keys = example_keys(split)
     _, first = np.unique(keys, return_index=True)
     own = np.sort(first)[jax.process_index() :: jax.process_count()]
+    stored = stored_shapes(config, teacher, facts_of(config, dataset))
     mesh = _own_mesh(config.parallel)
     check_heads("teacher", teacher.config, mesh.shape[TENSOR])
     speak, params, head = _speaker(teacher, dataset, mesh)
     stopped = ""
     # Every process has another number of batches, so each looks for itself whether to stop.
     try:
-        with CacheWriter(path, choose_codec(config), of, head=head) as writer:
+        with CacheWriter(path, stored.codec, of, head=head) as writer:
             left = own[~writer.has(keys[own])]
             if left.size < own.size:
                 say(f"cache  {own.size - left.size:,} of {own.size:,} examples are there already")

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.batch_source import BatchSource
-from jaxdistill.data.batching.stage import fewer, stage_batches, steps_of
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.split import Split
-from jaxdistill.data.text import used_vocabulary
 from jaxdistill.distill.evaluator import make_evaluator
+from jaxdistill.distill.stage_data import Speaker, stage_data
 from jaxdistill.engine.checkpoint import Checkpointer
 from jaxdistill.engine.frozen import Frozen, merge_parameters
 from jaxdistill.engine.hooks import Hooks, registered_hooks, tell
@@ -28,20 +25,16 @@ from jaxdistill.engine.objective import TEACHER
 from jaxdistill.engine.optimizer import learning_rate_schedule
 from jaxdistill.engine.process_batch import rows_on
 from jaxdistill.engine.state import TrainState
-from jaxdistill.engine.telemetry import Telemetry, say
+from jaxdistill.engine.telemetry import Telemetry
 from jaxdistill.errors import ConfigError
-from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.setup.assembly import Assembly, assemble
-from jaxdistill.setup.facts import example_of, facts_of
+from jaxdistill.setup.facts import facts_of
 from jaxdistill.setup.layout import Layout
-from jaxdistill.setup.projections import make_projections
-from jaxdistill.setup.resolve import kind_of_model, resolve
-from jaxdistill.teachers import targets
+from jaxdistill.setup.resolve import resolve
 from jaxdistill.teachers.cache.manifest import hash_tree
-from jaxdistill.teachers.cache.reader import Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +62,10 @@ class Start:
     """What a seed begins with.
 
     Attributes:
-      state: before the first step, one copy.
-      frozen: as the step takes it.
-      whole: the parameters of the whole student, of a state of one copy.
-      frozen_hash: of the student's frozen part, by which a checkpoint knows it again, or None.
+      state: State before the first step, in one copy.
+      frozen: Frozen parameters, laid out for the step.
+      whole: Function that gives the whole student's parameters from a state of one copy.
+      frozen_hash: Hash of the frozen part, by which a checkpoint knows it again, or None.
     """
 
     state: TrainState
@@ -88,50 +81,28 @@ def make_trainer(
     model: Model,
     *,
     stage: str,
-    teacher: Model | Cache | Callable[[Split], np.ndarray] | None = None,
+    teacher: Speaker | None = None,
 ) -> Trainer:
     """Build a stage's step, evaluation and state; with a teacher it distils.
 
-    The teacher is a model, live or run once, what a cache holds of one, or a function that gives
-    logits `[N, C]` of a split.
+    Raises:
+      ConfigError: what the stage cannot be assembled from.
     """
-    dataset = fewer(dataset, train_config, config.data.split_seed)
-    # Before ids are renumbered: caches and functions know examples by their own.
-    stored = None
-    if isinstance(teacher, Cache):
-        stored = targets.from_cache(teacher, dataset.train)
-    elif teacher is not None and not isinstance(teacher, Model):
-        stored = _spoken(teacher, dataset)
-    cuts = train_config.used_vocabulary and not config.task_record.over_vocabulary
-    used = used_vocabulary.used_ids(dataset) if cuts else None  # Any token may be written.
-    layout = Layout(used, apart=stacking.unrolls(train_config.unroll))
-    if used is not None:
-        dataset = used_vocabulary.renumber(dataset, used)
-    model = layout.lay_out(model)
-    live = layout.lay_out(teacher) if isinstance(teacher, Model) else None
     pmapped = config.parallel.strategy == "pmap"
-    mesh = mesh_of(config.parallel.sizes)
-    devices = list(mesh.devices.flat)
-    part, place = rows_on(mesh)
     if pmapped and jax.process_count() > 1:
         raise ConfigError(
             f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
         )
-    source = stage_batches(config, train_config, dataset, 0, mesh)
-    total_steps = steps_of(train_config, source)
-    if live is not None and kind_of_model(config) == "memory":
-        stored, live = _outputs(config, live, dataset, mesh), None
-    facts = facts_of(config, dataset)
+    mesh = mesh_of(config.parallel.sizes)
+    data = stage_data(config, train_config, dataset, model, teacher, mesh)
+    facts, total_steps = facts_of(config, data.dataset), data.total_steps
     setup = resolve(
-        config,
-        train_config,
-        facts,
-        model,
-        live if stored is None else stored,
-        total_steps=total_steps,
+        config, train_config, facts, data.student, data.teacher, total_steps=total_steps
     )
     assembly = assemble(setup, mesh)
 
+    devices = list(mesh.devices.flat)
+    part, place = rows_on(mesh)
     teachers = {} if setup.teacher is None else {TEACHER: setup.teacher.params}
     spread = functools.partial(compilation.replicate, devices=devices) if pmapped else _same
     if pmapped:
@@ -140,25 +111,18 @@ def make_trainer(
         teachers = sharding.place(teachers, assembly.frozen_sharding.teachers)
 
     def start(model: Model, seed: int) -> Start:
-        example = example_of(facts)
-        maps = {} if live is None else make_projections(config, model, live, seed, example)
-        state, own = assembly.start(model, maps, seed)
+        state, frozen = assembly.start(model, seed)
         return Start(
             state=state,
-            frozen=dataclasses.replace(spread(own), teachers=teachers),
-            whole=lambda state: merge_parameters(state.student, own.student),
-            frozen_hash=_hash_of_frozen(assembly, model, maps),
+            frozen=dataclasses.replace(spread(frozen), teachers=teachers),
+            whole=lambda state: merge_parameters(state.student, frozen.student),
+            frozen_hash=_hash_of_frozen(assembly, model, seed),
         )
 
-    def make_source(seed: int) -> BatchSource:
-        batches = stage_batches(config, train_config, dataset, seed, mesh).only(part)
-        return batches if stored is None else targets.with_targets(batches, stored)
-
-    evaluate = make_evaluator(config, model, mesh, positive=dataset.positive)
-    every = train_config.evaluate_every or source.steps_per_epoch
+    source = data.batches(0)
     plan = LoopPlan(
         total_steps=total_steps,
-        evaluate_every=every,
+        evaluate_every=train_config.evaluate_every or source.steps_per_epoch,
         log_every=config.telemetry.log_every,
         checkpoint_every=config.checkpoint.every,
         checkpoint_seconds=config.checkpoint.every_seconds,
@@ -171,18 +135,18 @@ def make_trainer(
     return Trainer(
         config=config,
         train_config=train_config,
-        dataset=dataset,
+        dataset=data.dataset,
         stage=stage,
         total_steps=total_steps,
         plan=plan,
         step=compilation.pmap_step(assembly.step, devices) if pmapped else assembly.compiled(),
-        evaluate=evaluate,
+        evaluate=make_evaluator(config, data.student, mesh, positive=dataset.positive),
         start=start,
-        make_source=make_source,
+        make_source=lambda seed: data.batches(seed).only(part),
         place=dict if pmapped else place,
         gather=compilation.unreplicate if pmapped else _same,
         spread=spread,
-        layout=layout,
+        layout=data.layout,
     )
 
 
@@ -256,24 +220,8 @@ def _same(tree: Any) -> Any:
     return tree
 
 
-def _hash_of_frozen(assembly: Assembly, model: Model, maps: dict[str, Any]) -> str | None:
+def _hash_of_frozen(assembly: Assembly, model: Model, seed: int) -> str | None:
     """Return a hash of what a run does not train beside the teacher, None where it trains all."""
-    _, frozen = assembly.split({"student": model.params, "projections": maps})
-    own = (frozen.student, frozen.projections)
-    return hash_tree(own) if jax.tree.leaves(own) else None
-
-
-def _outputs(config: Config, teacher: Model, dataset: Dataset, mesh: Mesh) -> targets.Targets:
-    """Run the teacher over the training split once."""
-    evaluate = make_evaluator(config, teacher, mesh, positive=dataset.positive)
-    return _spoken(lambda split: evaluate(teacher.params, teacher.model_state, split)[0], dataset)
-
-
-def _spoken(speak: Callable[[Split], np.ndarray], dataset: Dataset) -> targets.Targets:
-    start = time.monotonic()
-    logits = speak(dataset.train)
-    say(
-        f"distill  the teacher ran once over {len(dataset.train):,} examples "
-        f"({time.monotonic() - start:.1f} s); its logits are reused"
-    )
-    return targets.in_memory(logits)
+    _, frozen = assembly.first(model, seed)
+    frozen_parts = (frozen.student, frozen.projections)
+    return hash_tree(frozen_parts) if jax.tree.leaves(frozen_parts) else None

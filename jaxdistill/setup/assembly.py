@@ -38,6 +38,7 @@ class Assembly:
       mesh: the devices.
       state_sharding: of every array of the state.
       frozen_sharding: of every array of what is frozen.
+      make_projections: `(student, seed) -> maps` that are trained beside the student, by term.
       make_state: `(trained_params, model_state, method_state, key) -> TrainState`, traceable.
       method_state: what terms carry from step to step, before the first, or None.
       split: all parameters, of arrays or shapes, into those that are trained and `Frozen` without
@@ -49,6 +50,7 @@ class Assembly:
     mesh: Mesh
     state_sharding: Any
     frozen_sharding: Frozen
+    make_projections: Callable[[Model, int], dict[str, Any]]
     make_state: Callable[..., TrainState]
     method_state: Any
     split: Callable[[dict[str, Any]], tuple[dict[str, Any], Frozen]]
@@ -62,14 +64,17 @@ class Assembly:
             frozen_sharding=self.frozen_sharding,
         )
 
-    def start(
-        self, student: Model, projections: dict[str, Any], seed: int
-    ) -> tuple[TrainState, Frozen]:
+    def first(self, student: Model, seed: int) -> tuple[dict[str, Any], Frozen]:
+        """Return the parameters that a run begins with: the trained ones, and those it keeps."""
+        maps = self.make_projections(student, seed)
+        return self.split({"student": student.params, "projections": maps})
+
+    def start(self, student: Model, seed: int) -> tuple[TrainState, Frozen]:
         """Return the first state of a run and, without teachers, what it does not train.
 
         Every array is where it belongs.
         """
-        trained, frozen = self.split({"student": student.params, "projections": projections})
+        trained, frozen = self.first(student, seed)
         placed = sharding.place(trained, self.state_sharding.params)
         whole = sharding.replicated(self.mesh)
         carried = sharding.place((student.model_state, self.method_state), whole)
@@ -150,6 +155,7 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
             student=None if frozen.student is None else of_student(frozen.student, student.axes),
             projections=of_student(frozen.projections, None),
         ),
+        make_projections=setup.make_projections,
         make_state=make_state,
         method_state=setup.method_state,
         split=split,

@@ -16,16 +16,16 @@ Batch = dict[str, Any]
 
 
 def make_projections(
-    config: Config, student: Model, teacher: Model, seed: int, example: Batch | None = None
+    config: Config, teacher: Model, example: Batch | None, student: Model, seed: int
 ) -> dict[str, Any]:
     """Create the kernels for hidden-state terms between models of different widths.
 
     Args:
-      config: of the run.
-      student: its parameters may be shapes.
-      teacher: the same.
-      seed: decides the kernels' first values.
-      example: a batch that both read; by default a small one that the models themselves say.
+      config: Configuration of the run.
+      teacher: Model that teaches; its parameters may be shapes.
+      example: Batch that both models read; a small one that the models themselves say where None.
+      student: Model that is trained; its parameters may be shapes.
+      seed: Seed of the kernels' first values.
 
     Returns `{term: {student_layer: [D_student, D_teacher]}}`, only for terms that need them.
 
@@ -49,9 +49,9 @@ def make_method_state(config: Config, student: Model, teacher: Model) -> dict[st
     """Return what terms carry from step to step, before the first, by term; None where none does.
 
     Args:
-      config: of the run.
-      student: its parameters may be shapes.
-      teacher: the same.
+      config: Configuration of the run.
+      student: Model that is trained; its parameters may be shapes.
+      teacher: Model that teaches; its parameters may be shapes.
     """
     found = {
         name: function_of(term.method.state)(student, teacher, **term.options)

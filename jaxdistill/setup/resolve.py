@@ -31,6 +31,10 @@ _STEPS = 1000
 """Updates of a stage whose number the data decide: schedules need one, shapes and memory do not."""
 
 
+def _no_projections(student: Model, seed: int) -> dict[str, Any]:
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """What one stage trains, and from what: all that its program is assembled from.
@@ -43,7 +47,8 @@ class Setup:
       teacher: Teacher of the stage; None for a fine-tune or a baseline.
       objective: `(mesh=) -> Objective`, for the devices that share a batch under `jit`, or None.
       total_steps: Updates of the stage, for its schedules.
-      projections: Maps that are trained beside the student, by term, or their shapes.
+      projections: Maps that are trained beside the student, by term; their shapes are what counts.
+      make_projections: `(student, seed) -> maps`, as a seed draws them.
       method_state: Values that terms carry from step to step, by term, before the first; or None.
       writes: `(step) -> step` in which the student writes a share of the batches, or None.
     """
@@ -56,6 +61,7 @@ class Setup:
     objective: Callable[..., Objective]
     total_steps: int
     projections: dict[str, Any] = dataclasses.field(default_factory=dict)
+    make_projections: Callable[[Model, int], dict[str, Any]] = _no_projections
     method_state: dict[str, Any] | None = None
     writes: Callable[[TrainStep], TrainStep] | None = None
 
@@ -85,10 +91,12 @@ def resolve(
         go together.
     """
     total_steps = total_steps or train.steps or _STEPS
-    setup = functools.partial(Setup, train, config.parallel, student=student)
     if teacher is None:
-        return setup(
+        return Setup(
+            train,
+            config.parallel,
             side="teacher" if train is config.finetune else "student",
+            student=student,
             teacher=None,
             objective=functools.partial(supervised_objective, config),
             total_steps=total_steps,
@@ -97,18 +105,18 @@ def resolve(
     if config.task_record.over_vocabulary:
         classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
         vocabulary = real_vocabulary(config, facts, student.config.vocab_size, classes)
-    projections: dict[str, Any] = {}
-    method_state = None
+    draw, method_state = _no_projections, None
     if isinstance(teacher, Stored):
         speaker = targets.stored(teacher)
     else:
-        projections = make_projections(config, student, teacher, 0, example_of(facts))
+        draw = functools.partial(make_projections, config, teacher, example_of(facts))
         method_state = make_method_state(config, student, teacher)
         speaker = live(
             teacher,
             storage=config.teacher.storage,
             on_host=config.parallel.teacher_memory == "host",
         )
+    projections = draw(student, 0)
     writes = None
     if config.on_policy is not None:
         writes = functools.partial(
@@ -120,8 +128,11 @@ def resolve(
             pad_id=facts.pad_id,
             vocabulary=tokens_among(student.config.vocab_size, facts.vocabulary),
         )
-    return setup(
+    return Setup(
+        train,
+        config.parallel,
         side="student",
+        student=student,
         teacher=speaker,
         objective=functools.partial(
             distillation_objective,
@@ -133,6 +144,7 @@ def resolve(
         ),
         total_steps=total_steps,
         projections=projections,
+        make_projections=draw,
         method_state=method_state,
         writes=writes,
     )

@@ -124,4 +124,4 @@ def test_every_fault_is_told_at_once(healthy):
 def test_a_step_is_refused_what_the_check_refuses(healthy):
     setup = healthy(hidden({0: 7}))
     with pytest.raises(ConfigError, match="got teacher layer 7"):
-        make_projections(setup.config, setup.student, setup.teacher, 0)
+        make_projections(setup.config, setup.teacher, None, setup.student, 0)
