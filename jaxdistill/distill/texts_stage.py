@@ -20,7 +20,7 @@ from jaxdistill.data.text.tokenize import load_tokenizer
 from jaxdistill.distill import stages, workdir_lock
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_teacher, doctor
-from jaxdistill.doctor.findings import Setup
+from jaxdistill.doctor.findings import Examined
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.generation.teacher_texts import write_texts
@@ -76,8 +76,8 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
         workspace = Workspace(config, workdir, force)
         dataset = workspace.dataset
         check_heads("teacher", workspace.teacher.config, mesh.shape[TENSOR])
-        setup = Setup(config, dataset, workspace.teacher, None)
-        doctor.stop_if_fatal(list(checks_teacher.teacher_head(setup)))
+        examined = Examined(config, dataset, workspace.teacher, None)
+        doctor.stop_if_fatal(list(checks_teacher.teacher_head(examined)))
         folder = dataset.tokenizer
         assert folder is not None  # a language model's data has one
         tokenizer = load_tokenizer(folder)

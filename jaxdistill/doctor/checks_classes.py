@@ -10,32 +10,32 @@ import numpy as np
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_cells import made_of
 from jaxdistill.data.label_names import as_number, conventional_positive, is_generic
-from jaxdistill.doctor.findings import Check, Finding, Setup, quoted
+from jaxdistill.doctor.findings import Check, Examined, Finding, quoted
 
 _MANY = 20
 _FEW = 5
 _SCALES = ("score", "scores", "rating", "ratings", "stars", "grade", "points")
 
 
-def class_kind(setup: Setup) -> Check:
+def class_kind(examined: Examined) -> Check:
     """Check that labels are classes, and not scores, identifiers, or several labels in one."""
-    yield from _or_shown(setup, _class_faults(setup))
+    yield from _or_shown(examined, _class_faults(examined))
 
 
-def set_kind(setup: Setup) -> Check:
+def set_kind(examined: Examined) -> Check:
     """Check that a row can have several labels, and that each of them is one."""
-    yield from _or_shown(setup, _set_faults(setup))
+    yield from _or_shown(examined, _set_faults(examined))
 
 
-def _or_shown(setup: Setup, faults: Iterator[Finding]) -> Check:
+def _or_shown(examined: Examined, faults: Iterator[Finding]) -> Check:
     """Pass faults on; where there are none, say what the labels are."""
     found = list(faults)
-    yield from found or [Finding("ok", "labels", _shown(setup))]
+    yield from found or [Finding("ok", "labels", _shown(examined))]
 
 
-def spelling(setup: Setup) -> Check:
+def spelling(examined: Examined) -> Check:
     """Check that no two labels differ in case or in blanks only."""
-    names = setup.dataset.labels
+    names = examined.dataset.labels
     if names is None:
         return
     groups: dict[str, list[str]] = defaultdict(list)
@@ -45,7 +45,7 @@ def spelling(setup: Setup) -> Check:
     if not alike:
         yield Finding("ok", "spelling", "no two labels are spelled alike")
         return
-    joined = ", ".join(quoted(_commonest(setup, group)) for group in groups.values())
+    joined = ", ".join(quoted(_commonest(examined, group)) for group in groups.values())
     listed = "; ".join(" and ".join(map(repr, group)) for group in alike[:5])
     yield Finding(
         "warning",
@@ -55,9 +55,9 @@ def spelling(setup: Setup) -> Check:
     )
 
 
-def measured_label(setup: Setup) -> Check:
+def measured_label(examined: Examined) -> Check:
     """Say which label's F1 ranks the models, and whether its name or only its place decided."""
-    config, dataset = setup.config, setup.dataset
+    config, dataset = examined.config, examined.dataset
     if config.ranking_metric != "f1":
         return
     if dataset.positive is None:
@@ -82,8 +82,8 @@ def measured_label(setup: Setup) -> Check:
         )
 
 
-def _class_faults(setup: Setup) -> Iterator[Finding]:
-    dataset, space = setup.dataset, setup.dataset.space
+def _class_faults(examined: Examined) -> Iterator[Finding]:
+    dataset, space = examined.dataset, examined.dataset.space
     names, labels = dataset.labels, dataset.train.labels
     if dataset.num_labels == 1:
         yield Finding(
@@ -127,8 +127,8 @@ def _class_faults(setup: Setup) -> Iterator[Finding]:
         break
 
 
-def _set_faults(setup: Setup) -> Iterator[Finding]:
-    names, labels = setup.dataset.labels, np.asarray(setup.dataset.train.labels)
+def _set_faults(examined: Examined) -> Iterator[Finding]:
+    names, labels = examined.dataset.labels, np.asarray(examined.dataset.train.labels)
     if labels.ndim != 2:
         return
     if labels.shape[1] > 1 and (labels.sum(axis=1) == 1).all():
@@ -150,9 +150,9 @@ def _set_faults(setup: Setup) -> Iterator[Finding]:
                 "name, give it in data.labels, or write rows as JSON lists",
             )
             break
-    asked = np.asarray(setup.dataset.validation.labels)
+    asked = np.asarray(examined.dataset.validation.labels)
     never = np.flatnonzero(asked.sum(axis=0) == 0)
-    if len(never) and setup.config.ranking_metric == "f1":
+    if len(never) and examined.config.ranking_metric == "f1":
         listed = ", ".join(str(i) if names is None else names[i] for i in never[:8])
         yield Finding(
             "warning",
@@ -162,19 +162,19 @@ def _set_faults(setup: Setup) -> Iterator[Finding]:
         )
 
 
-def _shown(setup: Setup) -> str:
-    names, count = setup.dataset.labels, setup.dataset.num_labels
+def _shown(examined: Examined) -> str:
+    names, count = examined.dataset.labels, examined.dataset.num_labels
     if names is None or is_generic(names):
         return f"ids 0 to {count - 1}"
-    space = setup.dataset.space
+    space = examined.dataset.space
     shown = f"{', '.join(names[:8])}{', …' if count > 8 else ''}"
     if space is not None and space.by_name and all(as_number(name) is not None for name in names):
         return f"the numbers {shown} are names of the outputs 0 to {count - 1}"
     return f"{count} names: {shown}"
 
 
-def _commonest(setup: Setup, group: list[str]) -> str:
-    names, labels = list(setup.dataset.labels or ()), np.asarray(setup.dataset.train.labels)
+def _commonest(examined: Examined, group: list[str]) -> str:
+    names, labels = list(examined.dataset.labels or ()), np.asarray(examined.dataset.train.labels)
     places = [names.index(name) for name in group]
     counts = [
         int((labels == place).sum() if labels.ndim == 1 else labels[:, place].sum())

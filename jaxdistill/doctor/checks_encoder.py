@@ -6,22 +6,22 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.files.sentence_folder import SentenceFolder, encoder_folder, sentence_folder
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import pools
 from jaxdistill.models.registry import Model, family_named
 
 
-def pooling(setup: Setup) -> Check:
+def pooling(examined: Examined) -> Check:
     """Check that the student can be exported as what it is."""
     # One that is to become a part of its fine-tuned teacher is not there yet.
-    student = setup.student or setup.teacher
+    student = examined.student or examined.teacher
     if student is None or student.family is None or student.options is None:
         return
     family, options = family_named(student.family), student.options
-    if setup.student is None and setup.config.student.pooling != "default":
-        options = dataclasses.replace(options, pooling=setup.config.student.pooling)
+    if examined.student is None and examined.config.student.pooling != "default":
+        options = dataclasses.replace(options, pooling=examined.config.student.pooling)
     if not pools(options) or len(family.poolings) == 1:
         return
     if family.standard(student.config, options) is not None:
@@ -45,22 +45,22 @@ def pooling(setup: Setup) -> Check:
         )
 
 
-def folder_settings(setup: Setup) -> Check:
+def folder_settings(examined: Examined) -> Check:
     """Check what the models' folders say of texts against how they are read here."""
     healthy = True
-    for name, model in setup.models.items():
-        folder = setup.folder(name)
+    for name, model in examined.models.items():
+        folder = examined.folder(name)
         if folder is None:
             continue
-        for problem in _problems(setup, name, model, folder):
+        for problem in _problems(examined, name, model, folder):
             healthy = False
             yield Finding("warning", "folder settings", problem)
     if healthy:
         yield Finding("ok", "folder settings", "texts are read as the models' folders say")
 
 
-def _problems(setup: Setup, name: str, model: Model, folder: Path) -> list[str]:
-    found, length = sentence_folder(folder), setup.config.data.max_length
+def _problems(examined: Examined, name: str, model: Model, folder: Path) -> list[str]:
+    found, length = sentence_folder(folder), examined.config.data.max_length
     problems = []
     limit, where = _limit(folder, found)
     if limit is not None and length > limit:

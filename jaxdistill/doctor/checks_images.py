@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from jaxdistill.data.inputs.shapes import sizes_of
-from jaxdistill.doctor.findings import Check, Finding, Setup, field
+from jaxdistill.doctor.findings import Check, Examined, Finding, field
 from jaxdistill.modalities.registry import modality_named
 
 _OF_TRANSFORMERS = ("vit", "resnet")
 
 
-def shapes(setup: Setup) -> Check:
+def shapes(examined: Examined) -> Check:
     """Check that models read images of the size and the channels that the data has."""
-    sizes = sizes_of(modality_named(setup.dataset.modality), setup.dataset.train.inputs)
+    sizes = sizes_of(modality_named(examined.dataset.modality), examined.dataset.train.inputs)
     height, width, channels = (sizes[name] for name in ("height", "width", "channels"))
     healthy = True
-    for name, model in setup.models.items():
+    for name, model in examined.models.items():
         wanted = field(model, "num_channels")
         if wanted is not None and wanted != channels:
             healthy = False

@@ -10,22 +10,22 @@ import numpy as np
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.doctor.checks_models import head_labels
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.methods.method import function_of
 
 _FEW = 200
 _SEEN_SHARE = 0.01
 
 
-def label_order(setup: Setup) -> Check:
+def label_order(examined: Examined) -> Check:
     """Check that teacher, student and data mean the same by the same label id."""
-    names = {"the data": setup.dataset.labels}
+    names = {"the data": examined.dataset.labels}
     for who, side, model in (
-        ("the teacher", "teacher", setup.teacher),
-        ("the student", "student", setup.student),
+        ("the teacher", "teacher", examined.teacher),
+        ("the student", "student", examined.student),
     ):
         # A model that was read has its outputs in the order of the data already.
-        names[who] = head_labels(setup.config, side) if model is None else model.labels
+        names[who] = head_labels(examined.config, side) if model is None else model.labels
     known = {who: tuple(n) for who, n in names.items() if n is not None and not is_generic(n)}
     healthy = True
     owners = list(known)
@@ -52,21 +52,21 @@ def label_order(setup: Setup) -> Check:
                     "position 0 means the same in both",
                 )
     if healthy:
-        yield _agreed_order(setup, list(known))
+        yield _agreed_order(examined, list(known))
 
 
-def _agreed_order(setup: Setup, owners: list[str]) -> Finding:
+def _agreed_order(examined: Examined, owners: list[str]) -> Finding:
     """Say how the order is known, and what cannot be known of bare ids."""
-    space, names = setup.dataset.space, setup.dataset.labels
+    space, names = examined.dataset.space, examined.dataset.labels
     if len(owners) < 2 or names is None:
         message = "labels are ids without names to compare; the teacher's skill is their check"
         return Finding("ok", "label order", message)
     message = f"{', '.join(owners)}: the same order"
     bare = space is not None and space.holds_ids and space.source_names is None
-    if not bare or setup.folder("teacher") is None:
+    if not bare or examined.folder("teacher") is None:
         return Finding("ok", "label order", message)
     table = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:8]))
-    if setup.config.finetune is None:
+    if examined.config.finetune is None:
         message = f"the data's bare ids are taken as {table}; the teacher's skill is their check"
         return Finding("ok", "label order", message)
     return Finding(
@@ -85,16 +85,16 @@ def compare_labels(first: Sequence[str], second: Sequence[str]) -> str | None:
     return "order" if sorted(ours) == sorted(theirs) else "names"
 
 
-def label_range(setup: Setup) -> Check:
+def label_range(examined: Examined) -> Check:
     """Check that labels are in range, and that models have as many outputs."""
-    count, find = setup.dataset.num_labels, setup.config.task_record.label_fault
+    count, find = examined.dataset.num_labels, examined.config.task_record.label_fault
     healthy = True
-    for part, split in setup.splits.items():
+    for part, split in examined.splits.items():
         bad = None if find is None else function_of(find)(split.labels, count)
         if bad:
             healthy = False
             yield Finding("fatal", "label range", f"{part}: {bad}")
-    for name, model in setup.models.items():
+    for name, model in examined.models.items():
         outputs = None if model.options is None else model.options.num_labels
         if outputs is not None and outputs != count:
             healthy = False
@@ -108,10 +108,10 @@ def label_range(setup: Setup) -> Check:
         yield Finding("ok", "label range", f"{count} labels, all in range")
 
 
-def classes_taught(setup: Setup) -> Check:
+def classes_taught(examined: Examined) -> Check:
     """Check that every class that is measured was taught, and every one taught is measured."""
-    count = setup.dataset.num_labels
-    train, validation = setup.dataset.train.labels, setup.dataset.validation.labels
+    count = examined.dataset.num_labels
+    train, validation = examined.dataset.train.labels, examined.dataset.validation.labels
     if any(class_fault(labels, count) for labels in (train, validation)):
         return  # The label range is the fault.
     taught, asked = (np.bincount(labels, minlength=count) for labels in (train, validation))
@@ -121,7 +121,7 @@ def classes_taught(setup: Setup) -> Check:
             "warning",
             "classes",
             f"{len(untaught)} classes of validation never occur in train "
-            f"({_named(setup, untaught)}); add examples of them, or drop them",
+            f"({_named(examined, untaught)}); add examples of them, or drop them",
         )
     unasked = np.flatnonzero((taught > 0) & (asked == 0))
     if len(unasked):
@@ -129,15 +129,15 @@ def classes_taught(setup: Setup) -> Check:
             "warning",
             "classes",
             f"{len(unasked)} of {count} classes never occur in validation "
-            f"({_named(setup, unasked)}), so nothing is measured of them; hold out examples",
+            f"({_named(examined, unasked)}), so nothing is measured of them; hold out examples",
         )
     if not len(untaught) and not len(unasked):
         yield Finding("ok", "classes", "those of train and of validation are the same")
 
 
-def overlap(setup: Setup) -> Check:
+def overlap(examined: Examined) -> Check:
     """Check how much of what is measured was trained on."""
-    notes = setup.dataset.notes
+    notes = examined.dataset.notes
     healthy = True
     for part in ("validation", "test"):
         seen, rows = notes.get(f"{part}.seen", 0), notes.get(f"{part}.rows", 0)
@@ -154,9 +154,9 @@ def overlap(setup: Setup) -> Check:
         yield Finding("ok", "overlap", f"{seen:,} held-out inputs are also in train")
 
 
-def evaluation_size(setup: Setup) -> Check:
+def evaluation_size(examined: Examined) -> Check:
     """Check that the held-out split is large enough to tell anything."""
-    split = setup.dataset.validation if setup.dataset.test is None else setup.dataset.test
+    split = examined.dataset.validation if examined.dataset.test is None else examined.dataset.test
     count, noise = len(split), 100 / math.sqrt(len(split))
     message = f"{count:,} held-out examples know an accuracy to about ±{noise:.1f} points at worst"
     if count < _FEW:
@@ -190,6 +190,6 @@ def value_fault(labels: np.ndarray, count: int) -> str | None:
     return f"{int(bad.sum())} labels are no finite numbers; drop the rows" if bad.any() else None
 
 
-def _named(setup: Setup, ids: np.ndarray) -> str:
-    names = setup.dataset.labels
+def _named(examined: Examined, ids: np.ndarray) -> str:
+    names = examined.dataset.labels
     return ", ".join(str(i) if names is None else names[i] for i in ids[:8])

@@ -6,16 +6,16 @@ import numpy as np
 
 from jaxdistill.data.text.ends import ends_of
 from jaxdistill.data.text.tokenize import load_tokenizer
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.evaluation.metrics import compute_metrics
 
 _FEW_TOKENS = 10_000
 
 
-def documents(setup: Setup) -> Check:
+def documents(examined: Examined) -> Check:
     """Check what was left out of the documents, and how much there is to measure on."""
-    notes, healthy = setup.dataset.notes, True
-    for part, split in setup.splits.items():
+    notes, healthy = examined.dataset.notes, True
+    for part, split in examined.splits.items():
         silent, rows = notes.get(f"{part}.silent", 0), notes.get(f"{part}.rows", 0)
         if silent:
             healthy = False
@@ -34,7 +34,7 @@ def documents(setup: Setup) -> Check:
                 f"{part} has {tokens:,} tokens to predict, which measure little; hold out more",
             )
     if healthy:
-        train = setup.dataset.train
+        train = examined.dataset.train
         message = f"{notes.get('train.rows', 0):,} documents, {notes.get('train.empty', 0):,} empty"
         share = 100 * train.lengths.sum() / train.labels.size
         yield Finding("ok", "documents", f"{message}; {share:.2f} % of the packed slots are real")
@@ -55,10 +55,10 @@ _ODD = {
 }
 
 
-def chats(setup: Setup) -> Check:
+def chats(examined: Examined) -> Check:
     """Check what the chat template makes of the chats."""
-    notes, healthy = setup.dataset.notes, True
-    for part in setup.splits:
+    notes, healthy = examined.dataset.notes, True
+    for part in examined.splits:
         rows = notes.get(f"{part}.rows", 0)
         for name, problem in _ODD.items():
             count = notes.get(f"{part}.chats.{name}", 0)
@@ -78,12 +78,12 @@ def chats(setup: Setup) -> Check:
         yield Finding("ok", "chats", message)
 
 
-def ends(setup: Setup) -> Check:
+def ends(examined: Examined) -> Check:
     """Check that the tokens that end a text or a turn are special, and that one is learned."""
-    if setup.dataset.tokenizer is None:
+    if examined.dataset.tokenizer is None:
         return
-    found = ends_of(setup.config, setup.dataset)
-    tokenizer = load_tokenizer(setup.dataset.tokenizer)
+    found = ends_of(examined.config, examined.dataset)
+    tokenizer = load_tokenizer(examined.dataset.tokenizer)
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     plain = [token for token in found if token not in special]
     if plain:
@@ -103,7 +103,7 @@ def ends(setup: Setup) -> Check:
             "what models write goes on to max_new_tokens; set eos_token of the tokenizer",
         )
         return
-    labels = setup.dataset.train.labels
+    labels = examined.dataset.train.labels
     learned = [token for token in found if (labels == token).any()]
     if learned:
         yield Finding("ok", "ends", f"the tokens {learned} end a text, and the student learns them")
@@ -118,12 +118,12 @@ def ends(setup: Setup) -> Check:
         )
 
 
-def losses(setup: Setup) -> Check:
+def losses(examined: Examined) -> Check:
     """Say how the losses come from hidden states."""
-    tokens = setup.config.train.batch_size // setup.config.train.accumulate
-    tokens *= setup.dataset.train.labels.shape[1]
-    whole = f"logits of {tokens:,} tokens x {setup.dataset.vocabulary:,} classes"
-    if setup.config.losses == "fused":
+    tokens = examined.config.train.batch_size // examined.config.train.accumulate
+    tokens *= examined.dataset.train.labels.shape[1]
+    whole = f"logits of {tokens:,} tokens x {examined.dataset.vocabulary:,} classes"
+    if examined.config.losses == "fused":
         yield Finding("ok", "losses", f"fused, in chunks of tokens: {whole} are never built")
     else:
         yield Finding("ok", "losses", f"dense: {whole} are built for each model")
@@ -141,13 +141,13 @@ def _blind_accuracy(known: np.ndarray, asked: np.ndarray) -> float:
     return float((asked[asked >= 0] == np.bincount(known[known >= 0]).argmax()).mean())
 
 
-def teacher_skill(setup: Setup) -> Check:
+def teacher_skill(examined: Examined) -> Check:
     """Check the teacher against saying every token as often as it occurs."""
-    scores, truth = setup.teacher_logits, setup.teacher_labels
+    scores, truth = examined.teacher_logits, examined.teacher_labels
     if scores is None or truth is None:
         return
-    known, asked = setup.dataset.train.labels, setup.dataset.validation.labels
-    if setup.config.ranking_metric == "accuracy":
+    known, asked = examined.dataset.train.labels, examined.dataset.validation.labels
+    if examined.config.ranking_metric == "accuracy":
         found = compute_metrics("language_model", scores, truth, ["accuracy"])["accuracy"]
         blind = _blind_accuracy(known, asked)
         message = (
@@ -166,7 +166,7 @@ def teacher_skill(setup: Setup) -> Check:
     if useless:
         fix = (
             "give a teacher of this language, or let finetune train it"
-            if setup.config.finetune is None
+            if examined.config.finetune is None
             else "train it longer or with another finetune.learning_rate"
         )
         yield Finding("fatal", "teacher skill", f"{message}; it has nothing to teach: {fix}")

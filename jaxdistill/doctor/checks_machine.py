@@ -8,7 +8,7 @@ import jax
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.inputs.shapes import batch_shapes, sizes_of
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.lm_scores import last_logits
 from jaxdistill.modalities.registry import modality_named
@@ -21,15 +21,15 @@ _SLOTS = {"sgd": 0, "lion": 1, "lars": 1, "rmsprop": 1, "adagrad": 1, "adafactor
 """Copies of the parameters that an optimizer keeps; two for the others."""
 
 
-def devices(setup: Setup) -> Check:
+def devices(examined: Examined) -> Check:
     """Check that batches can be dealt to microbatches and devices."""
-    config = setup.config
+    config = examined.config
     try:
         sizes = mesh_sizes(config.parallel.sizes, jax.device_count())
-        for who, model in (("teacher", setup.teacher), ("student", setup.student)):
+        for who, model in (("teacher", examined.teacher), ("student", examined.student)):
             check_heads(who, None if model is None else model.config, sizes["tensor"])
-        if setup.dataset.train.inputs.full_rows:
-            check_length(setup.dataset.train.inputs.places, sizes["sequence"])
+        if examined.dataset.train.inputs.full_rows:
+            check_length(examined.dataset.train.inputs.places, sizes["sequence"])
     except ConfigError as error:
         yield Finding("fatal", "devices", str(error))
         return
@@ -54,22 +54,22 @@ def devices(setup: Setup) -> Check:
         )
 
 
-def memory(setup: Setup) -> Check:
+def memory(examined: Examined) -> Check:
     """Estimate what the student's training needs against what a device has.
 
     Parameters, gradients and optimizer state are counted; activations are those that the backward
     pass keeps before compilation, which removes some of them.
     """
-    if setup.student is None:
+    if examined.student is None:
         return
     available, what = available_memory()
-    train = setup.config.train
+    train = examined.config.train
     copies = 2 + _SLOTS.get(train.optimizer, 2) + (train.ema is not None)
-    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
-    fixed = copies * _bytes(setup.student.params)
-    fixed += 0 if setup.teacher is None else _bytes(setup.teacher.params)
+    sizes = mesh_sizes(examined.config.parallel.sizes, jax.device_count())
+    fixed = copies * _bytes(examined.student.params)
+    fixed += 0 if examined.teacher is None else _bytes(examined.teacher.params)
     fixed //= sizes["fsdp"] * sizes["tensor"]
-    activations = activation_bytes(setup, setup.student, train)
+    activations = activation_bytes(examined, examined.student, train)
     # Virtual devices of a host share its memory, so every one of them counts.
     sharing = math.prod(sizes.values()) if jax.default_backend() == "cpu" else 1
     fixed, activations = sharing * fixed, sharing * activations
@@ -91,11 +91,11 @@ def memory(setup: Setup) -> Check:
         yield Finding("ok", "memory", message)
 
 
-def activation_bytes(setup: Setup, model: Model, train: TrainConfig) -> int:
+def activation_bytes(examined: Examined, model: Model, train: TrainConfig) -> int:
     """Return the bytes that the backward pass of one microbatch on one device keeps."""
-    sizes = mesh_sizes(setup.config.parallel.sizes, jax.device_count())
+    sizes = mesh_sizes(examined.config.parallel.sizes, jax.device_count())
     rows = max(1, train.batch_size // train.accumulate // (sizes["data"] * sizes["fsdp"]))
-    modality, inputs = modality_named(setup.dataset.modality), setup.dataset.train.inputs
+    modality, inputs = modality_named(examined.dataset.modality), examined.dataset.train.inputs
     batch = batch_shapes(modality, rows, sizes_of(modality, inputs))
 
     def residuals(params: Tree, batch: Tree) -> Tree:

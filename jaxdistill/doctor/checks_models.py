@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset, NamedHead
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import ConfigError
 from jaxdistill.modalities.registry import modalities, reads
 from jaxdistill.models.family import Family
@@ -104,9 +104,9 @@ def _head_fault(found: Described, config: Config, dataset: Dataset) -> str | Non
     return None
 
 
-def problem_type(setup: Setup) -> Check:
+def problem_type(examined: Examined) -> Check:
     """Check what folders say that their heads were trained for."""
-    config, healthy = setup.config, True
+    config, healthy = examined.config, True
     wanted = config.task_record.problem_type
     if wanted is None:
         return

@@ -12,14 +12,14 @@ from pydantic import BaseModel
 from jaxdistill.config.base import ScheduleConfig
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.stage import count_steps
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.modalities.registry import modalities, modality_named
 from jaxdistill.types import Json
 
 
-def objective(setup: Setup) -> Check:
+def objective(examined: Examined) -> Check:
     """Check that something is learned of the teacher, and by losses of the task's kind."""
-    config = setup.config
+    config = examined.config
     acting = {name: term for name, term in config.terms.items() if term.acts}
     taught = [name for name, term in acting.items() if term.method.reads != "labels"]
     warnings = []
@@ -41,17 +41,17 @@ def objective(setup: Setup) -> Check:
         yield Finding("ok", "objective", listed)
 
 
-def options(setup: Setup) -> Check:
+def options(examined: Examined) -> Check:
     """Find settings that these data and models leave without effect."""
-    messages = list(_idle(setup))
+    messages = list(_idle(examined))
     for message in messages:
         yield Finding("warning", "options", message)
     if not messages:
         yield Finding("ok", "options", "every setting has an effect")
 
 
-def _idle(setup: Setup) -> Iterator[str]:
-    config, modality = setup.config, setup.dataset.modality
+def _idle(examined: Examined) -> Iterator[str]:
+    config, modality = examined.config, examined.dataset.modality
     own = modality_named(modality).keys
     others = dict.fromkeys(key for other in modalities().values() for key in other.keys)
     for name in others:
@@ -68,7 +68,7 @@ def _idle(setup: Setup) -> Iterator[str]:
             "as it is, as with 'pretrained'"
         )
     for stage, side, train in _stages(config):
-        model = setup.models.get(side)
+        model = examined.models.get(side)
         if train.dropout and model is not None and not _has_dropout(model.config):
             yield (
                 f"{stage}.dropout: got {train.dropout:g}, but the {side} ({model.family}) has no "
@@ -76,14 +76,14 @@ def _idle(setup: Setup) -> Iterator[str]:
             )
 
 
-def lengths(setup: Setup) -> Check:
+def lengths(examined: Examined) -> Check:
     """Check schedules and warm-ups, where given in steps, against the steps there are."""
-    config, warned = setup.config, False
+    config, warned = examined.config, False
     for stage, _, train in _stages(config):
         wanted = dict(_in_steps(config, stage, train))
         if not wanted:
             continue
-        steps = count_steps(config, train, setup.dataset)
+        steps = count_steps(config, train, examined.dataset)
         for name, length in wanted.items():
             if length > steps:
                 warned = True

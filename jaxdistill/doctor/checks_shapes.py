@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import check_parts
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import ConfigError, JaxDistillError
 from jaxdistill.models.abstract import with_shapes
 from jaxdistill.models.layers import stacking
@@ -23,25 +23,25 @@ from jaxdistill.setup.layout import Layout
 from jaxdistill.setup.resolve import resolve, stored_shapes, teacher_kind
 
 
-def shapes(setup: Setup) -> Check:
+def shapes(examined: Examined) -> Check:
     """Check that every stage can be built on these models, as the run will build it."""
-    faults = dict.fromkeys(_faults(setup))
+    faults = dict.fromkeys(_faults(examined))
     for fault in faults:
         yield Finding("fatal", "shapes", fault)
     if not faults:
         yield Finding("ok", "shapes", "student, objective and optimizers fit these models")
 
 
-def _faults(setup: Setup) -> Iterator[str]:
+def _faults(examined: Examined) -> Iterator[str]:
     """Yield what cannot be built, of all stages at once."""
-    config, teacher = setup.config, setup.teacher
+    config, teacher = examined.config, examined.teacher
     try:
         mesh = mesh_of(config.parallel.sizes)
     except JaxDistillError as error:
         yield str(error)
         return
     try:
-        student = _student(setup)
+        student = _student(examined)
     except JaxDistillError as error:
         yield str(error)
         student = None
@@ -55,34 +55,34 @@ def _faults(setup: Setup) -> Iterator[str]:
             continue
         for check in (_check_batches, _check_step):
             try:
-                check(setup, train, model, mesh, distils)
+                check(examined, train, model, mesh, distils)
             except JaxDistillError as error:
                 yield re.sub(r"^train\.", f"{section}.", str(error))
 
 
-def _student(setup: Setup) -> Model | None:
+def _student(examined: Examined) -> Model | None:
     """Return the student, or the shapes of one that is made of a teacher still to be trained."""
-    student, teacher = setup.config.student, setup.teacher
-    if setup.student is not None or teacher is None or not student.from_teacher:
-        return setup.student
+    student, teacher = examined.config.student, examined.teacher
+    if examined.student is not None or teacher is None or not student.from_teacher:
+        return examined.student
     return student_of_teacher(student, teacher)
 
 
 def _check_batches(
-    setup: Setup, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
+    examined: Examined, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
 ) -> None:
     check_parts(train.batch_size, train.accumulate, batch_parts(mesh))
 
 
 def _check_step(
-    setup: Setup, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
+    examined: Examined, train: TrainConfig, model: Model | None, mesh: Mesh, distils: bool
 ) -> None:
     """Build a stage's step from shapes, and let its optimizer update them."""
-    config, facts = setup.config, facts_of(setup.config, setup.dataset)
+    config, facts = examined.config, facts_of(examined.config, examined.dataset)
     layout = Layout(None, apart=stacking.unrolls(train.unroll))
     speaker = None
     if distils:
-        teacher = None if setup.teacher is None else with_shapes(setup.teacher)
+        teacher = None if examined.teacher is None else with_shapes(examined.teacher)
         if teacher is None and config.teacher.function is None:
             return  # A cache stands for it, which is checked where it is opened.
         if teacher is None or teacher_kind(config) != "live":

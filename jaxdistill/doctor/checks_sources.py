@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 
 
-def sources(setup: Setup) -> Check:
+def sources(examined: Examined) -> Check:
     """Tell what was noticed while reading: unread columns and files, a doubtful header."""
-    for remark in setup.dataset.remarks:
+    for remark in examined.dataset.remarks:
         yield Finding("warning", remark.name, remark.message)
-    if not setup.dataset.remarks:
+    if not examined.dataset.remarks:
         yield Finding("ok", "sources", "no file and no column of text is left unread")

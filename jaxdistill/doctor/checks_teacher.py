@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.evaluation.metrics import compute_metrics
 from jaxdistill.files.model_folder import some
 from jaxdistill.methods.method import function_of
@@ -18,10 +18,10 @@ from jaxdistill.tasks.task import Metric
 _WEAK = 0.1
 
 
-def teacher_head(setup: Setup) -> Check:
+def teacher_head(examined: Examined) -> Check:
     """Check that a teacher which is taken as it is has been trained for the task."""
-    teacher = setup.teacher
-    if teacher is None or setup.config.finetune is not None:
+    teacher = examined.teacher
+    if teacher is None or examined.config.finetune is not None:
         return
     if teacher.initialized:
         where = "" if teacher.source is None else f"{teacher.source} holds no {_stored(teacher)}: "
@@ -36,18 +36,18 @@ def teacher_head(setup: Setup) -> Check:
         yield Finding("ok", "teacher head", "every parameter of the teacher comes from its folder")
 
 
-def teacher_skill(setup: Setup) -> Check:
+def teacher_skill(examined: Examined) -> Check:
     """Check the teacher, by the metric that ranks, against always giving the same answer."""
-    logits, labels = setup.teacher_logits, setup.teacher_labels
+    logits, labels = examined.teacher_logits, examined.teacher_labels
     if logits is None or labels is None:
         return
-    task, metric = setup.config.task_record, setup.config.ranking_metric
+    task, metric = examined.config.task_record, examined.config.ranking_metric
     remedy = (
         "give a teacher that was fine-tuned on this task, or let finetune train it"
-        if setup.config.finetune is None
+        if examined.config.finetune is None
         else "train it longer or with another finetune.learning_rate"
     )
-    positive = setup.dataset.positive
+    positive = examined.dataset.positive
     found = compute_metrics(task.name, logits, labels, [metric], positive=positive)[metric]
     blind = blind_value(task.name, metric, labels, logits.shape[-1], positive=positive)
     known = task.metric(metric)
@@ -55,8 +55,8 @@ def teacher_skill(setup: Setup) -> Check:
         f"the teacher's {metric} is {_written(known, found)}, that of always giving one answer is "
         f"{_written(known, blind)} at best"
     )
-    order = None if task.explain is None else function_of(task.explain)(setup, logits, labels)
-    gain = found - blind if setup.config.higher_is_better else blind - found
+    order = None if task.explain is None else function_of(task.explain)(examined, logits, labels)
+    gain = found - blind if examined.config.higher_is_better else blind - found
     if order is not None:
         yield Finding("fatal", "teacher skill", f"{message}; {order}")
     elif gain <= 0:
@@ -102,11 +102,11 @@ def blind_value(
     return best(map(reached, function_of(record.blind)(labels, outputs)))
 
 
-def sizes(setup: Setup) -> Check:
+def sizes(examined: Examined) -> Check:
     """Check that the student is the smaller one."""
-    if setup.teacher is None or setup.student is None:
+    if examined.teacher is None or examined.student is None:
         return
-    teacher, student = (_count(model) for model in (setup.teacher, setup.student))
+    teacher, student = (_count(model) for model in (examined.teacher, examined.student))
     message = f"teacher {teacher:,} parameters, student {student:,}"
     if student >= teacher:
         yield Finding(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdistill.data.text.tokenize import has_tokenizer, load_tokenizer
-from jaxdistill.doctor.findings import Check, Finding, Setup, field
+from jaxdistill.doctor.findings import Check, Examined, Finding, field
 from jaxdistill.errors import DataError
 from jaxdistill.models.positions import row_limit
 from jaxdistill.models.registry import Model
@@ -15,20 +15,20 @@ _PROBES = 256
 _CUT_SHARE = 0.01
 
 
-def tokenizers(setup: Setup) -> Check:
+def tokenizers(examined: Examined) -> Check:
     """Check that the models read the texts' tokens as the words they stand for."""
-    teacher, student = setup.folder("teacher"), setup.folder("student")
+    teacher, student = examined.folder("teacher"), examined.folder("student")
     if student is not None and teacher is not None and teacher != student:
-        yield from _same_words(setup, "teacher", teacher, "student", student)
-    reader = setup.dataset.tokenizer
+        yield from _same_words(examined, "teacher", teacher, "student", student)
+    reader = examined.dataset.tokenizer
     first = teacher or student
-    given = setup.config.data.tokenizer is not None
+    given = examined.config.data.tokenizer is not None
     if given and reader is not None and first not in (None, reader) and has_tokenizer(first):
         name = "student" if teacher is None else "teacher"
-        yield from _same_words(setup, "data", reader, name, first)
+        yield from _same_words(examined, "data", reader, name, first)
 
 
-def _same_words(setup: Setup, one: str, whose: Path, other: str, others: Path) -> Check:
+def _same_words(examined: Examined, one: str, whose: Path, other: str, others: Path) -> Check:
     """Compare the tokenizers of two folders; `one` is what the other has to agree with."""
     try:
         ours, theirs = load_tokenizer(others), load_tokenizer(whose)
@@ -56,7 +56,7 @@ def _same_words(setup: Setup, one: str, whose: Path, other: str, others: Path) -
             f"{here}); {fix}",
         )
         return
-    texts = [text for column in setup.dataset.validation.texts for text in column[:_PROBES]]
+    texts = [text for column in examined.dataset.validation.texts for text in column[:_PROBES]]
     differing = [text for text in texts if theirs(text)["input_ids"] != ours(text)["input_ids"]]
     if differing:
         yield Finding(
@@ -77,11 +77,11 @@ def vocabulary_difference(
     return {token: (i, ours.get(token)) for token, i in theirs.items() if ours.get(token) != i}
 
 
-def vocabulary(setup: Setup) -> Check:
+def vocabulary(examined: Examined) -> Check:
     """Check that every token id has a row in both embedding tables."""
-    tokens = [split.inputs.token_ids() for split in setup.splits.values()]
+    tokens = [split.inputs.token_ids() for split in examined.splits.values()]
     largest = max(int(ids.max(initial=0)) for ids in tokens)
-    sizes = {name: field(model, "vocab_size") for name, model in setup.models.items()}
+    sizes = {name: field(model, "vocab_size") for name, model in examined.models.items()}
     small = {name: size for name, size in sizes.items() if size is not None and largest >= size}
     for name, size in small.items():
         yield Finding(
@@ -91,7 +91,7 @@ def vocabulary(setup: Setup) -> Check:
             f"vocab_size of the {name} to at least {largest + 1}, or take the tokenizer it was "
             "trained with",
         )
-    beyond = _beyond(setup, {name: size for name, size in sizes.items() if size is not None})
+    beyond = _beyond(examined, {name: size for name, size in sizes.items() if size is not None})
     if beyond is not None and not small:
         yield Finding("warning", "vocabulary", beyond)
     elif not small:
@@ -99,9 +99,9 @@ def vocabulary(setup: Setup) -> Check:
         yield Finding("ok", "vocabulary", f"token ids up to {largest:,}; embeddings: {known}")
 
 
-def _beyond(setup: Setup, sizes: Mapping[str, int]) -> str | None:
+def _beyond(examined: Examined, sizes: Mapping[str, int]) -> str | None:
     """Say which tokens the tokenizer knows and a model does not, though the data has none."""
-    folder = setup.dataset.tokenizer or setup.folder("teacher") or setup.folder("student")
+    folder = examined.dataset.tokenizer or examined.folder("teacher") or examined.folder("student")
     if folder is None or not sizes:
         return None
     try:
@@ -119,10 +119,10 @@ def _beyond(setup: Setup, sizes: Mapping[str, int]) -> str | None:
     )
 
 
-def lengths(setup: Setup) -> Check:
+def lengths(examined: Examined) -> Check:
     """Check the longest row against the position tables, and how many rows are cut off."""
-    limit, notes = setup.config.data.max_length, setup.dataset.notes
-    positions = {name: usable_positions(model) for name, model in setup.models.items()}
+    limit, notes = examined.config.data.max_length, examined.dataset.notes
+    positions = {name: usable_positions(model) for name, model in examined.models.items()}
     short = {name: n for name, n in positions.items() if n is not None and limit > n}
     for name, count in short.items():
         yield Finding(
@@ -135,7 +135,7 @@ def lengths(setup: Setup) -> Check:
         return
     most = min((n for n in positions.values() if n is not None), default=None)
     healthy = True
-    for part in setup.splits:
+    for part in examined.splits:
         cut, rows = notes.get(f"{part}.cut", 0), notes.get(f"{part}.rows", 0)
         if not rows or cut / rows <= _CUT_SHARE:
             continue
@@ -150,7 +150,7 @@ def lengths(setup: Setup) -> Check:
             f"{limit} tokens; {fix}",
         )
     if healthy:
-        cut = sum(notes.get(f"{part}.cut", 0) for part in setup.splits)
+        cut = sum(notes.get(f"{part}.cut", 0) for part in examined.splits)
         yield Finding("ok", "length", f"{cut:,} rows are longer than {limit} tokens and cut")
 
 
@@ -159,14 +159,14 @@ def usable_positions(model: Model) -> int | None:
     return row_limit(model.family, vars(model.config)) if model.config is not None else None
 
 
-def token_types(setup: Setup) -> Check:
+def token_types(examined: Examined) -> Check:
     """Check that models which tell the first text of a pair from the second can do so."""
-    splits = setup.splits.values()
+    splits = examined.splits.values()
     if not any(len(split.texts) == 2 for split in splits):
         return
     largest = max(split.inputs.sizes()["token_types"] for split in splits) - 1
     healthy = True
-    for name, model in setup.models.items():
+    for name, model in examined.models.items():
         count = field(model, "type_vocab_size")
         problem = _types_problem(name, count, largest)
         if problem is not None:

@@ -19,7 +19,7 @@ from jaxdistill.doctor import (
     checks_sources,
     checks_teacher,
 )
-from jaxdistill.doctor.findings import Check, Finding, Setup
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
@@ -46,7 +46,7 @@ CHECKS = (
 """Checks of every run; each kind of input and each task has more."""
 
 
-def checks_of(config: Config, modality: str) -> tuple[Callable[[Setup], Check], ...]:
+def checks_of(config: Config, modality: str) -> tuple[Callable[[Examined], Check], ...]:
     """Return the checks of a run: of its inputs, those of every run, then those of its task."""
     inputs = map(function_of, modality_named(modality).checks)
     return (checks_sources.sources, *inputs, *CHECKS, *map(function_of, config.task_record.checks))
@@ -70,9 +70,9 @@ def examine(
         its fine-tune, when it has no skill to check.
       teacher_labels: `[N]` (`[N, C]` for multi-label), what the data says about them.
     """
-    setup = Setup(config, dataset, teacher, student, teacher_logits, teacher_labels)
+    examined = Examined(config, dataset, teacher, student, teacher_logits, teacher_labels)
     checks = checks_of(config, dataset.modality)
-    found = [finding for check in checks for finding in check(setup)]
+    found = [finding for check in checks for finding in check(examined)]
     return [_accepted(config, finding) for finding in found]
 
 

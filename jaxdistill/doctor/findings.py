@@ -28,7 +28,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Examined:
     """Everything a check may look at.
 
     Attributes:

@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxdistill.doctor.checks_labels import compare_labels
 from jaxdistill.doctor.checks_models import head_labels
-from jaxdistill.doctor.findings import Setup, quoted
+from jaxdistill.doctor.findings import Examined, quoted
 from jaxdistill.evaluation.metrics import classes
 
 
-def better_order(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> str | None:
+def better_order(examined: Examined, logits: np.ndarray, labels: np.ndarray) -> str | None:
     """Say which order of the labels would make a bad teacher a good one, if there is one."""
     from scipy.optimize import linear_sum_assignment
 
@@ -29,17 +29,17 @@ def better_order(setup: Setup, logits: np.ndarray, labels: np.ndarray) -> str | 
     moved = [f"{s} -> {m}" for s, m in zip(predicted, meant, strict=True) if s != m and table[s, m]]
     return (
         f"with its labels in another order it would be {100 * best:.1f} % (its label -> the "
-        f"data's: {', '.join(moved[:8])}); {_reordered(setup, meant)}"
+        f"data's: {', '.join(moved[:8])}); {_reordered(examined, meant)}"
     )
 
 
-def _reordered(setup: Setup, meant: np.ndarray) -> str:
+def _reordered(examined: Examined, meant: np.ndarray) -> str:
     """Say what to write so that output `s` of the teacher is taken as `meant[s]` of the data."""
-    space, names = setup.dataset.space, setup.dataset.labels
-    own = head_labels(setup.config, "teacher")
+    space, names = examined.dataset.space, examined.dataset.labels
+    own = head_labels(examined.config, "teacher")
     count = len(meant)
     ids = space is None or space.holds_ids
-    configured: Sequence[str] = setup.config.data.labels or ()
+    configured: Sequence[str] = examined.config.data.labels or ()
     aliases = space is not None and space.outputs is None and not ids and bool(configured)
     if own is not None and aliases and compare_labels(configured, own) == "names":
         return _labels_in_order([configured[int(m)] for m in meant])

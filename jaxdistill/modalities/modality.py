@@ -62,7 +62,7 @@ class Modality:
       sizes_of_model: `(config, model, sizes) -> sizes`, completed by the model that reads it, for
         plans; raises DataError where only the data say them.
       model_sizes: `(config, facts, origin) -> fields`, what a model's mapping leaves to the data.
-      checks: `(setup) -> findings`, what the doctor looks at, in this order.
+      checks: `(examined) -> findings`, what the doctor looks at, in this order.
 
     Raises:
       ConfigError: parts that do not go together.

@@ -82,10 +82,10 @@ class Task:
         every example is, for the doctor.
       association: `(logits, labels) -> float`, how far answers go with labels whatever their base
         rate, for the doctor.
-      explain: `(setup, logits, labels) -> str | None`, what would make a bad teacher good.
+      explain: `(examined, logits, labels) -> str | None`, what would make a bad teacher good.
       figures: `(logits, labels, names) -> iterator of (title, caption, address)`, of the report;
         `logits` maps a model to `[S, N, C]`.
-      checks: checks of the doctor: `(setup) -> iterator of findings`.
+      checks: checks of the doctor: `(examined) -> iterator of findings`.
       problem_type: name of the task in a `config.json`; None where the head's architecture says it.
       head: head of the models, as families name it.
       writes: whether the student can write text, so that it can learn from it.

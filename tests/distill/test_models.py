@@ -14,7 +14,7 @@ from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.distill import models as build
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_text
-from jaxdistill.doctor.findings import Setup
+from jaxdistill.doctor.findings import Examined
 from jaxdistill.errors import DataError
 from jaxdistill.models.registry import build_model, load_model, save_model
 
@@ -240,12 +240,12 @@ def test_another_tokenizer_than_the_teachers_is_found(texts, tmp_path):
         texts, teacher={"model": folder}, student={"layers": [0]}, tokenizer=VOCABULARY
     )
     dataset = build.load_data(settings, tmp_path / "work")
-    (finding,) = checks_text.tokenizers(Setup(settings, dataset, None, None))
+    (finding,) = checks_text.tokenizers(Examined(settings, dataset, None, None))
     assert finding.level == "fatal"
     assert "the teacher would read other words; drop data.tokenizer" in finding.message
     same = config(texts, teacher={"model": folder}, student={"layers": [0]}, tokenizer=folder)
     dataset = dataclasses.replace(dataset, tokenizer=tmp_path / "teacher")
-    assert not list(checks_text.tokenizers(Setup(same, dataset, None, None)))
+    assert not list(checks_text.tokenizers(Examined(same, dataset, None, None)))
 
 
 def test_what_a_stage_left_is_read_with_its_own_pooling(texts, tmp_path):

@@ -17,7 +17,7 @@ from jaxdistill.distill import stages
 from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor import checks_images
-from jaxdistill.doctor.findings import Setup
+from jaxdistill.doctor.findings import Examined
 from jaxdistill.errors import ConfigError, DataError
 from jaxdistill.models.family import config_from
 from jaxdistill.models.registry import Model, build_model, family_named, load_model, save_model
@@ -210,8 +210,8 @@ def test_models_that_read_other_images_are_found(tmp_path):
         spec = {name: value for name, value in VIT.items() if name != "family"}
         known = config_from(family_named("vit"), spec | fields, {})
         model = Model(lambda *_: None, {}, config=known, family="vit")  # pyright: ignore
-        setup = Setup(config, dataset, model, None)
-        return [(found.level, found.message) for found in checks_images.shapes(setup)]
+        examined = Examined(config, dataset, model, None)
+        return [(found.level, found.message) for found in checks_images.shapes(examined)]
 
     assert findings() == [("ok", "models read 16 x 16 pixels of 3 channels")]
     ((level, message),) = findings(image_size=8)

@@ -9,7 +9,7 @@ import pytest
 from support.setups import encoder, text_dataset, text_split
 
 from jaxdistill.config.load import check
-from jaxdistill.doctor.findings import Setup
+from jaxdistill.doctor.findings import Examined
 from jaxdistill.models.registry import Model
 
 
@@ -20,14 +20,14 @@ def models() -> tuple[Model, Model]:
 
 
 @pytest.fixture
-def healthy(models) -> Callable[..., Setup]:
+def healthy(models) -> Callable[..., Examined]:
     """Make a set-up without faults, with some fields of it or of its configuration replaced."""
     teacher, student = (dataclasses.replace(model, initialized=()) for model in models)
     labels = text_split(400, 1).labels
     random = np.random.default_rng(3)
     said = np.where(random.uniform(size=400) < 0.9, labels, 1 - labels)
 
-    def make(config: dict[str, Any] | None = None, **fields: Any) -> Setup:
+    def make(config: dict[str, Any] | None = None, **fields: Any) -> Examined:
         values = {
             "data": {"train": "train.tsv", "max_length": 16},
             "teacher": {"model": {"family": "bert"}},
@@ -41,6 +41,6 @@ def healthy(models) -> Callable[..., Setup]:
             "teacher_logits": np.eye(2)[said],
             "teacher_labels": labels,
         }
-        return Setup(**{**usual, **fields})
+        return Examined(**{**usual, **fields})
 
     return make

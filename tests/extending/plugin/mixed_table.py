@@ -86,9 +86,9 @@ def model_sizes(config, facts, origin):
     return {"num_features": facts.sizes["features"]}
 
 
-def unknown_share(setup):
+def unknown_share(examined):
     """Warn where many categories of the held-out rows are not those of training."""
-    ids = setup.dataset.validation.inputs.arrays["categories"]
+    ids = examined.dataset.validation.inputs.arrays["categories"]
     share = float((ids == UNKNOWN).mean()) if ids.size else 0.0
     level = "warning" if share > 0.1 else "ok"
     yield jd.Finding(level, "categories", f"{100 * share:.1f} % of the held-out ones are unknown")
