@@ -16,9 +16,9 @@ PACKAGE = Path(jaxdistill.__file__).parent
 DANGLING = re.compile(r"(?i)(of|and|whose|that|those|its|their|the same|it|as for|see)\b")
 """Words that a phrase begins with when it leans on the line above."""
 ROOMS = (
-    "bench", "cli", "config", "data", "doctor", "engine", "evaluation", "files", "generation",
-    "losses", "methods", "modalities", "models", "parallel", "planning", "runtime", "tasks",
-    "teachers",
+    "bench", "cli", "config", "data", "distill", "doctor", "engine", "evaluation", "files",
+    "generation", "losses", "methods", "modalities", "models", "parallel", "planning", "runtime",
+    "setup", "tasks", "teachers",
 )  # fmt: skip
 """Rooms in which every entry of a docstring says by itself what the thing is."""
 ENTRY = re.compile(r"  ([`*\w, ]+): (.*)")

@@ -33,16 +33,16 @@ class Assembly:
     """A step, the optimizer in it, and where everything lies.
 
     Attributes:
-      step: pure and unjitted.
-      optimizer: over the trained part of `{"student": …, "projections": …}`.
-      mesh: the devices.
-      state_sharding: of every array of the state.
-      frozen_sharding: of every array of what is frozen.
+      step: Step of the training, pure and unjitted.
+      optimizer: Optimizer of the trained part of `{"student": …, "projections": …}`.
+      mesh: Devices that share the step.
+      state_sharding: Sharding of every array of the state.
+      frozen_sharding: Sharding of every array of what is frozen.
       make_projections: `(student, seed) -> maps` that are trained beside the student, by term.
       make_state: `(trained_params, model_state, method_state, key) -> TrainState`, traceable.
-      method_state: what terms carry from step to step, before the first, or None.
-      split: all parameters, of arrays or shapes, into those that are trained and `Frozen` without
-        its teachers.
+      method_state: Values that terms carry from step to step, before the first, or None.
+      split: Function that parts all parameters, of arrays or shapes, into those that are trained
+        and `Frozen` without its teachers.
     """
 
     step: TrainStep
@@ -88,8 +88,8 @@ def assemble(setup: Setup, mesh: Mesh) -> Assembly:
     """Make the step of a stage: with a teacher on the objective, else on the task alone.
 
     Args:
-      setup: of `resolve`; its models may be of arrays or of shapes.
-      mesh: of `make_mesh`.
+      setup: What the stage is made of, as `resolve` returns it; models may be of arrays or shapes.
+      mesh: Devices, as `make_mesh` lays them out.
 
     Raises:
       ConfigError: heads of the models do not divide over the mesh.

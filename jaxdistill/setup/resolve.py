@@ -185,9 +185,9 @@ def stored_shapes(config: Config, teacher: Model | None, facts: Facts) -> Stored
     """Return what is known of a teacher's stored outputs before any is made.
 
     Args:
-      config: of a run whose teacher does not run in every step.
-      teacher: its parameters may be shapes; None of a function.
-      facts: what the data or the config say.
+      config: Configuration of a run in which the teacher does not run in every step.
+      teacher: Model that was asked; its parameters may be shapes; None where it is a function.
+      facts: Sizes that the data, or the config alone, say.
     """
     if teacher is None:
         if facts.outputs is None:
