@@ -29,7 +29,7 @@ def time_loader(
     notes: list[str],
 ) -> Timing:
     """Time the step of a run on its data; `notes` gets what to know of the figures."""
-    trainer, student = _trainer(workspace, dataset, notes)
+    trainer, student = bench_trainer(workspace, dataset, notes)
     seed = workspace.config.seeds[0]
     source = trainer.make_source(seed)
     first = trainer.start(trainer.layout.lay_out(student), seed)
@@ -76,7 +76,9 @@ def time_loader(
     )
 
 
-def _trainer(workspace: Workspace, dataset: Dataset, notes: list[str]) -> tuple[Trainer, Model]:
+def bench_trainer(
+    workspace: Workspace, dataset: Dataset, notes: list[str]
+) -> tuple[Trainer, Model]:
     """Make the parts of the distillation; a fine-tune that is still to come changes no time."""
     config, seed = workspace.config, workspace.config.seeds[0]
     ready = workspace.teacher_is_ready

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import time
@@ -145,9 +144,7 @@ def _speaker(
 
     with in_host_memory():
         head = last_head(with_state(teacher)[1])
-    # What pads a head is no token: none of its mass belongs into a cache.
-    bias = None if head.bias is None else head.bias[: dataset.vocabulary]
-    head = dataclasses.replace(head, weights=head.weights[:, : dataset.vocabulary], bias=bias)
+    head = targets.token_head(head, dataset.vocabulary)
     return compiled(lambda params, batch: apply(params, batch).hidden), placed, head
 
 

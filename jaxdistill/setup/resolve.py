@@ -14,6 +14,7 @@ from jaxdistill.config.training import ParallelConfig
 from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.step import TrainStep
 from jaxdistill.errors import ConfigError
+from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import Model
 from jaxdistill.setup.codec import choose_codec
 from jaxdistill.setup.facts import Facts, example_of, tokens_among
@@ -25,6 +26,7 @@ from jaxdistill.teachers.cache import codecs
 from jaxdistill.teachers.live import live
 from jaxdistill.teachers.targets import Stored
 from jaxdistill.teachers.teacher import Teacher
+from jaxdistill.types import Tree
 
 Kind = Literal["live", "memory", "cache"]
 _STEPS = 1000
@@ -198,11 +200,14 @@ def stored_shapes(config: Config, teacher: Model | None, facts: Facts) -> Stored
         return Stored(codecs.Full(), facts.outputs)
     codec = codecs.Full() if teacher_kind(config) == "memory" else choose_codec(config)
     if isinstance(codec, codecs.Hidden):
-        outputs = jax.eval_shape(
-            lambda params: teacher.apply(params, {"input_ids": jax.numpy.zeros((1, 4), int)}),
-            teacher.params,
-        )
-        return Stored(codec, teacher.config.hidden_size, outputs.head())
+
+        def hidden(params: Tree) -> tuple[jax.Array, Head]:
+            outputs = teacher.apply(params, {"input_ids": jax.numpy.zeros((1, 4), int)})
+            assert outputs.hidden is not None  # what the codec keeps
+            return outputs.hidden, targets.token_head(outputs.head(), facts.vocabulary)
+
+        states, head = jax.eval_shape(hidden, teacher.params)
+        return Stored(codec, states.shape[-1], head)
     assert teacher.options is not None  # of a spec or a folder
     if teacher.options.head == "lm":
         return Stored(codec, teacher.config.vocab_size)

@@ -121,6 +121,12 @@ def head_axes(head: Head | None) -> Head | None:
     return dataclasses.replace(head, weights=("embed", "vocab"), bias=bias)
 
 
+def token_head(head: Head, vocabulary: int | None) -> Head:
+    """Return a head of `vocabulary` columns: those that pad it are no tokens, and have no mass."""
+    bias = None if head.bias is None else head.bias[:vocabulary]
+    return dataclasses.replace(head, weights=head.weights[:, :vocabulary], bias=bias)
+
+
 def stored(known: Stored) -> Teacher:
     """Let stored outputs teach, kept in memory or in a cache, or what is known of them."""
     return Teacher(

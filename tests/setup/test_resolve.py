@@ -1,6 +1,7 @@
 """A run, a bench and a plan of one config lower one and the same program."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -8,12 +9,15 @@ import pytest
 from support import runs
 from support.texts import write_corpus
 
+from jaxdistill.bench.loader import bench_trainer
 from jaxdistill.config.load import check, load_config, recipes
 from jaxdistill.config.schema import Config
+from jaxdistill.distill import cache_stage
 from jaxdistill.distill import models as build
 from jaxdistill.distill.models import student_shapes, teacher_shapes
 from jaxdistill.distill.trainer import Trainer, make_trainer
-from jaxdistill.models.registry import build_model, save_model
+from jaxdistill.distill.workspace import Workspace
+from jaxdistill.models.registry import Model, build_model, save_model
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.planning.plan import trained
 from jaxdistill.planning.programs import Program, make_program
@@ -50,7 +54,8 @@ SMALL = {
         for recipe, family in (("qwen3_8b_to_0.6b", "qwen3"), ("llama3_70b_to_8b", "llama"))
     },
 }
-STAGES = ("finetune", "baseline", "distill")
+Lowering = Callable[..., jax.stages.Lowered]
+STAGES = ("finetune", "baseline", "distill", "bench")
 
 
 def config_of(recipe: str, folder: Path, *more: str) -> Config:
@@ -63,8 +68,14 @@ def config_of(recipe: str, folder: Path, *more: str) -> Config:
     return load_config(recipe, changes)
 
 
-def trainer_of(config: Config, folder: Path, stage: str) -> tuple[Trainer, jax.stages.Lowered]:
-    """Return what a run of a stage makes, and its step lowered for its first batch."""
+def trainer_of(
+    config: Config, folder: Path, stage: str
+) -> tuple[Trainer, Callable[..., jax.stages.Lowered]]:
+    """Return what a run of a stage makes, or what is timed of it, and how its step is lowered."""
+    if stage == "bench":
+        workspace = Workspace(config, folder, force=False)
+        trainer, model = bench_trainer(workspace, workspace.dataset, [])
+        return trainer, lowering(trainer, model)
     dataset = build.load_data(config, folder / "data")
     teacher = build.load_teacher(config, dataset, training=stage == "finetune", seed=0)
     model = teacher
@@ -75,8 +86,13 @@ def trainer_of(config: Config, folder: Path, stage: str) -> tuple[Trainer, jax.s
     trainer = make_trainer(
         config, train, dataset, model, stage=stage, teacher=teacher if stage == "distill" else None
     )
+    return trainer, lowering(trainer, model)
+
+
+def lowering(trainer: Trainer, model: Model) -> Lowering:
+    """Return what lowers the step for a batch."""
     start = trainer.start(trainer.layout.lay_out(model), 0)
-    return trainer, functools.partial(trainer.step.lower, start.state, start.frozen)
+    return functools.partial(trainer.step.lower, start.state, start.frozen)
 
 
 def planned(config: Config, trainer: Trainer, stage: str) -> Program:
@@ -84,7 +100,7 @@ def planned(config: Config, trainer: Trainer, stage: str) -> Program:
     part = "finetune" if stage == "finetune" else "train"
     train = trainer.train_config.model_copy(update={"steps": trainer.total_steps})
     config = config.model_copy(update={part: train})
-    name = trained(config) if stage == "distill" else stage
+    name = trained(config) if stage in ("distill", "bench") else stage
     return make_program(config, mesh_of(config.parallel.sizes), name, apart=True)
 
 
@@ -120,6 +136,25 @@ def test_a_frozen_part_is_planned_as_it_is_run(recipe, freeze, tmp_path):
     _, frozen, batch = program.arguments
     assert jax.tree.leaves(frozen.student)
     assert lower(batch).as_text() == program.lower().as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["hidden", "topk", "sampled"])
+def test_a_cache_is_planned_as_it_is_read(codec, tmp_path):
+    padded = ("teacher.model.vocab_size=288",) if codec == "hidden" else ()
+    config = config_of("stdlib_lm", tmp_path, f"cache.codec={codec}", *padded)
+    workspace = Workspace(config, tmp_path / "run", force=False)
+    teacher = build.load_teacher(config, workspace.dataset, training=False, seed=0)
+    of = workspace.identity()
+    cache_stage.write(config, workspace.dataset, teacher, workspace.workdir / "cache", of)
+    assert workspace.cache is not None
+    student = build.make_student(config, workspace.dataset, None, 0)
+    trainer = make_trainer(
+        config, config.train, workspace.dataset, student, stage="distill", teacher=workspace.cache
+    )
+    program = planned(config, trainer, "distill")
+    batch = program.arguments[2]
+    assert lowering(trainer, student)(batch).as_text() == program.lower().as_text()
 
 
 @pytest.mark.slow
