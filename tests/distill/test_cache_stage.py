@@ -15,13 +15,15 @@ from jaxdistill.cli.app import call
 from jaxdistill.config.load import load_config
 from jaxdistill.config.schema import TrainConfig
 from jaxdistill.data.batching.batch_source import train_batches
-from jaxdistill.distill import cache_stage, objective, stages
+from jaxdistill.distill import cache_stage, stages
 from jaxdistill.distill import models as build
 from jaxdistill.distill.trainer import make_trainer
 from jaxdistill.errors import CacheError, ConfigError, Preempted
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.models.registry import load_model
 from jaxdistill.runtime import preemption
+from jaxdistill.setup import objective
+from jaxdistill.setup.codec import choose_codec
 from jaxdistill.teachers import targets as precomputed
 from jaxdistill.teachers.cache.codecs import Full, TopK, encode, token_keys
 from jaxdistill.teachers.cache.reader import open_cache
@@ -176,9 +178,9 @@ def test_a_codec_that_does_not_hold_the_objective_is_refused(toy, tmp_path):
         (["cache.codec=hidden"], r"cache\.codec: got 'hidden'"),
     ):
         with pytest.raises(ConfigError, match=expected):
-            cache_stage.choose_codec(load_config(path, overrides))
+            choose_codec(load_config(path, overrides))
     config = load_config(path, ["cache.codec=topk", "objective.soft={loss: jsd, temperature: 3}"])
-    assert cache_stage.choose_codec(config) == TopK(64, 3.0)
+    assert choose_codec(config) == TopK(64, 3.0)
 
 
 @pytest.mark.mostly_slow
@@ -192,7 +194,7 @@ def test_a_codec_that_leaves_nothing_out_gives_the_live_loss(toy, codec, loss):
     sizes = {"full": [], "topk": ["cache.k=2"], "sampled": ["cache.samples=2"]}[codec]
     sizes = [*sizes, f"cache.codec={codec}"]
     config = load_config(str(toy / "toy.yaml"), [term, *sizes])
-    chosen = cache_stage.choose_codec(config)
+    chosen = choose_codec(config)
     generator = np.random.default_rng(0)
     student, teacher = generator.normal(0, 2, (2, 8, 2)).astype(np.float32)
     fields = encode(chosen, teacher, token_keys(0, np.arange(8), np.zeros(8)))

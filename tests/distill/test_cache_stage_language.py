@@ -18,6 +18,7 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.models.outputs import Head
 from jaxdistill.models.registry import build_model, save_model
 from jaxdistill.setup import objective as objectives
+from jaxdistill.setup.codec import choose_codec
 from jaxdistill.setup.facts import facts_of
 from jaxdistill.setup.resolve import real_vocabulary
 from jaxdistill.teachers import targets as precomputed
@@ -196,16 +197,16 @@ def test_a_teacher_that_is_shared_by_the_devices_says_the_same(toy, tmp_path, mo
 
 def test_the_codec_fits_the_task(toy):
     path = str(toy / "toy.yaml")
-    assert cache_stage.choose_codec(load_config(path)) == Sampled()
-    assert cache_stage.choose_codec(load_config(path, ["cache.codec=topk"])) == TopK(64)
-    assert cache_stage.choose_codec(load_config(path, ["cache.codec=hidden"])) == Hidden()
+    assert choose_codec(load_config(path)) == Sampled()
+    assert choose_codec(load_config(path, ["cache.codec=topk"])) == TopK(64)
+    assert choose_codec(load_config(path, ["cache.codec=hidden"])) == Hidden()
     for overrides, expected in (
         (["cache.codec=full"], "got 'full' for language_model"),
         (["cache.codec=hidden", "losses=dense"], "expected 'fused'"),
         (["objective.soft.loss=reverse_kl"], "'reverse_kl' with the codec sampled"),
     ):
         with pytest.raises(ConfigError, match=expected):
-            cache_stage.choose_codec(load_config(path, overrides))
+            choose_codec(load_config(path, overrides))
 
 
 @pytest.mark.slow

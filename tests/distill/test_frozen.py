@@ -12,7 +12,6 @@ from support import runs
 
 from jaxdistill.bench.timing import topology_of
 from jaxdistill.config.load import load_config
-from jaxdistill.distill import assembly
 from jaxdistill.distill import models as build
 from jaxdistill.distill.trainer import make_trainer, run_seed
 from jaxdistill.engine.optimizer import make_optimizer
@@ -21,6 +20,7 @@ from jaxdistill.parallel.mesh import make_mesh
 from jaxdistill.planning.account import account
 from jaxdistill.planning.programs import make_program
 from jaxdistill.runtime import preemption
+from jaxdistill.setup import assembly
 
 STEPS = 8
 PATTERNS = ("embeddings", "layers/.*/0$", "projections")
