@@ -116,9 +116,11 @@ def test_gradients_equal_transformers(kind, train, tmp_path):
     torch_model = reference(kind, tmp_path).train(train)
     model = load_model(tmp_path)
     images, labels = images_of(6), np.array([0, 1, 2, 0, 1, 2])
-    torch.nn.functional.cross_entropy(
-        torch_model(theirs(images)).logits, torch.tensor(labels)
-    ).backward()
+    # The gradients of oneDNN's small convolutions write past their arrays on some processors.
+    with torch.backends.mkldnn.flags(enabled=False):
+        torch.nn.functional.cross_entropy(
+            torch_model(theirs(images)).logits, torch.tensor(labels)
+        ).backward()
 
     def loss(params):
         batch = {"images": images}
