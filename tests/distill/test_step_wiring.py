@@ -1,0 +1,157 @@
+"""What a configuration says of the step arrives in the step that a stage is assembled from."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill.config.load import check
+from jaxdistill.distill.assembly import Assembly, assemble
+from jaxdistill.distill.facts import Facts
+from jaxdistill.distill.setup import resolve
+from jaxdistill.models.registry import Model, build_model
+from jaxdistill.parallel.mesh import make_mesh
+
+ROWS, FEATURES, CLASSES, LENGTH, STEPS = 8, 6, 3, 8, 4
+MLP = {"family": "mlp", "hidden_sizes": [5], "num_features": FEATURES, "hidden_dropout_prob": 0.0}
+GPT2 = {
+    "family": "gpt2",
+    "n_embd": 8,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": LENGTH,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "initializer_range": 0.3,
+}
+FALLING = {"start": 1.0, "end": 0.0, "over": 1.0}
+RISING = {"start": 0.0, "end": 1.0, "over": 1.0}
+
+
+def assembled(
+    student: Model, teacher: Model, facts: Facts | None = None, **sections: Any
+) -> tuple[Assembly, Any, Any]:
+    """Return the step of a distillation, its first state, and what it reads beside it."""
+    models = {"teacher": {"model": MLP}, "student": {"model": MLP}}
+    config = check({"data": {"train": "unread"}, **models, **sections})
+    facts = Facts() if facts is None else facts
+    setup = resolve(config, config.train, facts, student, teacher, total_steps=STEPS)
+    made = assemble(setup, make_mesh(1, devices=jax.devices()[:1]))
+    state, frozen = made.start(student, setup.projections, seed=0)
+    assert setup.teacher is not None
+    return made, state, dataclasses.replace(frozen, teachers={"teacher": setup.teacher.params})
+
+
+def perceptrons() -> tuple[Model, Model]:
+    return build_model(MLP, seed=0, num_labels=CLASSES), build_model(
+        MLP, seed=1, num_labels=CLASSES
+    )
+
+
+def numbers() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "features": random.normal(size=(ROWS, FEATURES)).astype(np.float32),
+        "labels": random.integers(0, CLASSES, ROWS).astype(np.int32),
+        "weight": np.ones(ROWS, np.float32),
+    }
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_student_sees_a_batch_in_as_many_parts_as_are_accumulated(accumulate):
+    student, teacher = perceptrons()
+    rows = set()
+
+    def watched(params: Any, batch: Any, **options: Any) -> Any:
+        rows.add(batch["features"].shape[0])
+        return student.apply(params, batch, **options)
+
+    seen = dataclasses.replace(student, apply=watched)
+    made, *arguments = assembled(seen, teacher, train={"accumulate": accumulate})
+    jax.eval_shape(made.step, *arguments, numbers())
+    assert rows == {ROWS // accumulate}
+
+
+def test_the_schedule_of_a_term_ends_with_the_stage():
+    terms = {"soft": {"loss": "forward_kl", "weight": FALLING}}
+    made, state, frozen = assembled(*perceptrons(), objective=terms)
+    step, batch, ratios = jax.jit(made.step), numbers(), []
+    for done in range(STEPS + 1):
+        _, metrics = step(dataclasses.replace(state, step=np.int32(done)), frozen, batch)
+        ratios.append(float(metrics["loss"].value() / metrics["soft"].value()))
+    np.testing.assert_allclose(ratios, 1 - np.arange(STEPS + 1) / STEPS, atol=1e-6)
+
+
+def speakers(ours: int, theirs: int, *, logits: bool) -> tuple[Model, Model]:
+    """Return two language models whose heads have so many columns."""
+    student, teacher = (
+        build_model({**GPT2, "vocab_size": columns}, seed=columns, head="lm", logits=logits)
+        for columns in (ours, theirs)
+    )
+    return student, teacher
+
+
+def texts(vocabulary: int) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(0).integers(1, vocabulary, (ROWS, LENGTH)).astype(np.int32)
+    mask = np.ones((ROWS, LENGTH), np.float32)
+    mask[:, -1] = 0
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {**batch, "labels": np.roll(ids, -1, 1), "loss_mask": mask}
+
+
+def softened(logits: np.ndarray) -> np.ndarray:
+    """Return log-probabilities in float64."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@pytest.mark.mostly_slow
+@pytest.mark.parametrize("losses", ["fused", "dense"])
+def test_columns_that_only_pad_a_head_take_no_part(losses):
+    """Both heads are wider than the vocabulary, by different numbers of columns."""
+    real = 20
+    models = speakers(24, 32, logits=losses == "dense")
+    made, state, frozen = assembled(
+        *models,
+        Facts(vocabulary=real),
+        task="language_model",
+        losses=losses,
+        objective={"soft": {"loss": "forward_kl"}},
+    )
+    batch = texts(real)
+    _, metrics = jax.jit(made.step)(state, frozen, batch)
+    ours, theirs = (
+        softened(model.apply(model.params, batch).logits[..., :real])
+        for model in speakers(24, 32, logits=True)
+    )
+    values = (np.exp(theirs) * (theirs - ours)).sum(-1)
+    expected = np.average(values, weights=batch["loss_mask"])
+    np.testing.assert_allclose(metrics["soft"].value(), expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_students_share_of_the_texts_rises_until_the_stage_ends():
+    made, state, frozen = assembled(
+        *speakers(24, 24, logits=False),
+        Facts(ends=(0,)),
+        task="language_model",
+        objective={"soft": {"loss": "forward_kl"}},
+        on_policy={"prompt_tokens": 2, "share": RISING},
+    )
+    step, batch = jax.jit(made.step), texts(24)
+
+    def written(done: int) -> list[float]:
+        """Return whether the student wrote the batch of a step, for several seeds."""
+        found = []
+        for seed in range(12):
+            given = dataclasses.replace(state, step=np.int32(done), rng=jax.random.key(seed))
+            found.append(float(step(given, frozen, batch)[1]["on_policy"].value()))
+        return found
+
+    assert set(written(0)) == {0.0}
+    assert set(written(STEPS // 2)) == {0.0, 1.0}
+    assert set(written(STEPS)) == {1.0}
