@@ -10,9 +10,9 @@ import pytest
 from jaxdistill.config.load import check
 from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import resolve
+from jaxdistill.distill.setup import Setup, resolve
 from jaxdistill.models.registry import Model, build_model
-from jaxdistill.parallel.mesh import make_mesh
+from jaxdistill.parallel.mesh import mesh_of
 
 ROWS, FEATURES, CLASSES, LENGTH, STEPS = 8, 6, 3, 8, 4
 MLP = {"family": "mlp", "hidden_sizes": [5], "num_features": FEATURES, "hidden_dropout_prob": 0.0}
@@ -31,16 +31,27 @@ FALLING = {"start": 1.0, "end": 0.0, "over": 1.0}
 RISING = {"start": 0.0, "end": 1.0, "over": 1.0}
 
 
-def assembled(
-    student: Model, teacher: Model, facts: Facts | None = None, **sections: Any
-) -> tuple[Assembly, Any, Any]:
-    """Return the step of a distillation, its first state, and what it reads beside it."""
+def parts_of(
+    student: Model,
+    teacher: Model,
+    facts: Facts | None = None,
+    /,
+    *,
+    devices: int = 1,
+    **sections: Any,
+) -> tuple[Setup, Assembly]:
+    """Return what a distillation is made of and its step, on the first devices."""
     models = {"teacher": {"model": MLP}, "student": {"model": MLP}}
     config = check({"data": {"train": "unread"}, **models, **sections})
     facts = Facts() if facts is None else facts
     setup = resolve(config, config.train, facts, student, teacher, total_steps=STEPS)
-    made = assemble(setup, make_mesh(1, devices=jax.devices()[:1]))
-    state, frozen = made.start(student, setup.projections, seed=0)
+    return setup, assemble(setup, mesh_of(config.parallel.sizes, jax.devices()[:devices]))
+
+
+def assembled(*models: Any, **sections: Any) -> tuple[Assembly, Any, Any]:
+    """Return the step of a distillation, its first state, and what it reads beside it."""
+    setup, made = parts_of(*models, **sections)
+    state, frozen = made.start(setup.student, setup.projections, seed=0)
     assert setup.teacher is not None
     return made, state, dataclasses.replace(frozen, teachers={"teacher": setup.teacher.params})
 
@@ -155,3 +166,42 @@ def test_the_students_share_of_the_texts_rises_until_the_stage_ends():
     assert set(written(0)) == {0.0}
     assert set(written(STEPS // 2)) == {0.0, 1.0}
     assert set(written(STEPS)) == {1.0}
+
+
+@pytest.mark.parametrize("share", ["parameters", "optimizer"])
+def test_what_is_frozen_lies_where_it_would_be_trained(share):
+    """Vocabularies over `tensor`, and the rest of a parameter over `fsdp` where it is shared."""
+    layout = {"data": 1, "fsdp": 2, "tensor": 2, "share": share}
+    more = {"task": "language_model", "devices": 4, "parallel": layout}
+    models = speakers(24, 24, logits=False)
+    _, whole = parts_of(*models, **more)
+    _, part = parts_of(*models, **more, train={"freeze": ["embeddings/word"]})
+    found = part.frozen_sharding.student["embeddings"]["word"]["table"]
+    assert found == whole.state_sharding.params["student"]["embeddings"]["word"]["table"]
+    kept = found.shard_shape((24, GPT2["n_embd"]))
+    assert kept == ((12, GPT2["n_embd"] // 2) if share == "parameters" else (12, GPT2["n_embd"]))
+    assert part.state_sharding.params["student"]["embeddings"]["word"]["table"] is None
+
+
+@pytest.mark.parametrize(("teacher", "parts"), [("shared", 2), ("wide", 4), ("whole", 1)])
+def test_the_teacher_lies_as_the_configuration_says(teacher, parts):
+    layout = {"data": 2, "fsdp": 2, "teacher": teacher}
+    more = {"task": "language_model", "devices": 4, "parallel": layout}
+    models = speakers(24, 24, logits=False)
+    _, made = parts_of(*models, **more)
+    of = made.frozen_sharding.teachers["teacher"]["layers"]["up"]["kernel"]
+    shape = models[1].params["layers"]["up"]["kernel"].shape
+    assert np.prod(shape) == parts * np.prod(of.shard_shape(shape))
+    assert of.memory_kind != "pinned_host"
+    _, far = parts_of(*models, **{**more, "parallel": {**layout, "teacher_memory": "host"}})
+    assert {leaf.memory_kind for leaf in jax.tree.leaves(far.frozen_sharding)} == {"pinned_host"}
+
+
+def test_the_teacher_is_kept_as_the_configuration_says():
+    kinds = []
+    for storage in ("dtype", "int8"):
+        kept = {"model": MLP, "storage": storage}
+        models = speakers(24, 24, logits=False)
+        setup, _ = parts_of(*models, task="language_model", teacher=kept)
+        kinds.append({str(leaf.dtype) for leaf in jax.tree.leaves(setup.teacher.params)})
+    assert kinds == [{"float32"}, {"float32", "int8"}]
