@@ -254,23 +254,6 @@ def test_a_single_teacher_may_be_given_as_it_is():
         step(state, Frozen({"other": TEACHER}), BATCH)
 
 
-@pytest.mark.parametrize("where", ["anywhere", "on a mesh", "under pmap"])
-def test_the_state_is_donated_and_what_is_frozen_never(where):
-    step, state, frozen = begin()
-    one = jax.devices()[:1]
-    if where == "under pmap":
-        state, frozen = (compilation.replicate(tree, one) for tree in (state, frozen))
-        compiled = compilation.pmap_step(step, one)
-    else:
-        compiled = compilation.compile_step(
-            step, make_mesh(1, devices=one) if where == "on a mesh" else None
-        )
-    given = jax.tree.map(jnp.copy, state)
-    run(compiled, given, frozen)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.params))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(frozen))
-
-
 def test_the_student_that_writes_is_whole():
     step, state, frozen = begin()
     seen = []
