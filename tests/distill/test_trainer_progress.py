@@ -14,7 +14,6 @@ from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.distill import models as build
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
-from jaxdistill.engine.hooks import Hooks
 from jaxdistill.models.registry import Model
 
 STEPS = 6
@@ -292,23 +291,3 @@ def test_the_rate_that_is_told_is_the_one_that_was_used(toy, tmp_path):
         norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
         np.testing.assert_allclose(row["learning_rate"], expected[step], rtol=1e-6)
         np.testing.assert_allclose(norm / row["gradient_norm"], expected[step], rtol=1e-4)
-
-
-def test_hooks_given_to_a_run_hear_its_numbers_and_no_others(toy, tmp_path):
-    told: list[tuple[str, int, Any]] = []
-
-    def hear(moment: str) -> Any:
-        return lambda step, what, *, stage: told.append((moment, step, what))
-
-    moments = ("on_step", "on_evaluation", "on_save")
-    given = Hooks(**{moment: hear(moment) for moment in moments})
-    trainer = trainer_of(toy, evaluate_every=3)
-    run_seed(trainer, toy[1], tmp_path, 0, hooks=[given])
-    rows = rows_of(tmp_path)
-    heard = {moment: [call[1:] for call in told if call[0] == moment] for moment in moments}
-    logged = [row["loss"] for row in rows if "event" not in row]
-    assert [what["loss"] for _, what in heard["on_step"]] == logged
-    measured = [(row["step"], row["accuracy"]) for row in rows if "event" in row]
-    assert [(step, what["accuracy"]) for step, what in heard["on_evaluation"]] == measured
-    folder = (tmp_path / "checkpoints").resolve()
-    assert heard["on_save"] == [(3, folder), (6, folder)]
