@@ -11,6 +11,9 @@ from jaxdistill.config.load import check
 from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.facts import Facts
 from jaxdistill.distill.setup import Setup, resolve
+from jaxdistill.engine.mean import Mean
+from jaxdistill.methods import registry
+from jaxdistill.methods.method import Method
 from jaxdistill.models.registry import Model, build_model
 from jaxdistill.parallel.mesh import mesh_of
 
@@ -205,3 +208,32 @@ def test_the_teacher_is_kept_as_the_configuration_says():
         setup, _ = parts_of(*models, task="language_model", teacher=kept)
         kinds.append({str(leaf.dtype) for leaf in jax.tree.leaves(setup.teacher.params)})
     assert kinds == [{"float32"}, {"float32", "int8"}]
+
+
+def from_mean(student: Any, teacher: Any, batch: Any, *, maps: Any, state: Any, step: Any) -> Any:
+    """Distance of mapped logits from the teacher's, less the mean of those that it saw before."""
+    values = ((student.logits @ maps - teacher.logits + state[None]) ** 2).mean(-1)
+    return Mean.of(values, batch["weight"]), state + teacher.logits.mean(0)
+
+
+def test_what_a_method_carries_and_trains_begins_as_it_says_and_goes_on(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    parts = {
+        "state": lambda student, teacher: jax.numpy.full(CLASSES, 0.5),
+        "maps": lambda student, teacher, key: jax.numpy.eye(CLASSES),
+    }
+    registry.register_method(Method("from_mean", "outputs", from_mean, **parts))
+    student, teacher = perceptrons()
+    made, state, frozen = assembled(student, teacher, objective={"own": {"loss": "from_mean"}})
+    batch = numbers()
+    theirs = np.asarray(teacher.apply(teacher.params, batch).logits)
+    ours = np.asarray(student.apply(student.params, batch).logits)
+    step = jax.jit(made.step)
+    np.testing.assert_array_equal(state.method_state["own"], np.full(CLASSES, 0.5))
+    after, metrics = step(state, frozen, batch)
+    expected = ((ours - theirs + 0.5) ** 2).mean()
+    np.testing.assert_allclose(metrics["own"].value(), expected, rtol=1e-5)
+    assert (after.params["projections"]["own"] != np.eye(CLASSES)).any()
+    after, _ = step(after, frozen, batch)
+    carried = 0.5 + 2 * theirs.mean(0)
+    np.testing.assert_allclose(after.method_state["own"], carried, rtol=1e-5)
