@@ -16,6 +16,8 @@ from jaxdistill.methods import registry
 from jaxdistill.methods.method import Method
 from jaxdistill.models.registry import Model, build_model
 from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.teachers.cache.codecs import Full, Sampled, TopK, encode, token_keys
+from jaxdistill.teachers.targets import Stored
 
 ROWS, FEATURES, CLASSES, LENGTH, STEPS = 8, 6, 3, 8, 4
 MLP = {"family": "mlp", "hidden_sizes": [5], "num_features": FEATURES, "hidden_dropout_prob": 0.0}
@@ -208,6 +210,30 @@ def test_the_teacher_is_kept_as_the_configuration_says():
         setup, _ = parts_of(*models, task="language_model", teacher=kept)
         kinds.append({str(leaf.dtype) for leaf in jax.tree.leaves(setup.teacher.params)})
     assert kinds == [{"float32"}, {"float32", "int8"}]
+
+
+@pytest.mark.parametrize("codec", [Full(), TopK(CLASSES, 3.0), Sampled(CLASSES, temperature=3.0)])
+def test_stored_outputs_teach_what_the_model_itself_does(codec):
+    """All classes are kept, at the temperature of the objective: what is left is rounding."""
+    terms = {"objective": {"soft": {"loss": "forward_kl", "temperature": 3.0}}}
+    student, teacher = perceptrons()
+    batch, found = numbers(), []
+    logits = np.asarray(teacher.apply(teacher.params, batch).logits)
+    fields = encode(codec, logits, token_keys(0, np.arange(ROWS), np.zeros(ROWS)))
+    told = {f"teacher_{name}": field for name, field in fields.items()}
+    for speaker in (teacher, Stored(codec, CLASSES)):
+        made, state, frozen = assembled(student, speaker, **terms)
+        found.append(jax.jit(made.step)(state, frozen, {**batch, **told})[1]["soft"].value())
+    assert found[0] > 0.1
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-2)
+
+
+def test_padding_is_known_of_a_head_whose_outputs_are_stored():
+    student, _ = speakers(24, 24, logits=False)
+    for width, expected in ((32, 20), (24, None)):
+        known = Stored(TopK(4), width)
+        setup, _ = parts_of(student, known, Facts(vocabulary=20), task="language_model")
+        assert setup.teacher.vocabulary == expected
 
 
 def from_mean(student: Any, teacher: Any, batch: Any, *, maps: Any, state: Any, step: Any) -> Any:

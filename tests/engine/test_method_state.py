@@ -98,6 +98,7 @@ def test_it_is_the_same_on_a_mesh_and_under_pmap(accumulate):
     for found in (spread, compilation.unreplicate(copies)):
         own = found.method_state["own"]
         assert own["count"] == STEPS * accumulate
+        assert own["count"].dtype == jnp.int32
         if accumulate == 1 or found is spread:
             np.testing.assert_allclose(own["mean"], alone.method_state["own"]["mean"], rtol=1e-5)
     every = copies.method_state["own"]["mean"]
