@@ -101,6 +101,25 @@ def test_the_schedule_of_a_term_ends_with_the_stage():
     np.testing.assert_allclose(ratios, 1 - np.arange(STEPS + 1) / STEPS, atol=1e-6)
 
 
+def test_a_stage_trains_with_its_own_settings():
+    """A fine-tune's, not those of the distillation beside it."""
+    models = {"teacher": {"model": MLP}, "student": {"model": MLP}}
+    config = check({"data": {"train": "unread"}, **models, "train": {"accumulate": 2}})
+    plain = {"optimizer": "sgd", "warmup": 0, "schedule": "constant", "clip_norm": None}
+    own = {**plain, "learning_rate": 0.5, "weight_decay": 0, "accumulate": 1, "ema": 0.75}
+    train = config.train.model_copy(update=own)
+    student, _ = perceptrons()
+    setup = resolve(config, train, Facts(), student, None, total_steps=STEPS)
+    made = assemble(setup, mesh_of(config.parallel.sizes, jax.devices()[:1]))
+    state, frozen = made.start(student, {}, seed=0)
+    after, metrics = jax.jit(made.step)(state, frozen, numbers())
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, state.params)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
+    np.testing.assert_allclose(norm, 0.5 * metrics["gradient_norm"].value(), rtol=1e-5)
+    averaged = jax.tree.map(lambda a, b: np.asarray(a - b), after.ema, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b / 4, atol=1e-6), averaged, moved)
+
+
 def speakers(ours: int, theirs: int, *, logits: bool) -> tuple[Model, Model]:
     """Return two language models whose heads have so many columns."""
     student, teacher = (

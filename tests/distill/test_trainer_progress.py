@@ -54,14 +54,19 @@ def trainer_of(toy: tuple[Dataset, Model], **train: Any) -> Trainer:
     return make_trainer(config, config.train, *toy, stage="baseline")
 
 
-def scripted(trainer: Trainer, values: list[float], seen: list[Any] | None = None) -> Trainer:
+def scripted(
+    trainer: Trainer,
+    values: list[float],
+    seen: list[Any] | None = None,
+    metric: str = "accuracy",
+) -> Trainer:
     """Return a trainer whose evaluations give these values, one after another."""
     left = iter(values)
 
     def evaluate(params: Any, model_state: Any, split: Any) -> tuple[Any, dict[str, float]]:
         if seen is not None:
             seen.append(jax.device_get(jax.tree.map(np.copy, params)))
-        return None, {"accuracy": next(left)}
+        return None, {metric: next(left)}
 
     return dataclasses.replace(trainer, evaluate=evaluate)
 
@@ -116,11 +121,6 @@ def test_a_stage_hands_on_the_best_or_the_last(toy, plain, tmp_path, keep, step)
         assert_same(found, expected)
     assert_same(trained.params, by_step[step])
     assert differ(by_step[3], by_step[STEPS])
-
-
-def test_keep_is_what_decides(toy):
-    assert trainer_of(toy).plan.checkpoint_evaluations
-    assert not trainer_of(toy, keep="last").plan.checkpoint_evaluations
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
@@ -185,12 +185,22 @@ def test_of_equals_the_newest_is_best(toy, plain, tmp_path):
     assert_same(trained.params, plain[1][4])
 
 
-@pytest.mark.parametrize(("metric", "higher"), [("mse", False), ("pearson", True)])
-def test_the_metric_of_the_configuration_says_which_way_is_better(toy, metric, higher):
-    config = configured()
-    config = config.model_copy(update={"task": "regression", "metric": metric})
-    plan = make_trainer(config, config.train, *toy, stage="baseline").plan
-    assert (plan.metric, plan.higher_is_better) == (metric, higher)
+@pytest.mark.parametrize(("metric", "best"), [("mse", 2), ("pearson", 1)])
+def test_the_best_by_the_metric_of_the_configuration_is_kept_and_handed_on(
+    toy, plain, tmp_path, metric, best
+):
+    update = {"task": "regression", "metric": metric}
+    config = configured(steps=3).model_copy(update=update)
+    keeping = config.checkpoint.model_copy(update={"keep_last": 1})
+    config = config.model_copy(update={"checkpoint": keeping})
+    plan = dataclasses.replace(
+        plain[0].plan, metric=metric, higher_is_better=config.higher_is_better, total_steps=3
+    )
+    trainer = dataclasses.replace(plain[0], config=config, plan=plan, total_steps=3)
+    trained, _ = run_seed(scripted(trainer, [0.9, 0.1, 0.5], metric=metric), toy[1], tmp_path, 0)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {str(best), "3"}
+    assert_same(trained.params, plain[1][best])
 
 
 def test_only_so_many_examples_are_trained_on_the_same_for_every_seed(toy):
@@ -236,13 +246,6 @@ def test_the_dropout_of_a_stage_is_that_of_its_own_configuration(toy):
         build.make_student(configured(), toy[0], None, seed=0).config.hidden_dropout_prob,
     ]
     assert rates == [0.25, 0.5, 0.0]
-
-
-def test_the_configuration_says_how_long_to_wait_and_how_often_to_look(toy):
-    plan = trainer_of(toy, early_stopping=3, evaluate_every=2, steps=11).plan
-    assert (plan.early_stopping, plan.evaluate_every, plan.total_steps) == (3, 2, 11)
-    plan = trainer_of(toy, evaluate_every=None, steps=None, epochs=2.5).plan
-    assert (plan.early_stopping, plan.evaluate_every, plan.total_steps) == (None, 4, 10)
 
 
 def test_each_seed_sees_the_data_in_another_order(plain):
