@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -23,7 +24,16 @@ def _positive_or_all(value: int) -> int:
     return value
 
 
+def _is_a_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"got {value!r}, expected a regular expression: {error}") from None
+    return value
+
+
 Size = Annotated[int, AfterValidator(_positive_or_all)]
+Pattern = Annotated[str, AfterValidator(_is_a_pattern)]
 
 
 class TrainConfig(Section):
@@ -60,7 +70,7 @@ class TrainConfig(Section):
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Factor of the learning rate from each layer to the one below it; the last layer is two steps
     below the head, as in ELECTRA."""
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[Pattern, ...] = ()
     """Regular expressions; parameters whose path matches, such as `student/layers/up/kernel`, are
     not trained. A layer's number follows its path: `layers/.*/[0-2]$` freezes the first three."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

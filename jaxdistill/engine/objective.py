@@ -147,7 +147,7 @@ class Objective:
             if term.stateful:
                 before, function = _state_of(name, carried), cast("Any", term.function)
                 found, after = function(student, said, batch, state=before, **given)
-                carried[name] = _same_form(name, before, jax.lax.stop_gradient(after))
+                carried[name] = _same_form(name, before, after)
             else:
                 found = term.function(student, said, batch, **given)
             if isinstance(found, Joint):
@@ -179,8 +179,12 @@ def _state_of(name: str, states: Mapping[str, Tree]) -> Tree:
 
 def _same_form(name: str, before: Tree, after: Tree) -> Tree:
     """Refuse a new state that is none of the same kind: a step would be compiled at every turn."""
-    forms = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), s) for s in (before, after)]
-    if jax.tree.structure(before) != jax.tree.structure(after) or forms[0] != forms[1]:
+    forms = [
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), state)
+        for state in (before, after)
+    ]
+    leaves = [jax.tree.leaves(form) for form in forms]
+    if jax.tree.structure(before) != jax.tree.structure(after) or leaves[0] != leaves[1]:
         raise ValueError(
             f"method_state: the term {name!r} returned {forms[1]}, expected what it got, {forms[0]}"
         )

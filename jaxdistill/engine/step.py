@@ -82,7 +82,7 @@ def make_train_step(
             if name not in teachers:
                 raise ValueError(f"frozen.teachers: got {sorted(teachers)}, expected {name!r}")
             outputs = speakers[name](
-                jax.lax.stop_gradient(teachers[name]),
+                teachers[name],
                 batch,
                 rng=None,
                 train=False,

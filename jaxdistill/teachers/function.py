@@ -55,7 +55,8 @@ def speak(config: Config, split: Split, outputs: int | None) -> np.ndarray:
                 f"teacher.function: {name!r} returned numbers that are not finite, expected logits"
             )
         if said is None:
-            said = np.zeros((len(split), logits.shape[1]), np.float32)
+            outputs = logits.shape[1]
+            said = np.zeros((len(split), outputs), np.float32)
         said[index[real]] = logits
     assert said is not None  # A split has examples.
     return said

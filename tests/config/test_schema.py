@@ -146,6 +146,10 @@ def test_wrong_types_are_named(sections, expected):
         ({"data": {"source": "digits", "validation_fraction": 1}}, "data.validation_fraction"),
         ({"student": {"layers": [0, -1]}}, "student.layers.1: got -1"),
         ({"parallel": {"data": 0}}, "parallel.data: got 0, expected -1"),
+        (
+            {"train": {"freeze": ["head", "layers/(0"]}},
+            "train.freeze.1: got 'layers/(0', expected a regular expression: missing )",
+        ),
         ({"seeds": []}, "seeds: got [], expected at least 1"),
         ({"name": "../up"}, "name: got '../up'"),
         ({"objective": {"soft": {"loss": "jsd", "beta": 1}}}, "objective.soft.beta: got 1"),

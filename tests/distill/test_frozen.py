@@ -45,16 +45,23 @@ def config_file(tmp_path_factory) -> str:
     return runs.write_config(folder, finetune=None, **sections)
 
 
-def trained(config_file: str, folder: Path, *overrides: str, draw: int = 0):
-    """Distil for a few steps; return the student before and after, and its trainer."""
+def prepared(config_file: str, folder: Path, *overrides: str):
+    """Return a student that has not been trained, and the trainer that distils it."""
     config = load_config(config_file, list(overrides))
     dataset = build.load_data(config, folder / "cache")
     teacher = build.load_teacher(config, dataset, training=False, seed=0)
     student = build.make_student(config, dataset, None, seed=0)
+    return student, make_trainer(
+        config, config.train, dataset, student, stage="distill", teacher=teacher
+    )
+
+
+def trained(config_file: str, folder: Path, *overrides: str, draw: int = 0):
+    """Distil for a few steps; return the student before and after, and its trainer."""
+    student, trainer = prepared(config_file, folder, *overrides)
     if draw:
         moved = jax.tree.map(lambda leaf: leaf + draw, student.params["embeddings"])
         student = dataclasses.replace(student, params={**student.params, "embeddings": moved})
-    trainer = make_trainer(config, config.train, dataset, student, stage="distill", teacher=teacher)
     after, result = run_seed(trainer, student, folder / "run", 0)
     assert result.steps == STEPS
     return student.params, after.params, trainer
@@ -131,6 +138,31 @@ def test_it_goes_on_with_what_it_froze_and_with_nothing_else(
         trained(config_file, tmp_path)
     _, after, _ = trained(config_file, tmp_path, FREEZE)
     assert_close(after, zeroed[1], tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_knows_the_frozen_layers_and_maps_again_and_no_others(config_file, tmp_path):
+    """The maps are drawn with the seed, which is all that differs between the first two."""
+
+    def known(freeze: str, *, seed: int = 0, moved: str | None = None) -> str | None:
+        student, trainer = made[freeze]
+        if moved is not None:
+            other = jax.tree.map(lambda leaf: leaf + 1, student.params[moved])
+            student = dataclasses.replace(student, params={**student.params, moved: other})
+        return trainer.start(trainer.layout.lay_out(student), seed).frozen_hash
+
+    settings = ("[]", "[embeddings]", "[embeddings, projections]")
+    made = {
+        one: prepared(config_file, tmp_path, f"train.freeze={one}", "train.unroll=false")
+        for one in settings
+    }
+    assert known("[]") is None
+    both = known("[embeddings, projections]")
+    assert both == known("[embeddings, projections]")
+    assert both != known("[embeddings, projections]", seed=1)
+    assert both != known("[embeddings, projections]", moved="embeddings")
+    assert both == known("[embeddings, projections]", moved="head")
+    assert known("[embeddings]") == known("[embeddings]", seed=1)
 
 
 @pytest.mark.mostly_slow

@@ -14,7 +14,6 @@ from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.distill import models as build
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
-from jaxdistill.engine.hooks import Hooks
 from jaxdistill.models.registry import Model
 
 STEPS = 6
@@ -55,14 +54,19 @@ def trainer_of(toy: tuple[Dataset, Model], **train: Any) -> Trainer:
     return make_trainer(config, config.train, *toy, stage="baseline")
 
 
-def scripted(trainer: Trainer, values: list[float], seen: list[Any] | None = None) -> Trainer:
+def scripted(
+    trainer: Trainer,
+    values: list[float],
+    seen: list[Any] | None = None,
+    metric: str = "accuracy",
+) -> Trainer:
     """Return a trainer whose evaluations give these values, one after another."""
     left = iter(values)
 
     def evaluate(params: Any, model_state: Any, split: Any) -> tuple[Any, dict[str, float]]:
         if seen is not None:
             seen.append(jax.device_get(jax.tree.map(np.copy, params)))
-        return None, {"accuracy": next(left)}
+        return None, {metric: next(left)}
 
     return dataclasses.replace(trainer, evaluate=evaluate)
 
@@ -117,11 +121,6 @@ def test_a_stage_hands_on_the_best_or_the_last(toy, plain, tmp_path, keep, step)
         assert_same(found, expected)
     assert_same(trained.params, by_step[step])
     assert differ(by_step[3], by_step[STEPS])
-
-
-def test_keep_is_what_decides(toy):
-    assert trainer_of(toy).plan.checkpoint_evaluations
-    assert not trainer_of(toy, keep="last").plan.checkpoint_evaluations
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
@@ -186,12 +185,22 @@ def test_of_equals_the_newest_is_best(toy, plain, tmp_path):
     assert_same(trained.params, plain[1][4])
 
 
-@pytest.mark.parametrize(("metric", "higher"), [("mse", False), ("pearson", True)])
-def test_the_metric_of_the_configuration_says_which_way_is_better(toy, metric, higher):
-    config = configured()
-    config = config.model_copy(update={"task": "regression", "metric": metric})
-    plan = make_trainer(config, config.train, *toy, stage="baseline").plan
-    assert (plan.metric, plan.higher_is_better) == (metric, higher)
+@pytest.mark.parametrize(("metric", "best"), [("mse", 2), ("pearson", 1)])
+def test_the_best_by_the_metric_of_the_configuration_is_kept_and_handed_on(
+    toy, plain, tmp_path, metric, best
+):
+    update = {"task": "regression", "metric": metric}
+    config = configured(steps=3).model_copy(update=update)
+    keeping = config.checkpoint.model_copy(update={"keep_last": 1})
+    config = config.model_copy(update={"checkpoint": keeping})
+    plan = dataclasses.replace(
+        plain[0].plan, metric=metric, higher_is_better=config.higher_is_better, total_steps=3
+    )
+    trainer = dataclasses.replace(plain[0], config=config, plan=plan, total_steps=3)
+    trained, _ = run_seed(scripted(trainer, [0.9, 0.1, 0.5], metric=metric), toy[1], tmp_path, 0)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {str(best), "3"}
+    assert_same(trained.params, plain[1][best])
 
 
 def test_only_so_many_examples_are_trained_on_the_same_for_every_seed(toy):
@@ -237,13 +246,6 @@ def test_the_dropout_of_a_stage_is_that_of_its_own_configuration(toy):
         build.make_student(configured(), toy[0], None, seed=0).config.hidden_dropout_prob,
     ]
     assert rates == [0.25, 0.5, 0.0]
-
-
-def test_the_configuration_says_how_long_to_wait_and_how_often_to_look(toy):
-    plan = trainer_of(toy, early_stopping=3, evaluate_every=2, steps=11).plan
-    assert (plan.early_stopping, plan.evaluate_every, plan.total_steps) == (3, 2, 11)
-    plan = trainer_of(toy, evaluate_every=None, steps=None, epochs=2.5).plan
-    assert (plan.early_stopping, plan.evaluate_every, plan.total_steps) == (None, 4, 10)
 
 
 def test_each_seed_sees_the_data_in_another_order(plain):
@@ -292,23 +294,3 @@ def test_the_rate_that_is_told_is_the_one_that_was_used(toy, tmp_path):
         norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
         np.testing.assert_allclose(row["learning_rate"], expected[step], rtol=1e-6)
         np.testing.assert_allclose(norm / row["gradient_norm"], expected[step], rtol=1e-4)
-
-
-def test_hooks_given_to_a_run_hear_its_numbers_and_no_others(toy, tmp_path):
-    told: list[tuple[str, int, Any]] = []
-
-    def hear(moment: str) -> Any:
-        return lambda step, what, *, stage: told.append((moment, step, what))
-
-    moments = ("on_step", "on_evaluation", "on_save")
-    given = Hooks(**{moment: hear(moment) for moment in moments})
-    trainer = trainer_of(toy, evaluate_every=3)
-    run_seed(trainer, toy[1], tmp_path, 0, hooks=[given])
-    rows = rows_of(tmp_path)
-    heard = {moment: [call[1:] for call in told if call[0] == moment] for moment in moments}
-    logged = [row["loss"] for row in rows if "event" not in row]
-    assert [what["loss"] for _, what in heard["on_step"]] == logged
-    measured = [(row["step"], row["accuracy"]) for row in rows if "event" in row]
-    assert [(step, what["accuracy"]) for step, what in heard["on_evaluation"]] == measured
-    folder = (tmp_path / "checkpoints").resolve()
-    assert heard["on_save"] == [(3, folder), (6, folder)]

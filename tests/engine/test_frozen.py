@@ -254,13 +254,6 @@ def test_a_single_teacher_may_be_given_as_it_is():
         step(state, Frozen({"other": TEACHER}), BATCH)
 
 
-def test_a_frozen_argument_is_never_donated():
-    step, state, frozen = begin()
-    compiled = compilation.compile_step(step, make_mesh(1, devices=jax.devices()[:1]))
-    run(compiled, jax.tree.map(jnp.copy, state), frozen)
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(frozen))
-
-
 def test_the_student_that_writes_is_whole():
     step, state, frozen = begin()
     seen = []

@@ -1,5 +1,7 @@
 """What a term carries from step to step: under every way to run a step, and in checkpoints."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,7 @@ def test_it_is_the_same_on_a_mesh_and_under_pmap(accumulate):
     for found in (spread, compilation.unreplicate(copies)):
         own = found.method_state["own"]
         assert own["count"] == STEPS * accumulate
+        assert own["count"].dtype == jnp.int32
         if accumulate == 1 or found is spread:
             np.testing.assert_allclose(own["mean"], alone.method_state["own"]["mean"], rtol=1e-5)
     every = copies.method_state["own"]["mean"]
@@ -136,3 +139,44 @@ def test_states_that_are_missing_or_change_their_form_are_named():
     bare = TrainState.create(tiny.init(0), optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"got \[\], but the term 'own' carries a state"):
         jax.jit(step)(bare, TEACHER, BATCHES[0])
+
+
+class Pair(NamedTuple):
+    """A state that is equal to a plain tuple of the same numbers."""
+
+    mean: jax.Array
+    count: jax.Array
+
+
+@jax.tree_util.register_pytree_node_class
+class Plain:
+    """A state whose objects are never equal, as those of most classes."""
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def tree_flatten(self):
+        return (self.mean,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def carried(before, after):
+    """Run a step whose only term turns one state into another."""
+    terms = {
+        "own": Term(lambda student, *_, **__: (Mean.of(student.logits[:, 0]), after), stateful=True)
+    }
+    step = make_train_step(tiny.apply, optax.sgd(0.1), Objective(terms), teacher=tiny.apply)
+    state = TrainState.create(tiny.init(0), optax.sgd(0.1), method_state={"own": before})
+    return jax.eval_shape(step, state, TEACHER, BATCHES[0])[0].method_state["own"]
+
+
+def test_a_state_may_be_any_tree_and_stays_one_of_its_kind():
+    zero, three = jnp.float32(0), jnp.zeros(3)
+    assert carried(Plain(three), Plain(three + 1)).mean.shape == (3,)
+    assert isinstance(carried(Pair(three, zero), Pair(three, zero)), Pair)
+    for after in ((three, zero), Pair(three, jnp.int32(0)), Pair(zero, zero), [three, zero]):
+        with pytest.raises(ValueError, match=r"term 'own' returned .* expected what it got, Pair"):
+            carried(Pair(three, zero), after)

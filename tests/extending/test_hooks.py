@@ -38,6 +38,19 @@ def test_a_plugin_hears_what_a_run_logs(installed):
     assert {stage for _, stage, _, _ in told} == {"finetune seed 0"}
 
 
+@pytest.mark.slow
+def test_of_several_processes_one_tells(installed):
+    folder, run = installed
+    (folder / "told.yaml").write_text(CONFIG, encoding="utf-8")
+    (folder / "told.jsonl").unlink(missing_ok=True)
+    launch = ("launch", "--local-processes", "2", "--devices-per-process", "1")
+    done = run(*launch, "finetune", "told.yaml", "--workdir", "both", "parallel.data=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = [json.loads(line) for line in (folder / "told.jsonl").read_text().splitlines()]
+    steps = {moment: [step for name, _, step, _ in told if name == moment] for moment, *_ in told}
+    assert steps == {"on_step": [2, 4, 6], "on_evaluation": [3, 6], "on_save": [6]}
+
+
 @pytest.fixture
 def nothing_registered(monkeypatch):
     monkeypatch.setattr(hooks, "_REGISTERED", [])

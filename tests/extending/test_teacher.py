@@ -148,3 +148,12 @@ def test_a_function_speaks_of_every_example_in_its_place(registered, monkeypatch
 def test_a_teacher_is_named_once(registered, name):
     with pytest.raises(ConfigError, match="'mine', which another function has"):
         teacher_functions.register_teacher(name, lambda examples: 0)
+
+
+def test_an_option_may_not_be_called_as_the_function_is(registered):
+    class Named(Section):
+        name: str = "x"
+
+    with pytest.raises(ConfigError, match="got an option 'name' of 'other'"):
+        teacher_functions.register_teacher("other", of_zeros, Named)
+    assert "other" not in teacher_functions.teacher_functions()
