@@ -17,6 +17,7 @@ from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.files.model_folder import Stored
 from jaxdistill.models.hub.rules import Rule, flatten, unflatten
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json, Tree
 
 ConfigType = TypeVar("ConfigType")
@@ -27,12 +28,18 @@ _PROBLEMS = ("single_label_classification", "multi_label_classification", "regre
 
 
 class FamilyConfig(Protocol):
-    """A family's config: a dataclass of what `config.json` holds, further fields as `extra`."""
+    """A family's config: a dataclass of what `config.json` holds, further fields as `extra`.
+
+    What others need to know of its fields, they ask of `sizes`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def extra(self) -> Json: ...
+
+    @property
+    def sizes(self) -> Sizes: ...
 
 
 class Apply(Protocol):
@@ -110,7 +117,8 @@ class Family:
       modality: name of the kind of input that its batches hold.
       paper: author, year and title.
       config: frozen dataclass with the field names of the Hugging Face config and `extra`, the raw
-        config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built.
+        config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built,
+        its property `sizes` says in `Sizes` what those fields mean.
       build: `(config, options, rngs) -> nnx.Module`; called as
         `module(batch, rng=..., train=..., taps=...) -> Outputs`.
       rules: `(config, options) -> rules` of every parameter (and batch statistic).
@@ -150,6 +158,13 @@ class Family:
     standard: Callable[[Any, Options], Any] = own_pooling
     head_activation: str | None = None
 
+    def __post_init__(self) -> None:
+        if not hasattr(self.config, "sizes"):
+            raise ModelError(
+                f"{self.name}: got the config {self.config.__name__} without sizes, expected a "
+                "property that gives a Sizes of jaxdistill.models.sizes"
+            )
+
     def head_named(self, head: str | None) -> str | None:
         """Return that head; `default` means the family's first."""
         return next(iter(self.architectures)) if head == "default" else head
@@ -182,6 +197,11 @@ class Model:
     family: str | None = None
     options: Options | None = None
     axes: Tree = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """How large its config says that it is; nothing of a model made by hand."""
+        return Sizes() if self.config is None else self.config.sizes
 
 
 def check_options(family: Family, options: Options) -> None:

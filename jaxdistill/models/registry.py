@@ -52,7 +52,7 @@ from jaxdistill.models.hub.found import (
 )
 from jaxdistill.models.hub.rules import Rule, flatten
 from jaxdistill.models.hub.sentence import ENCODER, lay_out, stored_head
-from jaxdistill.models.hub.tokenizer_files import row_limit_of, tokenizer_texts
+from jaxdistill.models.hub.tokenizer_files import tokenizer_texts
 from jaxdistill.models.labels import agree, count_labels
 from jaxdistill.models.registered import families, family_named, family_names
 from jaxdistill.types import Json
@@ -307,7 +307,7 @@ def save_model(
     if plain is None and tokenized:
         log.info("%s: written for sentence-transformers", folder)
         config["architectures"] = [family.architectures[None]]
-        tensors, beside = lay_out(family, model, tensors, max_length or row_limit_of(model))
+        tensors, beside = lay_out(family, model, tensors, max_length or model.sizes.positions)
         place |= {"inside": ENCODER, "beside": beside}
     elif plain is None:
         log.warning("%s: transformers has no pooling=%r here", folder, model.options.pooling)

@@ -31,6 +31,7 @@ from jaxdistill.models.layers.image_layers import (
     normals,
 )
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 REDUCTION = 4  # a bottleneck is this many times narrower inside
@@ -73,6 +74,11 @@ class ResNetConfig:
                 f"{did_you_mean(self.layer_type, _KINDS)}"
             )
         activation(self.hidden_act)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(layers=len(self.depths), channels=self.num_channels)
 
 
 class ConvNorm(nnx.Module):
