@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdistill.data.label_cells import made_of, read_list
+from jaxdistill.data.label_cells import made_of
+from jaxdistill.data.label_lists import read_list
 from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
