@@ -21,7 +21,7 @@ from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.abstract import abstract_model, without_weights
-from jaxdistill.models.family import assemble
+from jaxdistill.models.assembly import assemble
 from jaxdistill.models.hub.described import described
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.positions import row_limit

@@ -16,7 +16,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError, did_you_mean
-from jaxdistill.models.family import Family, Model, Options, assemble
+from jaxdistill.models.assembly import assemble
+from jaxdistill.models.family import Family, Model, Options
 from jaxdistill.models.hub.rules import Rule, flatten, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.image_layers import (
