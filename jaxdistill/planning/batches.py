@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.inputs.shapes import batch_shapes
 from jaxdistill.errors import DataError
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.setup.facts import Facts

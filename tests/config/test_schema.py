@@ -17,8 +17,8 @@ from jaxdistill.config.load import (
     load_config,
     recipes,
 )
+from jaxdistill.config.plugins import function_of
 from jaxdistill.errors import ConfigError
-from jaxdistill.methods.method import function_of
 from jaxdistill.methods.registry import methods
 
 
