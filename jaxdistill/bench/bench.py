@@ -187,8 +187,7 @@ def _made_up(
 ) -> Timing:
     student = student_shapes(config, facts_without_data(config))
     labels = 1 if student.options is None else student.options.num_labels
-    vocabulary = getattr(student.config, "vocab_size", None)
-    arguments = materialized(program.arguments, vocabulary, labels)
+    arguments = materialized(program.arguments, student.sizes.vocabulary, labels)
     _, arguments = timed_made_up(compiled, arguments, WARM)
     times = []
     for _ in range(repeats):

@@ -90,7 +90,7 @@ def _families() -> list[Method]:
 
 
 def _modalities() -> list[Method]:
-    from jaxdistill.methods.method import function_of
+    from jaxdistill.config.plugins import function_of
     from jaxdistill.modalities.registry import modalities
 
     found = []
@@ -102,7 +102,7 @@ def _modalities() -> list[Method]:
 
 
 def _losses() -> list[Method]:
-    from jaxdistill.methods.method import function_of
+    from jaxdistill.config.plugins import function_of
     from jaxdistill.methods.registry import methods as known
 
     functions = {name: function_of(method.formula) for name, method in known().items()}
@@ -110,8 +110,8 @@ def _losses() -> list[Method]:
 
 
 def _teachers() -> list[Method]:
+    from jaxdistill.config.plugins import function_of
     from jaxdistill.config.teacher_functions import teacher_functions
-    from jaxdistill.methods.method import function_of
 
     functions = {
         name: function_of(teacher.function) for name, teacher in teacher_functions().items()
@@ -155,9 +155,9 @@ def _optimizers() -> list[Method]:
 
 
 def _sources() -> list[Method]:
+    from jaxdistill.config.plugins import function_of
     from jaxdistill.config.sources import sources as known
     from jaxdistill.data.reading import formats, image_folder, sources
-    from jaxdistill.methods.method import function_of
 
     readers = {name: function_of(source.read) for name, source in known().items()}
     found = [

@@ -55,6 +55,10 @@ class Section(BaseModel):
     )
 
 
+class NoOptions(Section):
+    """The options of what has none."""
+
+
 class ScheduleConfig(Section):
     """A value that moves from `start` to `end` and then stays."""
 

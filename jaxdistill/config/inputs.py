@@ -16,7 +16,7 @@ from jaxdistill.modalities.registry import modalities
 from jaxdistill.types import Annotation, Json
 
 if TYPE_CHECKING:
-    from jaxdistill.config.schema import DataConfig
+    from jaxdistill.config.data import DataConfig
 
 
 class InputsConfig(Section):

@@ -1,16 +1,28 @@
-"""What other packages add: found by their entry points, loaded once."""
+"""What other packages add: found by their entry points, loaded once, and named in records."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+import importlib
+from collections.abc import Callable, Collection
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxdistill.errors import ConfigError
 
 GROUP = "jaxdistill.plugins"
 T = TypeVar("T")
+
+Target = str | Callable[..., Any]
+"""A function, or `package.module:name` of one that is imported on first use."""
+
+
+def function_of(target: Target) -> Callable[..., Any]:
+    """Return a function that was named as `package.module:name`, or the function itself."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def refuse_taken(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from jaxdistill.config.base import Section
-from jaxdistill.config.plugins import load_plugins
+from jaxdistill.config.base import NoOptions, Section
+from jaxdistill.config.plugins import Target, load_plugins, refuse_taken
 from jaxdistill.errors import ConfigError, did_you_mean
-from jaxdistill.methods.method import NoOptions
 
 _REGISTERED: dict[str, TeacherFunction] = {}
 
@@ -28,12 +27,12 @@ class TeacherFunction:
     """
 
     name: str
-    function: str | Callable[..., Any]
+    function: Target
     options: type[Section] = NoOptions
 
 
 def register_teacher(
-    name: str, function: str | Callable[..., Any], options: type[Section] = NoOptions
+    name: str, function: Target, options: type[Section] = NoOptions
 ) -> TeacherFunction:
     """Make a function known to configs, as `teacher: {function: name}`.
 
@@ -55,10 +54,7 @@ def register_teacher(
             f"register_teacher: got an option 'name' of {name!r}, which a config gives the "
             "function's name; choose another name"
         )
-    if _REGISTERED.get(name, made) != made:
-        raise ConfigError(
-            f"register_teacher: got the name {name!r}, which another function has; choose another"
-        )
+    refuse_taken("register_teacher", "function", name, made, (), _REGISTERED)
     _REGISTERED[name] = made
     return made
 

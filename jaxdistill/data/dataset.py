@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.holdout import hold_out, subset
 from jaxdistill.data.inputs.reading import Found, Source
@@ -22,7 +23,6 @@ from jaxdistill.data.reading.table import Remark, Table, select
 from jaxdistill.data.split import Split, combined, make_split
 from jaxdistill.errors import DataError
 from jaxdistill.files.hashing import hash_bytes
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modalities, modality_named, reads
 from jaxdistill.tasks.registry import task_named
 from jaxdistill.types import Json

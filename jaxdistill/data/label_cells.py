@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.config.spelling import fold
+from jaxdistill.data.label_lists import BRACKETED, NUMBER, is_bracketed, read_list, true_keys
 from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError
 
@@ -22,15 +22,6 @@ SEPARATORS = ("|", ";", "\n", ",")
 """What may stand between labels; the first that occurs does, and the others are parts of names."""
 DOUBTFUL = ("/", "&", "+", ":", "#", "\t", " ")
 """What may as well be a part of a name: splits only at names that are known."""
-
-_BRACKETED = re.compile(
-    r"(?:(?:np\.|numpy\.)?array|frozenset|set)\(.*\)|\[.*\]|\(.*\)|\{.*\}", re.DOTALL
-)
-_CALL = re.compile(r"(?:(?:np\.|numpy\.)?array|frozenset|set)\((.*)\)", re.DOTALL)
-_SCALAR_CALL = re.compile(r"(?:np|numpy)\.\w+\(([^()]*)\)")
-_TOKEN = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|([^\s,'"]+)|,|\s+""", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +65,6 @@ def find_form(
     return dataclasses.replace(form, flags=_width(rows, table, count))
 
 
-def is_bracketed(texts: Sequence[str]) -> bool:
-    """Say whether all texts look like lists; a single `[deleted]` among names is a name."""
-    return bool(texts) and all(_BRACKETED.fullmatch(text) for text in texts)
-
-
 def read_rows(values: Cells, table: Table, form: CellForm) -> list[list[Any]]:
     """Read the labels (or 0 and 1) of every row; an empty text is a row without labels.
 
@@ -86,90 +72,6 @@ def read_rows(values: Cells, table: Table, form: CellForm) -> list[list[Any]]:
       DataError: a row has no value at all, or text that looks like a list but is none.
     """
     return [_row(value, table, row, form) for row, value in enumerate(values)]
-
-
-def read_list(text: str) -> list[Any]:
-    """Read a list as JSON, Python, NumPy or PostgreSQL writes it; a mapping gives its true keys.
-
-    Raises:
-      ValueError: saying why it is none.
-    """
-    body = _SCALAR_CALL.sub(r"\1", text.strip())  # np.str_('a'), as NumPy 2 writes its scalars
-    call = _CALL.fullmatch(body)
-    if call is not None:
-        body = re.sub(r",\s*dtype=.*$", "", call[1], flags=re.DOTALL).strip()
-        if not body:
-            return []
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = _mapping(body)
-    if isinstance(found, dict):
-        return _true_keys(found)
-    if isinstance(found, list):
-        if any(isinstance(part, list | dict) for part in found):
-            raise ValueError("it holds another list")
-        return found
-    return _parts(body[1:-1].strip())
-
-
-def _mapping(text: str) -> Any:
-    if not text.startswith("{") or ":" not in text:
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
-
-
-def _true_keys(flags: Mapping[object, object]) -> list[object]:
-    odd = [value for value in flags.values() if value not in (0, 1)]
-    if odd:
-        raise ValueError(f"it gives a label the value {odd[0]!r}, not 0 or 1")
-    return [name for name, value in flags.items() if value]
-
-
-def _parts(body: str) -> list[Any]:
-    """Split what stands between brackets: quoted and separated by commas or blanks, or bare."""
-    if not re.search(r"['\"]", body):
-        if "," in body:
-            return [_scalar(part.strip()) for part in body.rstrip(",").split(",")]
-        words = [_scalar(part) for part in body.split()]
-        numbers = all(not isinstance(word, str) for word in words)
-        return words if numbers else [_scalar(body)]
-    parts, at = [], 0
-    while at < len(body):
-        token = _TOKEN.match(body, at)
-        if token is None:
-            raise ValueError(f"a quote is not closed at {body[at : at + 20]!r}")
-        at = token.end()
-        if token[1]:
-            parts.append(_quoted(token[1]))
-        elif token[2]:
-            word = _scalar(token[2])
-            if isinstance(word, str):
-                raise ValueError(f"{token[2]!r} stands between quoted labels")
-            parts.append(word)
-    return parts
-
-
-def _quoted(token: str) -> str:
-    try:
-        return json.loads(token) if token.startswith('"') else ast.literal_eval(token)
-    except (ValueError, SyntaxError):
-        return token[1:-1]
-
-
-def _scalar(word: str) -> Any:
-    if word == "...":
-        raise ValueError("NumPy shortened it when it was written (...)")
-    if re.search(r"[\[\](){}]", word):
-        raise ValueError("it holds another list")
-    if word.casefold() in _CONSTANTS:
-        return _CONSTANTS[word.casefold()]
-    if _NUMBER.fullmatch(word) and not re.fullmatch(r"[+-]?0\d+", word):
-        return int(word) if re.fullmatch(r"[+-]?\d+", word) else float(word)
-    return word
 
 
 def _row(value: object, table: Table, row: int, form: CellForm) -> list[Any]:
@@ -181,7 +83,7 @@ def _row(value: object, table: Table, row: int, form: CellForm) -> list[Any]:
         return _text_row(value.strip(), table, row, form)
     if isinstance(value, Mapping):
         try:
-            return _true_keys(value)
+            return true_keys(value)
         except ValueError as error:
             raise DataError(
                 f"{table.at(row)}: got the labels {value!r}, but {error}; give 0 or 1"
@@ -197,7 +99,7 @@ def _text_row(text: str, table: Table, row: int, form: CellForm) -> list[Any]:
     if not text:
         return []
     if form.bracketed:
-        if not _BRACKETED.fullmatch(text):
+        if not BRACKETED.fullmatch(text):
             raise DataError(
                 f"{table.at(row)}: got the labels {text[:60]!r}, expected a list such as "
                 "['a', 'b'] as in the training data"
@@ -276,7 +178,7 @@ def _separator(texts: Sequence[str], table: Table, names: Collection[str] | None
         known = {fold(name) for name in names}
         for separator in (None, *SEPARATORS, *DOUBTFUL):
             parts = {part for text in texts for part in _split(text, separator)}
-            if all(fold(part) in known or _NUMBER.fullmatch(part) for part in parts):
+            if all(fold(part) in known or NUMBER.fullmatch(part) for part in parts):
                 return separator
     found = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
     if not found:

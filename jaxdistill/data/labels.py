@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.data.label_cells import CellForm, find_form, read_rows
 from jaxdistill.data.label_encoding import read_cell, read_cells
 from jaxdistill.data.label_names import (
@@ -21,7 +22,6 @@ from jaxdistill.data.label_names import (
 from jaxdistill.data.label_space import LabelSpace
 from jaxdistill.data.reading.table import Cells, Table
 from jaxdistill.errors import DataError
-from jaxdistill.methods.method import function_of
 from jaxdistill.tasks.registry import task_named
 
 _log = logging.getLogger("jaxdistill")

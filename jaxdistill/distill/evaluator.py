@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.split import Split
@@ -15,7 +16,6 @@ from jaxdistill.engine.process_batch import rows_on
 from jaxdistill.engine.step import make_eval_step
 from jaxdistill.errors import Preempted
 from jaxdistill.evaluation.metrics import compute_metrics
-from jaxdistill.methods.method import function_of
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import compilation, sharding
 from jaxdistill.parallel.mesh import SEQUENCE, batch_parts

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.batching.batch_source import train_batches
 from jaxdistill.data.dataset import Dataset, prepare
@@ -18,10 +19,9 @@ from jaxdistill.distill.preprocessing import channels_of, preprocessing_of
 from jaxdistill.doctor import checks_models
 from jaxdistill.errors import ConfigError, ModelError
 from jaxdistill.files.sentence_folder import encoder_folder
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.abstract import abstract_model, without_weights
-from jaxdistill.models.family import assemble
+from jaxdistill.models.assembly import assemble
 from jaxdistill.models.hub.described import described
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.positions import row_limit

@@ -17,21 +17,15 @@ from jaxdistill.data.text.ends import generation_config_of
 from jaxdistill.distill import cache_stage, workdir_lock
 from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator, measure
+from jaxdistill.distill.results import account_of, compare
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
 from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage
 from jaxdistill.doctor import doctor
-from jaxdistill.engine.loop import LoopResult
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
-from jaxdistill.evaluation.environment import environment
-from jaxdistill.evaluation.metrics import agreement
 from jaxdistill.evaluation.report import write_report
-from jaxdistill.evaluation.speed import measure_speed
-from jaxdistill.evaluation.uncertainty import difference_error
-from jaxdistill.evaluation.verdict import verdict
 from jaxdistill.files.json_files import write_json
 from jaxdistill.models.registry import Model, save_model
-from jaxdistill.models.sizes import count_bytes, count_parameters
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group, preemption
 from jaxdistill.teachers.cache import manifest
@@ -94,7 +88,7 @@ def _finetune(workspace: Workspace) -> Json:
         trainer = make_trainer(config, train_config, dataset, model, stage="finetune")
         trained, result = run_seed(trainer, model, folder, seed)
         _save(folder / "model", trained, workspace)
-        return _account(config, result, seed)
+        return account_of(config, result, seed)
 
     settings: Json = workspace.settings("teacher", "finetune") | {"seed": seed}
     for name in ("dtype", "precompute", "storage"):
@@ -154,7 +148,7 @@ def _students(workspace: Workspace, name: str) -> Json:
                 )
             trained, result = run_seed(trainer, student, own, seed)
             _save(own / "model", trained, workspace)
-            accounts.append(_account(config, result, seed))
+            accounts.append(account_of(config, result, seed))
             group.once("account", functools.partial(write_json, done, accounts[-1]))
         return {"metric": config.ranking_metric, "seeds": accounts}
 
@@ -195,57 +189,13 @@ def _evaluate(workspace: Workspace) -> Json:
             said = workspace.speak(split)
             told = measure(config, said, split, dataset.positive)
             predicted = {"teacher": [(said, told)], **predicted}
-        return group.first("compare", lambda: _compare(workspace, folder, examples, predicted))
+        return group.first("compare", lambda: compare(workspace, folder, examples, predicted))
 
     settings = workspace.settings(*EVALUATED)
     settings["test"] = None if dataset.test is None else dataset.test.fingerprint
     result = run_stage(workspace, "evaluate", settings, work)
     group.once("result", lambda: write_json(workspace.workdir / "result.json", result))
     return result
-
-
-def _compare(
-    workspace: Workspace,
-    folder: Path,
-    examples: dict[str, Model],
-    predicted: dict[str, list[tuple[np.ndarray, dict[str, float]]]],
-) -> Json:
-    """Measure one model of each arm, keep all predictions, and say which arm did better."""
-    config, dataset = workspace.config, workspace.dataset
-    split = dataset.validation if dataset.test is None else dataset.test
-    ((teacher_logits, _),) = predicted["teacher"]
-    predictions: dict[str, np.ndarray] = {"labels": split.truth, "teacher_logits": teacher_logits}
-    rows = {}
-    for arm, found in predicted.items():
-        agreements = [1.0]
-        if arm != "teacher":
-            agreements = [agreement(logits, teacher_logits, config.task) for logits, _ in found]
-            short = arm.removeprefix("student_")
-            predictions[f"{short}_logits"] = np.stack([logits for logits, _ in found])
-        values = [values for _, values in found]
-        rows[arm] = _measured(workspace, examples.get(arm), values, agreements)
-    error = difference_error(
-        config.task,
-        predictions["alone_logits"],
-        predictions["distilled_logits"],
-        split.truth,
-        config.ranking_metric,
-        positive=dataset.positive,
-    )
-    np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
-    result = {
-        "metric": config.ranking_metric,
-        **build.measured_label(config, dataset),
-        "higher_is_better": config.higher_is_better,
-        "split": "validation" if dataset.test is None else "test",
-        "examples": len(split),
-        **rows,
-        "seeds": list(config.seeds),
-        "evaluation_error": error.examples,
-        "interaction_error": error.interaction,
-        "environment": environment(),
-    }
-    return {**result, "verdict": verdict(result)}
 
 
 def _export(workspace: Workspace) -> Json:
@@ -310,46 +260,6 @@ def _trained(workspace: Workspace, stage: str, seed: int) -> Model:
     if not folder.is_dir():
         raise ModelError(f"{folder}: missing; run the stage {stage!r} first")
     return build.load_finetuned(folder, workspace.config, workspace.dataset)
-
-
-def _measured(
-    workspace: Workspace,
-    model: Model | None,
-    values: list[dict[str, float]],
-    agreements: list[float],
-) -> Json:
-    """Return a row of the result; of a teacher that is a function, no size and no speed."""
-    config = workspace.config
-    speed = None if model is None else measure_speed(model, workspace.dataset, config)
-    also = {
-        name: [value[name] for value in values]
-        for name in config.task_record.tabled
-        if name != config.ranking_metric
-    }
-    return {
-        "values": [value[config.ranking_metric] for value in values],
-        **({"also": also} if also else {}),
-        "parameters": None if model is None else count_parameters(model.params),
-        "bytes": None if model is None else count_bytes(model.params),
-        "latency_ms": None if speed is None else speed.latency_ms,
-        "examples_per_second": None if speed is None else speed.examples_per_second,
-        "agreement": agreements,
-    }
-
-
-def _account(config: Config, result: LoopResult, seed: int) -> Json:
-    return {
-        "seed": seed,
-        "metric": config.ranking_metric,
-        "value": result.progress.best_value,
-        "best_step": result.progress.best_step,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 3),
-        "seconds_to_first_step": result.seconds_to_first_step,
-        "examples_per_second": round(result.examples_per_second, 2),
-        "tokens_per_second": round(result.tokens_per_second, 2),
-        "padding": round(result.padding, 5),
-    }
 
 
 def _keep_compiled_programs(folder: Path) -> None:

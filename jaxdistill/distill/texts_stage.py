@@ -95,6 +95,8 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             teacher = keep_frozen(workspace.teacher)
         parts = sharding.parameter_shardings(teacher.params, teacher.axes, mesh)
         ends, changed = ends_of(config, dataset), []
+        columns = teacher.sizes.vocabulary
+        assert columns is not None  # of what writes texts
 
         def heard(index: int, tokens: list[int]) -> Json:
             line = keep(index, tokens)
@@ -113,7 +115,7 @@ def write(config: Config, workdir: Path, output: Path, *, force: bool = False) -
             top_k=wanted.top_k,
             top_p=wanted.top_p,
             eos_id=list(ends) if len(ends) > 1 else next(iter(ends), None),
-            vocabulary=tokens_among(teacher.config.vocab_size, dataset.vocabulary),
+            vocabulary=tokens_among(columns, dataset.vocabulary),
             seed=wanted.seed,
             batch_size=wanted.batch_size,
             force=force,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxdistill.data.inputs.shapes import sizes_of
-from jaxdistill.doctor.findings import Check, Examined, Finding, field
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.modalities.registry import modality_named
 
 _OF_TRANSFORMERS = ("vit", "resnet")
@@ -15,7 +15,7 @@ def shapes(examined: Examined) -> Check:
     height, width, channels = (sizes[name] for name in ("height", "width", "channels"))
     healthy = True
     for name, model in examined.models.items():
-        wanted = field(model, "num_channels")
+        wanted = model.sizes.channels
         if wanted is not None and wanted != channels:
             healthy = False
             yield Finding(
@@ -24,11 +24,10 @@ def shapes(examined: Examined) -> Check:
                 f"the {name} reads {wanted} channels, the images have {channels}; leave "
                 f"num_channels out of its mapping, or convert the images",
             )
-        size = field(model, "image_size")
-        sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and tuple(sides) != (height, width):
+        sides = model.sizes.image
+        if sides is not None and sides != (height, width):
             healthy = False
-            shown = size if isinstance(size, int) else list(size)
+            shown = sides[0] if sides[0] == sides[1] else list(sides)
             yield Finding(
                 "fatal",
                 "image shape",

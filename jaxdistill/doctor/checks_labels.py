@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.spelling import fold
 from jaxdistill.data.label_names import is_generic
 from jaxdistill.doctor.checks_models import head_labels
 from jaxdistill.doctor.findings import Check, Examined, Finding
-from jaxdistill.methods.method import function_of
 
 _FEW = 200
 _SEEN_SHARE = 0.01

@@ -7,10 +7,10 @@ import math
 import jax
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.evaluation.metrics import compute_metrics
 from jaxdistill.files.model_folder import some
-from jaxdistill.methods.method import function_of
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.tasks.registry import task_named
 from jaxdistill.tasks.task import Metric

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdistill.data.text.tokenize import has_tokenizer, load_tokenizer
-from jaxdistill.doctor.findings import Check, Examined, Finding, field
+from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import DataError
-from jaxdistill.models.positions import row_limit
-from jaxdistill.models.registry import Model
 
 _PROBES = 256
 _CUT_SHARE = 0.01
@@ -81,7 +79,7 @@ def vocabulary(examined: Examined) -> Check:
     """Check that every token id has a row in both embedding tables."""
     tokens = [split.inputs.token_ids() for split in examined.splits.values()]
     largest = max(int(ids.max(initial=0)) for ids in tokens)
-    sizes = {name: field(model, "vocab_size") for name, model in examined.models.items()}
+    sizes = {name: model.sizes.vocabulary for name, model in examined.models.items()}
     small = {name: size for name, size in sizes.items() if size is not None and largest >= size}
     for name, size in small.items():
         yield Finding(
@@ -122,7 +120,7 @@ def _beyond(examined: Examined, sizes: Mapping[str, int]) -> str | None:
 def lengths(examined: Examined) -> Check:
     """Check the longest row against the position tables, and how many rows are cut off."""
     limit, notes = examined.config.data.max_length, examined.dataset.notes
-    positions = {name: usable_positions(model) for name, model in examined.models.items()}
+    positions = {name: model.sizes.positions for name, model in examined.models.items()}
     short = {name: n for name, n in positions.items() if n is not None and limit > n}
     for name, count in short.items():
         yield Finding(
@@ -154,11 +152,6 @@ def lengths(examined: Examined) -> Check:
         yield Finding("ok", "length", f"{cut:,} rows are longer than {limit} tokens and cut")
 
 
-def usable_positions(model: Model) -> int | None:
-    """Return how many tokens a row may have, or None where there is no limit."""
-    return row_limit(model.family, vars(model.config)) if model.config is not None else None
-
-
 def token_types(examined: Examined) -> Check:
     """Check that models which tell the first text of a pair from the second can do so."""
     splits = examined.splits.values()
@@ -167,7 +160,7 @@ def token_types(examined: Examined) -> Check:
     largest = max(split.inputs.sizes()["token_types"] for split in splits) - 1
     healthy = True
     for name, model in examined.models.items():
-        count = field(model, "type_vocab_size")
+        count = model.sizes.token_types
         problem = _types_problem(name, count, largest)
         if problem is not None:
             healthy = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from jaxdistill.config.base import Judgement
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.doctor import (
@@ -21,7 +22,6 @@ from jaxdistill.doctor import (
 )
 from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.errors import ConfigError
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -66,11 +66,6 @@ class Examined:
 
 Check = Iterator[Finding]
 """A check yields what it found: one `ok`, or its warnings and fatal findings."""
-
-
-def field(model: Model, name: str) -> Any:
-    """Return a field of a model's architecture, or None where it has no such thing."""
-    return getattr(model.config, name, None)
 
 
 def quoted(name: str) -> str:

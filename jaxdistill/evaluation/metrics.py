@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.errors import DataError, ModelError
-from jaxdistill.methods.method import function_of
 from jaxdistill.tasks.registry import task_named
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdistill.config.load import load_config
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluation.environment import environment
@@ -17,7 +18,6 @@ from jaxdistill.evaluation.speed import ROWS, measured, result_cells, result_hea
 from jaxdistill.evaluation.uncertainty import metric_interval
 from jaxdistill.evaluation.verdict import format_difference, format_metric, mean_and_spread
 from jaxdistill.files.sentence_folder import encoder_folder
-from jaxdistill.methods.method import function_of
 from jaxdistill.types import Json
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}

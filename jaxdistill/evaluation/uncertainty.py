@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.evaluation.metrics import classes, compute_metrics, decisions
-from jaxdistill.methods.method import function_of
 from jaxdistill.tasks.registry import task_named
 
 

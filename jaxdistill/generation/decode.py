@@ -31,7 +31,7 @@ from jaxdistill.generation.writing import (
 from jaxdistill.models.bodies.causal_lm import DecoderModel
 from jaxdistill.models.bodies.rebuilt import module_of
 from jaxdistill.models.family import Model, Options
-from jaxdistill.models.layers.decoder_layer import Shape
+from jaxdistill.models.layers.decoder_layer import Shape, shape_of
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import check_rows
 from jaxdistill.types import Tree
@@ -117,8 +117,8 @@ def decoder_of(model: Model) -> tuple[Shape, Options]:
     Raises:
       ModelError: the model is no decoder with its `lm` head.
     """
-    shape, options = getattr(model.config, "shape", None), model.options
-    if not isinstance(shape, Shape) or options is None or options.head != "lm":
+    shape, options = shape_of(model.config), model.options
+    if shape is None or options is None or options.head != "lm":
         head = None if options is None else options.head
         raise ModelError(
             f"model: got family {model.family!r} with head {head!r}, expected a decoder with its "

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Literal, get_args
 
-from jaxdistill.config.base import Section
+from jaxdistill.config.base import NoOptions, Section
+from jaxdistill.config.plugins import Target, function_of
 from jaxdistill.errors import ConfigError
 
+__all__ = ["Method", "Reads", "function_of"]
+
 Reads = Literal["labels", "logits", "hidden", "attention", "outputs"]
-
-
-class NoOptions(Section):
-    """A method without options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +50,14 @@ class Method:
 
     name: str
     reads: Reads
-    formula: str | Callable[..., Any]
+    formula: Target
     options: type[Section] = NoOptions
     compares_classes: bool = False
     fused: bool = False
-    cached: Mapping[str, str | Callable[..., Any]] = dataclasses.field(default_factory=dict)
-    taps: str | Callable[..., Any] | None = None
-    maps: str | Callable[..., Any] | None = None
-    state: str | Callable[..., Any] | None = None
+    cached: Mapping[str, Target] = dataclasses.field(default_factory=dict)
+    taps: Target | None = None
+    maps: Target | None = None
+    state: Target | None = None
 
     def __post_init__(self) -> None:
         fault = _fault(self)
@@ -97,11 +95,3 @@ def _fault(method: Method) -> str | None:
         if getattr(method, name) and method.reads not in ("labels", "logits"):
             return f"{name}: has no effect where reads is {method.reads!r}, expected 'logits'"
     return None
-
-
-def function_of(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that was named as `package.module:name`, or the function itself."""
-    if not isinstance(target, str):
-        return target
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)

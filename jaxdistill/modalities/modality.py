@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from jaxdistill.config.base import Section
+from jaxdistill.config.base import NoOptions, Section
+from jaxdistill.config.plugins import Target
 from jaxdistill.errors import ConfigError
-
-Named = str | Callable[..., Any]
-"""A function, or `package.module:name` of one that is imported on first use."""
-
-
-class NoOptions(Section):
-    """A kind of input without options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +64,20 @@ class Modality:
     name: str
     plural: str
     fields: Mapping[str, Field]
-    read: Named
+    read: Target
     options: type[Section] = NoOptions
-    named: Named | None = None
-    usual: Named | None = None
+    named: Target | None = None
+    usual: Target | None = None
     column_keys: tuple[str, ...] = ()
     data_keys: tuple[str, ...] = ()
     refused_keys: tuple[str, ...] = ()
     altering_keys: tuple[str, ...] = ()
     read_as: tuple[str, ...] = ()
     tokenized: bool = False
-    sizes_of_config: Named | None = None
-    sizes_of_model: Named | None = None
-    model_sizes: Named | None = None
-    checks: tuple[Named, ...] = ()
+    sizes_of_config: Target | None = None
+    sizes_of_model: Target | None = None
+    model_sizes: Target | None = None
+    checks: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         fault = _fault(self)

@@ -12,8 +12,10 @@ import jax
 from jaxdistill.errors import ModelError
 from jaxdistill.files.model_folder import read_json
 from jaxdistill.files.sentence_folder import encoder_folder
-from jaxdistill.models.family import Model, Options, check_options, config_from, shapes_only
-from jaxdistill.models.registry import config_of, family_named
+from jaxdistill.models.assembly import shapes_only
+from jaxdistill.models.family import Model, Options, check_options, config_from
+from jaxdistill.models.hub.load import config_of
+from jaxdistill.models.registry import family_named
 from jaxdistill.types import Tree
 
 

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
 
 from jaxdistill.errors import ModelError, did_you_mean
 from jaxdistill.files.model_folder import Stored
-from jaxdistill.models.hub.rules import Rule, flatten, unflatten
+from jaxdistill.models.hub.rules import Rule
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json, Tree
 
 ConfigType = TypeVar("ConfigType")
 
-FEW = 8
 _DTYPES = ("float32", "bfloat16")
 _PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 
 
 class FamilyConfig(Protocol):
-    """A family's config: a dataclass of what `config.json` holds, further fields as `extra`."""
+    """A family's config: a dataclass of what `config.json` holds, further fields as `extra`.
+
+    What others need to know of its fields, they ask of `sizes`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def extra(self) -> Json: ...
+
+    @property
+    def sizes(self) -> Sizes: ...
 
 
 class Apply(Protocol):
@@ -110,7 +113,8 @@ class Family:
       modality: name of the kind of input that its batches hold.
       paper: author, year and title.
       config: frozen dataclass with the field names of the Hugging Face config and `extra`, the raw
-        config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built.
+        config of the checkpoint; its `__post_init__` raises ModelError for what cannot be built,
+        its property `sizes` says in `Sizes` what those fields mean.
       build: `(config, options, rngs) -> nnx.Module`; called as
         `module(batch, rng=..., train=..., taps=...) -> Outputs`.
       rules: `(config, options) -> rules` of every parameter (and batch statistic).
@@ -150,6 +154,13 @@ class Family:
     standard: Callable[[Any, Options], Any] = own_pooling
     head_activation: str | None = None
 
+    def __post_init__(self) -> None:
+        if not hasattr(self.config, "sizes"):
+            raise ModelError(
+                f"{self.name}: got the config {self.config.__name__} without sizes, expected a "
+                "property that gives a Sizes of jaxdistill.models.sizes"
+            )
+
     def head_named(self, head: str | None) -> str | None:
         """Return that head; `default` means the family's first."""
         return next(iter(self.architectures)) if head == "default" else head
@@ -182,6 +193,11 @@ class Model:
     family: str | None = None
     options: Options | None = None
     axes: Tree = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """How large its config says that it is; nothing of a model made by hand."""
+        return Sizes() if self.config is None else self.config.sizes
 
 
 def check_options(family: Family, options: Options) -> None:
@@ -247,114 +263,3 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     if expected is tuple and isinstance(value, list):
         return tuple(value)
     raise ModelError(f"{name}: got {value!r}, expected {expected.__name__} such as {default!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sketch:
-    """What a traced model depends on; a config is known by what it prints, extra fields and all."""
-
-    build: Callable[..., nnx.Module]
-    options: Options
-    written: str
-    config: FamilyConfig = dataclasses.field(compare=False)
-
-
-@functools.lru_cache(maxsize=32)
-def _traced(sketch: _Sketch) -> tuple[nnx.GraphDef, Tree, Tree]:
-    module = nnx.eval_shape(lambda: sketch.build(sketch.config, sketch.options, nnx.Rngs(0)))
-    graph, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return graph, params, state
-
-
-def abstract(
-    family: Family, config: FamilyConfig, options: Options
-) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
-    """Trace a model without computing it: graph, shapes of params and model state, logical axes.
-
-    The last models are remembered: one that is read, cut, and saved is traced once.
-    """
-    graph, params, state = _traced(_Sketch(family.build, options, repr(config), config))
-    axes = jax.tree.map(
-        lambda leaf: leaf.get_metadata().get("axes") or (None,) * len(leaf.shape),
-        params,
-        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-    )
-    shapes, statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
-    return graph, shapes, statistics or None, nnx.to_pure_dict(axes)
-
-
-def initial(
-    family: Family, config: FamilyConfig, options: Options, seed: int, paths: Sequence[str]
-) -> dict:
-    """Draw the arrays of those paths (`params/...`, `model_state/...`)."""
-
-    def draw() -> dict[str, jax.Array]:
-        module = family.build(config, options, nnx.Rngs(seed))
-        _, params, state = nnx.split(module, nnx.Param, nnx.BatchStat)
-        flat = flatten({"params": nnx.to_pure_dict(params), "model_state": nnx.to_pure_dict(state)})
-        return {path: flat[path] for path in paths}
-
-    if not paths:
-        return {}
-    # Compiled, a few arrays cost no more than themselves; all of them are drawn one by one, whose
-    # compiled draws are shared by every model with arrays of the same shapes.
-    return jax.jit(draw)() if len(paths) <= FEW else draw()
-
-
-def assemble(
-    family: Family,
-    config: FamilyConfig,
-    options: Options,
-    leaves: Mapping[str, ArrayLike],
-    **fields: Any,
-) -> Model:
-    """Make a Model of arrays by path (`params/...`, `model_state/...`)."""
-    graph, shapes, statistics, axes = abstract(family, config, options)
-    arrays = {path: jnp.asarray(leaf) for path, leaf in leaves.items()}
-    return Model(
-        apply=_apply_of(graph, family.name, statistics is not None),
-        params=unflatten(shapes, arrays, "params"),
-        config=config,
-        model_state=unflatten(statistics, arrays, "model_state") if statistics else None,
-        family=family.name,
-        options=options,
-        axes=axes,
-        **fields,
-    )
-
-
-def shapes_only(family: Family, config: FamilyConfig, options: Options, **fields: Any) -> Model:
-    """Make a Model whose parameters are `jax.ShapeDtypeStruct`: to be traced and compiled for."""
-    graph, shapes, statistics, axes = abstract(family, config, options)
-    return Model(
-        apply=_apply_of(graph, family.name, statistics is not None),
-        params=shapes,
-        config=config,
-        model_state=statistics,
-        family=family.name,
-        options=options,
-        axes=axes,
-        **fields,
-    )
-
-
-def _apply_of(graph: nnx.GraphDef, name: str, stateful: bool) -> Apply:
-    def apply(
-        params: Tree,
-        batch: Mapping[str, jax.Array],
-        *,
-        rng: jax.Array | None = None,
-        train: bool = False,
-        taps: Sequence[str] = (),
-        model_state: Tree = None,
-    ) -> Outputs:
-        if stateful and model_state is None:
-            raise ModelError(
-                f"model_state: got None, expected the batch statistics of {name}; "
-                "pass model_state=model.model_state"
-            )
-        states = (params, model_state) if stateful else (params,)
-        module = nnx.merge(graph, *states)
-        return module(batch, rng=rng if train else None, train=train, taps=tuple(taps))
-
-    return apply

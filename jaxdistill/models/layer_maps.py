@@ -77,11 +77,7 @@ def _check_pair(
 
 def layer_count(model: Model) -> int | None:
     """Return how many layers a model's taps have, or None where its family does not say."""
-    for name in ("num_hidden_layers", "depths", "hidden_sizes"):
-        value = getattr(model.config, name, None)
-        if value is not None:
-            return value if isinstance(value, int) else len(value)
-    return None
+    return model.sizes.layers
 
 
 def tap_shapes(
@@ -98,10 +94,10 @@ def tap_shapes(
 
 
 def _example_batch(model: Model) -> dict[str, jax.Array]:
-    size = getattr(model.config, "image_size", None)
-    if hasattr(model.config, "vocab_size"):
+    sizes = model.sizes
+    if sizes.vocabulary is not None:
         ids = jnp.zeros((1, 4), jnp.int32)
         return {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "token_type_ids": ids}
-    side = size if isinstance(size, int) else (size or (224, 224))[0]
-    channels = getattr(model.config, "num_channels", 3)
-    return {"images": jnp.zeros((1, side, side, channels), jnp.float32)}
+    height, width = sizes.image or (224, 224)
+    channels = 3 if sizes.channels is None else sizes.channels
+    return {"images": jnp.zeros((1, height, width, channels), jnp.float32)}

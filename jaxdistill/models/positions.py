@@ -1,4 +1,4 @@
-"""How many tokens a row may have, read from a model's config alone."""
+"""How many tokens a row may have, read from a `config.json` or a mapping alone."""
 
 from __future__ import annotations
 

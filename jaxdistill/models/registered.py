@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
-from jaxdistill.config.plugins import load_plugins
+from jaxdistill.config.plugins import load_plugins, refuse_taken
 from jaxdistill.errors import ConfigError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,11 +69,7 @@ def register_family(
         )
     names = dict.fromkeys((name, *(model_types or ())))
     for each in names:
-        if each in _MODULES or _REGISTERED.get(each, declared) != declared:
-            raise ConfigError(
-                f"register_family: got the name {each!r}, which another family has; choose another "
-                "one"
-            )
+        refuse_taken("register_family", "family", each, declared, _MODULES, _REGISTERED)
     _REGISTERED.update(dict.fromkeys(names, declared))
 
 

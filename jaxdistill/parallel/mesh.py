@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -97,22 +97,44 @@ def batch_parts(mesh: Mesh) -> int:
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def check_heads(who: str, config: object, parts: int) -> None:
+class Heads(Protocol):
+    """How many heads of attention a model has, and of keys and values; None where it has none."""
+
+    @property
+    def heads(self) -> int | None: ...
+
+    @property
+    def key_heads(self) -> int | None: ...
+
+
+class Sized(Protocol):
+    """What says how large a model is: the config of its family."""
+
+    @property
+    def sizes(self) -> Heads: ...
+
+
+def check_heads(who: str, config: Sized | None, parts: int) -> None:
     """Check that a model's heads divide over the `parts` of the `tensor` axis.
 
     Args:
       who: `teacher` or `student`.
-      config: config of the model's family, or None.
+      config: config of the model's family; None for a model made by hand.
       parts: size of the axis.
 
     Raises:
       ConfigError: they do not; with the sizes that would.
     """
-    for name in ("num_attention_heads", "num_key_value_heads", "n_head", "num_heads"):
-        heads = getattr(config, name, None)
-        if isinstance(heads, int) and heads % parts:
+    if config is None:
+        return
+    sizes = config.sizes
+    for what, heads in (
+        ("attention heads", sizes.heads),
+        ("heads of keys and values", sizes.key_heads),
+    ):
+        if heads is not None and heads % parts:
             raise ConfigError(
-                f"parallel.tensor: got {parts}, but the {who} has {heads} heads ({name}); "
+                f"parallel.tensor: got {parts}, but the {who} has {heads} {what}; "
                 f"expected one of {divisors(heads)}"
             )
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.data.inputs.shapes import batch_shapes
 from jaxdistill.errors import DataError
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.setup.facts import Facts
@@ -19,6 +19,8 @@ from jaxdistill.teachers import targets
 from jaxdistill.teachers.cache import codecs
 
 Batch = dict[str, jax.ShapeDtypeStruct]
+
+RGB = 3
 
 
 def batch_of(config: Config, train: TrainConfig, model: Model, facts: Facts) -> Batch:
@@ -58,30 +60,28 @@ def image_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mappi
     Raises:
       DataError: the model gives none either.
     """
-    image = getattr(model.config, "image_size", None)
     if sizes:
         return sizes
-    if image is None:
+    if model.sizes.image is None:
         raise DataError(
             f"plan: a {model.family} without image_size reads images of a size that only the "
             "data say; give image_size in the model's mapping or data.image_size"
         )
-    height, width = (image, image) if isinstance(image, int) else image
-    channels = getattr(model.config, "num_channels", 3)
+    height, width = model.sizes.image
+    channels = RGB if model.sizes.channels is None else model.sizes.channels
     return {"height": height, "width": width, "channels": channels}
 
 
 def feature_sizes(config: Config, model: Model, sizes: Mapping[str, int]) -> Mapping[str, int]:
     """Return how many numbers an example has; the model's where only the data would give it."""
-    width = getattr(model.config, "num_features", None)
+    width = model.sizes.features
     return sizes if sizes or width is None else {"features": width}
 
 
 def row_length(config: Config, model: Model) -> int:
     """Return the tokens of a row: `data.max_length`, or the model's positions where fewer."""
-    names = ("max_position_embeddings", "n_positions")
-    limits = [getattr(model.config, name, None) for name in names]
-    return min([config.data.max_length, *(limit for limit in limits if isinstance(limit, int))])
+    limit = model.sizes.positions
+    return config.data.max_length if limit is None else min(config.data.max_length, limit)
 
 
 def _label_shape(config: Config, model: Model, rows: int) -> jax.ShapeDtypeStruct:

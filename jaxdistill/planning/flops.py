@@ -21,9 +21,8 @@ from jax.sharding import Mesh
 from jaxdistill.config.schema import Config, TrainConfig
 from jaxdistill.engine.frozen import frozen_masks
 from jaxdistill.engine.optimizer import FREEZE
-from jaxdistill.models.family import FamilyConfig
 from jaxdistill.models.layers import flash
-from jaxdistill.models.layers.decoder_layer import Shape
+from jaxdistill.models.layers.decoder_layer import shape_of
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel import sharding
 from jaxdistill.parallel.mesh import SEQUENCE
@@ -91,9 +90,8 @@ def forward_flops(
         return None
     rows, length = ids.shape
     tokens = rows * length
-    config, options = model.config, model.options
-    shape = getattr(config, "shape", None)
-    heads, width, depth = _attention(config, shape)
+    options, sizes, shape = model.options, model.sizes, shape_of(model.config)
+    heads, width, depth = sizes.heads or 0, sizes.head_width or 0, sizes.layers or 0
     language = options is not None and options.head in ("lm", "masked_lm")
     pools = options is not None and options.head == "classification" and options.pooling != "mean"
     # Of a last layer that nothing else reads, a classifier computes the pooled tokens only, from
@@ -136,8 +134,7 @@ def forward_flops(
         for part in (weights, learned)
     ]
     if language and (shape is None or shape.tied):
-        vocabulary = config.vocab_size if shape is None else shape.vocabulary
-        table = vocabulary * (config.hidden_size if shape is None else shape.width) * tokens
+        table = (sizes.vocabulary or 0) * (sizes.width or 0) * tokens
         heads_of[0] += table
         heads_of[1] += table if _table_is_trained(model.params, trained) else 0.0
     scores = 4.0 * length * heads * width * queries
@@ -169,18 +166,6 @@ def _table_is_trained(params: Tree, trained: Sequence[np.ndarray]) -> bool:
         for (path, _), ours in zip(jax.tree.leaves_with_path(params), trained, strict=True)
         if {"word", "table"} <= {str(getattr(part, "key", "")) for part in path}
     )
-
-
-def _attention(config: FamilyConfig, shape: Shape | None) -> tuple[int, int, int]:
-    """Return the number of heads, their width and the number of layers."""
-    if shape is not None:
-        return shape.heads, shape.head_width, shape.depth
-    bert = ("num_attention_heads", "hidden_size", "num_hidden_layers")
-    for fields in (bert, ("n_heads", "dim", "n_layers")):
-        if all(hasattr(config, name) for name in fields):
-            heads, width, depth = (getattr(config, name) for name in fields)
-            return heads, width // heads, depth
-    return 0, 0, 0
 
 
 def step_flops(student: Forward, *, computed: Scores | None = None, remat: bool = False) -> float:
@@ -252,7 +237,7 @@ def _scores_computed(
     model: Model, batch: Mapping[str, jax.ShapeDtypeStruct], train: TrainConfig, mesh: Mesh
 ) -> Scores:
     """Return the share of all scores that a model's attention computes."""
-    shape, options = getattr(model.config, "shape", None), model.options
+    shape, options = shape_of(model.config), model.options
     if shape is None or options is None:
         return Scores(1.0, 2.0)
     rows, length = batch["input_ids"].shape

@@ -250,12 +250,16 @@ def _loss(config: Config, mesh: Mesh) -> Program:
     student, teacher = student_shapes(config, facts), teacher_shapes(config, facts)
     batch = batch_of(config, config.train, student, facts)
     _check(mesh, student, batch, "student", 1)
-    if student.config.vocab_size != teacher.config.vocab_size:
+    ours, theirs = student.sizes, teacher.sizes
+    if ours.vocabulary != theirs.vocabulary:
         raise ConfigError("loss: got heads of two sizes, expected one to plan the loss alone")
+    assert ours.width is not None  # what reads tokens has all of these
+    assert theirs.width is not None
+    assert ours.vocabulary is not None
     sizes = loss.Sizes(
-        student.config.shape.width,
-        teacher.config.shape.width,
-        student.config.vocab_size,
+        ours.width,
+        theirs.width,
+        ours.vocabulary,
         jnp.dtype(config.train.dtype),
     )
     tokens = math.prod(batch["input_ids"].shape) // batch_parts(mesh)

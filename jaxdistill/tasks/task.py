@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from jaxdistill.config.plugins import Target
 from jaxdistill.errors import ConfigError
 
-Target = str | Callable[..., Any]
-"""A function, or `package.module:name` of one that is imported on first use."""
 Outputs = Literal["classes", "decisions", "values", "tokens"]
 Kind = Literal["share", "correlation", "amount"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
 from jaxdistill.config.teacher_functions import teacher_functions
 from jaxdistill.data.batching.batch_source import eval_batches
 from jaxdistill.data.split import Split
 from jaxdistill.errors import DataError, Preempted
-from jaxdistill.methods.method import function_of
 from jaxdistill.runtime import preemption
 
 _UNREAD = ("labels", "weight")  # What a batch holds beside what models read.

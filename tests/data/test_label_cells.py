@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdistill.data.label_cells import made_of, read_list
+from jaxdistill.data.label_cells import made_of
 from jaxdistill.data.labels import encode_labels, label_space
 from jaxdistill.data.reading.table import Table
 from jaxdistill.errors import DataError
@@ -175,14 +175,6 @@ def test_one_hot_rows_are_classes():
             encode(values, task="classification")
     with pytest.raises(DataError, match="set task=multilabel for rows of several labels"):
         encode(through_csv(ROWS), task="classification")
-
-
-def test_lists_as_they_are_printed_are_read():
-    for row in (["a", "it's", 'x"y', "é\n", "1"], [1, 2], [1.5, -2.0], [True, False]):
-        assert read_list(repr(row)) == read_list(json.dumps(row)) == row
-        assert read_list(repr(np.array(row))) == row
-        assert read_list(str(np.array(row))) == row
-    assert read_list("array([], dtype=object)") == read_list("set()") == read_list("()") == []
 
 
 def test_names_made_of_names_are_found():

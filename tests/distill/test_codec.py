@@ -1,9 +1,9 @@
 """A codec keeps what the objective reads, at its one temperature, or is refused by name."""
 
 import pytest
+from jaxdistill.distill.codec import check_objective, choose_codec
 
 from jaxdistill.config.load import check
-from jaxdistill.distill.codec import check_objective, choose_codec
 from jaxdistill.errors import ConfigError
 from jaxdistill.teachers.cache.codecs import Full, Hidden, Sampled, TopK
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-
-from jaxdistill.config.load import check
 from jaxdistill.distill.assembly import Assembly, assemble
 from jaxdistill.distill.facts import Facts
 from jaxdistill.distill.setup import Setup, resolve
+
+from jaxdistill.config.load import check
 from jaxdistill.engine.mean import Mean
 from jaxdistill.methods import registry
 from jaxdistill.methods.method import Method

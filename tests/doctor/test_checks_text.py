@@ -72,7 +72,7 @@ def test_positions_too_few(healthy):
 
 def test_positions_of_roberta_start_after_the_padding(healthy):
     model = encoder(1, family="roberta", max_position_embeddings=17, pad_token_id=1)
-    assert checks_text.usable_positions(model) == 15
+    assert model.sizes.positions == 15
     assert "has 15 positions" in only(checks_text.lengths(healthy(teacher=model)), "fatal")
 
 

@@ -17,7 +17,8 @@ from jaxdistill.engine.optimizer import (
     value_schedule,
 )
 from jaxdistill.errors import ConfigError
-from jaxdistill.models.family import Options, abstract, config_from
+from jaxdistill.models.assembly import abstract
+from jaxdistill.models.family import Options, config_from
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.layers import stacking
 from jaxdistill.models.registry import family_named

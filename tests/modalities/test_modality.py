@@ -10,6 +10,7 @@ import jaxdistill
 from jaxdistill.config.base import Section
 from jaxdistill.config.inputs import altering
 from jaxdistill.config.load import apply_override, check, dump, load_config
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.batch_source import eval_batches, train_batches
 from jaxdistill.data.batching.draws import Part
@@ -23,7 +24,6 @@ from jaxdistill.data.split import make_split
 from jaxdistill.distill.workspace import Workspace
 from jaxdistill.doctor.checks_models import refuse_unfit
 from jaxdistill.errors import ConfigError, DataError, ModelError
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities import registry
 from jaxdistill.modalities.modality import Field, Modality
 from jaxdistill.setup.facts import facts_without_data

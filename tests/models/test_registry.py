@@ -10,7 +10,8 @@ from models import parity
 
 from jaxdistill.errors import ModelError
 from jaxdistill.modalities.registry import modalities
-from jaxdistill.models.family import Options, abstract, config_from
+from jaxdistill.models.assembly import abstract
+from jaxdistill.models.family import Options, config_from
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import build_model, families, family_named
 

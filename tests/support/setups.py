@@ -11,7 +11,8 @@ import numpy as np
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.inputs.tokens import Tokens
 from jaxdistill.data.split import Split, make_split
-from jaxdistill.models.family import Model, Options, abstract, assemble, config_from
+from jaxdistill.models.assembly import abstract, assemble
+from jaxdistill.models.family import Model, Options, config_from
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named
 

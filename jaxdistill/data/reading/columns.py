@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.column_names import (
     IMAGES,
@@ -17,7 +18,6 @@ from jaxdistill.data.reading.column_names import (
 )
 from jaxdistill.data.reading.table import Remark, Table, listed, only_column
 from jaxdistill.errors import DataError, did_you_mean
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.modality import Modality
 from jaxdistill.modalities.registry import modalities, modality_named, recognizable
 from jaxdistill.tasks.registry import task_named

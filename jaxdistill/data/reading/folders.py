@@ -6,52 +6,27 @@ import dataclasses
 import glob
 import json
 import logging
-import mimetypes
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdistill.config.schema import DataConfig
+from jaxdistill.data.reading.file_kinds import (
+    PARTS,
+    SPLIT_NAMES,
+    by_kind,
+    is_about,
+    is_image,
+    is_visible,
+    mixed,
+    split_of,
+    walk,
+)
 from jaxdistill.data.reading.formats import SUFFIXES, format_of, suffix_of
 from jaxdistill.data.reading.raw import read_content
 from jaxdistill.data.reading.table import Remark, listed
 from jaxdistill.errors import DataError, did_you_mean
 
 _log = logging.getLogger("jaxdistill")
-
-PARTS = ("train", "validation", "test")
-_KEYWORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "eval": "validation",
-    "test": "test",
-    "testing": "test",
-}
-_KEYWORD = re.compile(rf"(?<![a-z])({'|'.join(_KEYWORDS)})(?![a-z])")
-_ABOUT = frozenset(
-    {
-        "readme",
-        "license",
-        "licence",
-        "source",
-        "citation",
-        "notice",
-        "changelog",
-        "copying",
-        "dataset_infos",
-        "dataset_info",
-        "dataset_dict",
-        "croissant",
-        "_success",
-        "_metadata",
-        "_common_metadata",
-    }
-)
-_ABOUT_ENDINGS = frozenset({".lock", ".crc"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +111,9 @@ def _look(
         return _look_into(Path(name), config, part, documents)
     names = [name] if isinstance(name, str) else list(name)
     files = [file for one in names for file in _matches(one, part)]
-    kinds = _by_kind(files, config, documents)
+    kinds = by_kind(files, config, documents)
     if len(kinds) > 1:
-        raise _mixed(", ".join(names), kinds, part)
+        raise mixed(", ".join(names), kinds, part)
     (kind,) = kinds
     if kind == "other":
         format_of(files[0])  # says what endings there are
@@ -149,13 +124,13 @@ def _look(
 def _matches(name: str, part: str) -> list[Path]:
     path = Path(name)
     if path.is_dir():
-        return [file for file in _walk(path) if not _is_about(file, path)]
+        return [file for file in walk(path) if not is_about(file, path)]
     if path.exists():
         return [path]
     if not glob.has_magic(name):
         read_content(path)  # says what there is instead
     found = sorted(map(Path, glob.glob(name, recursive=True)))
-    files = [file for match in found for file in (_walk(match) if match.is_dir() else [match])]
+    files = [file for match in found for file in (walk(match) if match.is_dir() else [match])]
     if not files:
         raise DataError(
             f"data.{part}: no file matches {name!r}, expected at least one; is the pattern right?"
@@ -169,9 +144,9 @@ def _look_into(folder: Path, config: DataConfig, part: str, documents: bool) -> 
             return _saved_splits(folder)
         if (folder / "state.json").is_file():
             return {"train": Found("saved", (folder,), str(folder))}
-    files = _walk(folder)
-    about = [file for file in files if _is_about(file, folder)]
-    kinds = _by_kind([file for file in files if file not in set(about)], config, documents)
+    files = walk(folder)
+    about = [file for file in files if is_about(file, folder)]
+    kinds = by_kind([file for file in files if file not in set(about)], config, documents)
     if config.format == "images" or (not documents and _holds_images(folder, kinds)):
         return _image_splits(folder)
     rest = kinds.pop("other", [])
@@ -186,7 +161,7 @@ def _look_into(folder: Path, config: DataConfig, part: str, documents: bool) -> 
         rest += [file for file in given if wanted and file not in wanted]
         kinds = {config.format: wanted or given}
     if len(kinds) > 1:
-        raise _mixed(str(folder), kinds, part)
+        raise mixed(str(folder), kinds, part)
     if not any(kinds.values()):
         held = listed([file.name for file in files]) or "nothing"
         raise DataError(
@@ -198,7 +173,7 @@ def _look_into(folder: Path, config: DataConfig, part: str, documents: bool) -> 
         deep = _in_classes(folder, chosen)
         rest += [file for file in chosen if deep and file not in deep]
         kind, chosen = ("class_texts", deep) if deep else (kind, chosen)
-        if not deep and not all(_split_of(file.relative_to(folder)) for file in chosen):
+        if not deep and not all(split_of(file.relative_to(folder)) for file in chosen):
             raise DataError(
                 f"data.{part}: got {len(chosen):,} text files in {folder} without labels "
                 f"({chosen[0].name}), expected {folder.name}/<label>/*.txt with a text in each; if "
@@ -213,7 +188,7 @@ def _in_classes(folder: Path, files: Sequence[Path]) -> list[Path]:
     """Return the files in the deepest folders, where these are named by labels, not by splits."""
     depth = max(len(file.relative_to(folder).parts) for file in files)
     deep = [file for file in files if len(file.relative_to(folder).parts) == depth]
-    return deep if depth > 1 and any(_split_of(Path(f.parent.name)) is None for f in deep) else []
+    return deep if depth > 1 and any(split_of(Path(f.parent.name)) is None for f in deep) else []
 
 
 def _by_split(
@@ -222,7 +197,7 @@ def _by_split(
     """Sort files by what their names say; those that say nothing are for training if none is."""
     named: dict[str | None, list[Path]] = {}
     for file in files:
-        named.setdefault(_split_of(file.relative_to(folder)), []).append(file)
+        named.setdefault(split_of(file.relative_to(folder)), []).append(file)
     unnamed = named.pop(None, [])
     if kind in ("text", "class_texts") and (unnamed or "train" not in named):
         named, unnamed = {}, list(files)  # texts may have any name
@@ -264,87 +239,25 @@ def _saved_splits(folder: Path) -> dict[str, Found]:
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{folder}: not a saved data set: dataset_dict.json is damaged") from None
     return {
-        _KEYWORDS.get(name, name): Found("saved", (folder / name,), str(folder / name))
+        SPLIT_NAMES.get(name, name): Found("saved", (folder / name,), str(folder / name))
         for name in map(str, names)
     }
 
 
 def _image_splits(folder: Path) -> dict[str, Found]:
-    below = [entry for entry in sorted(folder.iterdir()) if _is_visible(entry) and entry.is_dir()]
-    parts = {_KEYWORDS[entry.name.lower()]: entry for entry in below if _names_split(entry)}
+    below = [entry for entry in sorted(folder.iterdir()) if is_visible(entry) and entry.is_dir()]
+    parts = {SPLIT_NAMES[entry.name.lower()]: entry for entry in below if _names_split(entry)}
     if len(parts) == len(below) and "train" in parts:
         return {part: Found("images", (entry,), str(entry)) for part, entry in parts.items()}
     return {"train": Found("images", (folder,), str(folder))}
 
 
 def _names_split(folder: Path) -> bool:
-    return folder.name.lower() in _KEYWORDS and any(entry.is_dir() for entry in folder.iterdir())
+    return folder.name.lower() in SPLIT_NAMES and any(entry.is_dir() for entry in folder.iterdir())
 
 
 def _holds_images(folder: Path, kinds: dict[str, list[Path]]) -> bool:
     """Say whether a folder's folders hold images, or it nothing else that could be read."""
     others = kinds.get("other", [])
-    in_folders = [file for file in others if file.parent != folder and _is_image(file)]
+    in_folders = [file for file in others if file.parent != folder and is_image(file)]
     return bool(in_folders) or (bool(others) and len(kinds) == 1)
-
-
-def _is_image(path: Path) -> bool:
-    return (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
-
-
-def _walk(folder: Path) -> list[Path]:
-    """List all files below a folder but hidden ones and those that Python compiled."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if all(part[0] != "." and part != "__pycache__" for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-
-
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith(".")
-
-
-def _is_about(path: Path, folder: Path) -> bool:
-    """Say whether a file tells of the data instead of being some; so does a loading script."""
-    if path.suffix == ".py":
-        return path.parent == folder and path.stem == folder.resolve().name
-    return path.stem.lower() in _ABOUT or path.suffix.lower() in _ABOUT_ENDINGS
-
-
-def _by_kind(files: Iterable[Path], config: DataConfig, documents: bool) -> dict[str, list[Path]]:
-    """Group files by their format; for documents, what is no table is text."""
-    kinds: dict[str, list[Path]] = {}
-    for file in files:
-        kinds.setdefault(_kind(file, config, documents), []).append(file)
-    return kinds
-
-
-def _kind(path: Path, config: DataConfig, documents: bool) -> str:
-    if config.format != "auto":
-        return config.format
-    kind = SUFFIXES.get(suffix_of(path))
-    if documents:
-        return "text" if kind in (None, "label_text", "npz") else kind
-    return "other" if kind is None else kind
-
-
-def _mixed(source: str, kinds: dict[str, list[Path]], part: str) -> DataError:
-    counts = [f"{len(files):,} {kind} ({files[0].name})" for kind, files in sorted(kinds.items())]
-    (first, *_) = max(kinds.values(), key=len)
-    return DataError(
-        f"data.{part}: got files of several formats in {source}: {', '.join(counts)}, expected "
-        f"one; name those to read by a pattern, such as data.{part}="
-        f"'{first.parent}/*{first.suffix}', or set data.format (text makes a document of every "
-        "file)"
-    )
-
-
-def _split_of(path: Path) -> str | None:
-    """Return the split that a file's name says, or the name of the nearest folder."""
-    for name in reversed(path.parts):
-        found = _KEYWORD.findall(name.lower())
-        if found:
-            return _KEYWORDS[found[0]]
-    return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.config.sources import FILES, Source, sources
 from jaxdistill.data.reading.folders import PARTS, Found, find_parts
@@ -18,7 +19,6 @@ from jaxdistill.data.reading.image_folder import read_image_folder
 from jaxdistill.data.reading.raw import is_text, read_content, read_text
 from jaxdistill.data.reading.table import Remark, Table, concatenate, listed
 from jaxdistill.errors import DataError, did_you_mean
-from jaxdistill.methods.method import function_of
 
 HUB_VALIDATION = ("validation", "valid", "val", "dev")
 

@@ -24,6 +24,8 @@ from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, LayerNorm, dropout
 from jaxdistill.models.layers.encoder_layer import EncoderLayer
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.models.positions import row_limit
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 
@@ -52,6 +54,18 @@ class BertConfig:
         activation(self.hidden_act)
 
     @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            vocabulary=self.vocab_size,
+            token_types=self.type_vocab_size,
+            positions=self.max_position_embeddings,
+        )
+
+    @property
     def head_dropout(self) -> float:
         """Rate of the classification head."""
         own = self.classifier_dropout
@@ -67,6 +81,11 @@ class RobertaConfig(BertConfig):
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5
     pad_token_id: int = 1
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return dataclasses.replace(super().sizes, positions=row_limit("roberta", vars(self)))
 
 
 class Embeddings(nnx.Module):

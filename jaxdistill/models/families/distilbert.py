@@ -22,6 +22,7 @@ from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, LayerNorm, dropout
 from jaxdistill.models.layers.encoder_layer import EncoderLayer
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 EPSILON = 1e-12
@@ -48,6 +49,17 @@ class DistilBertConfig:
     def __post_init__(self) -> None:
         check_config("distilbert", self, width=self.dim, heads=self.n_heads)
         activation(self.activation)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.n_layers,
+            width=self.dim,
+            heads=self.n_heads,
+            vocabulary=self.vocab_size,
+            positions=self.max_position_embeddings,
+        )
 
     @property
     def hidden_size(self) -> int:

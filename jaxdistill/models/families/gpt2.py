@@ -13,6 +13,7 @@ from jaxdistill.models.family import Family, Options
 from jaxdistill.models.hub.rules import Rule, embedding, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.decoder_layer import Shape
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 
@@ -49,6 +50,17 @@ class Gpt2Config:
     def num_hidden_layers(self) -> int:
         """Number of layers, under the name the other families have for it."""
         return self.n_layer
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.n_layer,
+            width=self.n_embd,
+            heads=self.n_head,
+            vocabulary=self.vocab_size,
+            positions=self.n_positions,
+        )
 
     @property
     def shape(self) -> Shape:

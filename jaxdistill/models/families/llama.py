@@ -16,6 +16,7 @@ from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.models.layers.rotary import inverse_frequencies, old_scaling, rope_parameters
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -106,6 +107,19 @@ class RotaryConfig:
         """Rotary frequencies of each kind of layer."""
         assert self.rope_parameters is not None
         return (inverse_frequencies(self.rope_parameters, self.head_dim or 0),)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            key_heads=self.key_heads,
+            head_width=self.head_dim,
+            vocabulary=self.vocab_size,
+            positions=self.max_position_embeddings,
+        )
 
     @property
     def shape(self) -> Shape:

@@ -25,6 +25,7 @@ from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import Embedding, Linear, dropout
 from jaxdistill.models.layers.heads import ClassificationHead, MaskedLMHead, Pooler
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 
@@ -71,6 +72,19 @@ class MobileBertConfig:
                 "mobilebert: got a bottleneck that neither use_bottleneck_attention nor "
                 "key_query_shared_bottleneck gives to queries and keys; set one of them"
             )
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            head_width=self.inner_width // self.num_attention_heads,
+            vocabulary=self.vocab_size,
+            token_types=self.type_vocab_size,
+            positions=self.max_position_embeddings,
+        )
 
     @property
     def inner_width(self) -> int:

@@ -16,7 +16,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxdistill.errors import ModelError, did_you_mean
-from jaxdistill.models.family import Family, Model, Options, assemble
+from jaxdistill.models.assembly import assemble
+from jaxdistill.models.family import Family, Model, Options
 from jaxdistill.models.hub.rules import Rule, flatten, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.image_layers import (
@@ -31,6 +32,7 @@ from jaxdistill.models.layers.image_layers import (
     normals,
 )
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 REDUCTION = 4  # a bottleneck is this many times narrower inside
@@ -73,6 +75,11 @@ class ResNetConfig:
                 f"{did_you_mean(self.layer_type, _KINDS)}"
             )
         activation(self.hidden_act)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(layers=len(self.depths), channels=self.num_channels)
 
 
 class ConvNorm(nnx.Module):

@@ -32,6 +32,7 @@ from jaxdistill.models.layers.image_layers import (
     normals,
 )
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 _MANY = float("inf")
@@ -59,6 +60,11 @@ class MlpConfig:
         )
         activation(self.hidden_act)
         _set_type(self, "jaxdistill-mlp")
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(layers=len(self.hidden_sizes), features=self.num_features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,15 @@ class CnnConfig:
             )
         activation(self.hidden_act)
         _set_type(self, "jaxdistill-cnn")
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=len(self.hidden_sizes),
+            image=(self.image_size, self.image_size),
+            channels=self.num_channels,
+        )
 
     @property
     def final_size(self) -> int:

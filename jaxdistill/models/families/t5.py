@@ -15,6 +15,7 @@ from jaxdistill.models.family import Family, Options
 from jaxdistill.models.hub.rules import Rule, embedding, linear, norm
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.seq2seq_layer import TwoStacks
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 
@@ -81,6 +82,17 @@ class T5Config:
     def num_hidden_layers(self) -> int:
         """Number of decoder layers, under the name the other families have for it."""
         return self.num_decoder_layers or self.num_layers
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.d_model,
+            heads=self.num_heads,
+            head_width=self.d_kv,
+            vocabulary=self.vocab_size,
+        )
 
     @property
     def stacks(self) -> TwoStacks:

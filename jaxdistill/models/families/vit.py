@@ -27,6 +27,7 @@ from jaxdistill.models.layers.basic import (
 )
 from jaxdistill.models.layers.image_layers import Batch, Classifier, check_numbers, images_of
 from jaxdistill.models.outputs import Outputs
+from jaxdistill.models.sizes import Sizes
 from jaxdistill.types import Json
 
 _MANY = float("inf")
@@ -73,6 +74,17 @@ class ViTConfig:
                 )
         activation(self.hidden_act)
         activation(self.pooler_act)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            image=(self.image_size, self.image_size),
+            channels=self.num_channels,
+        )
 
     @property
     def patches(self) -> int:

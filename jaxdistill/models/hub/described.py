@@ -11,9 +11,9 @@ from jaxdistill.files.model_folder import open_tensors, read_json, refuse_adapte
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.models.family import Family, Options
 from jaxdistill.models.hub.found import unwrapped
+from jaxdistill.models.hub.load import config_of, groups_held
 from jaxdistill.models.hub.sentence import stored_head
 from jaxdistill.models.labels import table_of_names
-from jaxdistill.models.registry import config_of, groups_held
 from jaxdistill.types import Json
 
 # Classes of transformers whose head has the names of one for whole texts, and another meaning.

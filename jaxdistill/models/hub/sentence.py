@@ -68,7 +68,7 @@ def lay_out(
       The encoder's tensors, and the other files by their paths in the folder: texts, or tensors.
     """
     assert model.options is not None
-    options, width = model.options, model.config.hidden_size
+    options, width = model.options, model.sizes.width
     stems = _head_stems(family, model.config, options) if options.head is not None else []
     acts = [family.head_activation] * (len(stems) - 1) + [None]
     pools = {name: mode == options.pooling for name, mode in _pooling_fields().items()}

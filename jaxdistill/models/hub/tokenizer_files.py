@@ -9,7 +9,6 @@ from jaxdistill.files.model_folder import read_json
 from jaxdistill.files.sentence_folder import encoder_folder, sentence_folder
 from jaxdistill.modalities.registry import modality_named
 from jaxdistill.models.family import Family, Model
-from jaxdistill.models.positions import row_limit
 from jaxdistill.types import Json
 
 CONFIG, WHOLE = "tokenizer_config.json", "tokenizer.json"
@@ -36,12 +35,12 @@ def tokenizer_texts(
     if not config and max_length is None:
         return {}
     texts, changed = _lower_cased(source, config)
-    limits = [n for n in (max_length, _own_limit(config), row_limit_of(model)) if n is not None]
+    limits = [n for n in (max_length, _own_limit(config), model.sizes.positions) if n is not None]
     if max_length is not None or (limits and min(limits) != _own_limit(config)):
         changed["model_max_length"] = max_length or min(limits)
     if _is_encoder(model):
         inputs = ["input_ids", "attention_mask"]
-        if (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
+        if (model.sizes.token_types or 0) > 1:
             inputs.insert(1, "token_type_ids")
         changed["model_input_names"] = inputs
         if config.get("padding_side", "right") != "right":
@@ -49,11 +48,6 @@ def tokenizer_texts(
     if {**config, **changed} != config:
         texts[CONFIG] = json.dumps({**config, **changed}, indent=2, ensure_ascii=False) + "\n"
     return texts
-
-
-def row_limit_of(model: Model) -> int | None:
-    """Return the longest row that a model has positions for, None where nothing limits it."""
-    return None if model.config is None else row_limit(model.family, vars(model.config))
 
 
 def _is_encoder(model: Model) -> bool:

@@ -89,6 +89,12 @@ class Shape:
     output_stddev: float = 0.02
 
 
+def shape_of(config: object) -> Shape | None:
+    """Return what a decoder is made of by its config; None where that is no decoder's."""
+    shape = getattr(config, "shape", None)
+    return shape if isinstance(shape, Shape) else None
+
+
 class RMSNorm(nnx.Module):
     """Division by the root mean square over the last axis, in float32 (Zhang and Sennrich 2019)."""
 

@@ -18,7 +18,7 @@ from jaxdistill.models.bodies.rebuilt import module_of
 from jaxdistill.models.bodies.text_encoder import input_ids_of
 from jaxdistill.models.family import Model, Options
 from jaxdistill.models.layers.attention import attend_causally, positions_of, segments_of, visible
-from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape
+from jaxdistill.models.layers.decoder_layer import DecoderLayer, Shape, shape_of
 from jaxdistill.models.layers.rotary import Rotation
 from jaxdistill.parallel import sharding
 from jaxdistill.types import Tree
@@ -52,8 +52,8 @@ def decoder_shape(model: Model) -> tuple[Shape, Options]:
     Raises:
       ModelError: the model is no decoder.
     """
-    shape, options = getattr(model.config, "shape", None), model.options
-    if not isinstance(shape, Shape) or options is None:
+    shape, options = shape_of(model.config), model.options
+    if shape is None or options is None:
         raise ModelError(
             f"student: got a teacher of family {model.family!r}, expected a decoder such as gpt2 "
             "or llama: only these are sliced in width; choose student.layers instead"

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.errors import ModelError
-from jaxdistill.models.family import Model, assemble, initial
+from jaxdistill.models.assembly import assemble, initial
+from jaxdistill.models.family import Model
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import family_named
 from jaxdistill.types import Tree

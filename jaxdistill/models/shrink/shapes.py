@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxdistill.config.schema import StudentConfig
 from jaxdistill.models.abstract import without_weights
-from jaxdistill.models.family import shapes_only
+from jaxdistill.models.assembly import shapes_only
 from jaxdistill.models.registry import Model, family_named
 from jaxdistill.models.shrink.layers import student_from_teacher
 from jaxdistill.models.shrink.width import narrowed_config

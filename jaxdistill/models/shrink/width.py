@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.errors import ModelError
-from jaxdistill.models.family import Model, abstract, assemble
+from jaxdistill.models.assembly import abstract, assemble
+from jaxdistill.models.family import Model
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.layers.decoder_layer import Shape
 from jaxdistill.models.registry import family_named

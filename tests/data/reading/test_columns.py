@@ -1,6 +1,7 @@
 """Columns as published data sets call them: which are read, and which are told not to be."""
 
 import pytest
+from support import labels
 
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.reading.columns import find_roles, remarks_on
@@ -107,3 +108,74 @@ def test_columns_of_language_models_are_refused(key):
     both = {"prompt": "text", "completion": "text"} if key != "messages" else {key: "text"}
     with pytest.raises(DataError, match=r"data\.(messages|prompt): has no effect for task 'class"):
         find_roles(table("text*,label"), DataConfig(train="x", **both), task="classification")
+
+
+def roles_of(columns: str, task="classification", **values):
+    """Return the roles of columns that hold 0 and 1."""
+    rows = {name: ["0", "1"] for name in columns.split()}
+    return find_roles(labels.table(**rows), DataConfig(train="rows.tsv", **values), task=task)
+
+
+@pytest.mark.parametrize(
+    ("columns", "inputs"),
+    [
+        ("sentence label", ("sentence",)),
+        ("idx text label", ("text",)),
+        ("index sentence1 sentence2 label", ("sentence1", "sentence2")),
+        ("premise hypothesis label", ("premise", "hypothesis")),
+        ("question1 question2 label", ("question1", "question2")),
+        ("question sentence label", ("question", "sentence")),
+    ],
+)
+def test_usual_columns_are_found(columns, inputs):
+    found = roles_of(columns)
+    assert (found.modality, found.inputs, found.labels) == ("text", inputs, ("label",))
+
+
+def test_given_columns_win():
+    found = roles_of("sentence text note kind", text="text", text_pair="note", label="kind")
+    assert (found.inputs, found.labels) == (("text", "note"), ("kind",))
+    assert roles_of("a b label", image="a").modality == "image"
+    assert roles_of("sentence label score", "regression").labels == ("score",)
+    assert roles_of("sentence label score").labels == ("label",)
+    assert roles_of("image label").modality == "image"
+
+
+def test_flags_are_found_for_several_labels():
+    columns = {"id": "11", "comment_text": "01", "toxic": "01", "rude": "11"}
+    found = find_roles(labels.table(**columns), DataConfig(train="x"), task="multilabel")
+    assert found.labels == ("toxic", "rude")
+    found = find_roles(
+        labels.table(**columns), DataConfig(train="x", labels=("rude", "toxic")), task="multilabel"
+    )
+    assert found.labels == ("rude", "toxic")
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "message"),
+    [
+        (
+            "sentence text label",
+            {},
+            r"data.text: .* could mean \['sentence', 'text'\], .* set",
+        ),
+        ("a b label", {}, r"data.text: .* has no column with a usual .*\['a', 'b', 'label'\]"),
+        (
+            "sentence kind",
+            {},
+            r"data.label: .* no column with a usual .*\['sentence', 'kind'\]",
+        ),
+        ("sentence label labels", {}, r"data.label: .* could mean \['label', 'labels'\]"),
+        ("sentence label", {"text": "sentense"}, r"no column 'sentense'.*Did you mean 'sentence'"),
+        ("sentence label", {"label": "lable"}, r"no column 'lable'.*Did you mean 'label'"),
+        ("a b label", {"text_pair": "b"}, r"got only data.text_pair"),
+        (
+            "sentence1 sentence2 premise hypothesis label",
+            {},
+            r"could mean \[\['sentence1', 'sentence2'\], \['premise', 'hypothesis'\]\]",
+        ),
+    ],
+)
+def test_ambiguous_or_missing_columns_are_listed(columns, values, message):
+    with pytest.raises(DataError, match=message):
+        roles_of(columns, **values)

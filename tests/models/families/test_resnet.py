@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from jaxdistill.errors import ModelError
+from jaxdistill.models.assembly import assemble
 from jaxdistill.models.families.resnet import RESNET, tie_batch_statistics
-from jaxdistill.models.family import assemble
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import build_model, load_model, save_model
 

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from jaxdistill.errors import ModelError
+from jaxdistill.models.assembly import assemble
 from jaxdistill.models.families.vit import VIT
-from jaxdistill.models.family import assemble
 from jaxdistill.models.hub.rules import flatten
 from jaxdistill.models.registry import build_model, load_model, save_model
 
