@@ -6,9 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jaxdistill.distill.assembly import Assembly, assemble
-from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import Setup, resolve
 
 from jaxdistill.config.load import check
 from jaxdistill.engine.mean import Mean
@@ -16,6 +13,9 @@ from jaxdistill.methods import registry
 from jaxdistill.methods.method import Method
 from jaxdistill.models.registry import Model, build_model
 from jaxdistill.parallel.mesh import mesh_of
+from jaxdistill.setup.assembly import Assembly, assemble
+from jaxdistill.setup.facts import Facts
+from jaxdistill.setup.resolve import Setup, resolve
 from jaxdistill.teachers.cache.codecs import Full, Sampled, TopK, encode, token_keys
 from jaxdistill.teachers.targets import Stored
 
@@ -56,7 +56,7 @@ def parts_of(
 def assembled(*models: Any, **sections: Any) -> tuple[Assembly, Any, Any]:
     """Return the step of a distillation, its first state, and what it reads beside it."""
     setup, made = parts_of(*models, **sections)
-    state, frozen = made.start(setup.student, setup.projections, seed=0)
+    state, frozen = made.start(setup.student, seed=0)
     assert setup.teacher is not None
     return made, state, dataclasses.replace(frozen, teachers={"teacher": setup.teacher.params})
 
@@ -111,7 +111,7 @@ def test_a_stage_trains_with_its_own_settings():
     student, _ = perceptrons()
     setup = resolve(config, train, Facts(), student, None, total_steps=STEPS)
     made = assemble(setup, mesh_of(config.parallel.sizes, jax.devices()[:1]))
-    state, frozen = made.start(student, {}, seed=0)
+    state, frozen = made.start(student, seed=0)
     after, metrics = jax.jit(made.step)(state, frozen, numbers())
     moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, state.params)
     norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
@@ -252,7 +252,7 @@ def test_padding_is_known_of_a_head_whose_outputs_are_stored():
     for width, expected in ((32, 20), (24, None)):
         known = Stored(TopK(4), width)
         setup, _ = parts_of(student, known, Facts(vocabulary=20), task="language_model")
-        assert setup.teacher.vocabulary == expected
+        assert setup.objective.keywords["vocabulary"] == expected
 
 
 def from_mean(student: Any, teacher: Any, batch: Any, *, maps: Any, state: Any, step: Any) -> Any:

@@ -1,10 +1,10 @@
 """A codec keeps what the objective reads, at its one temperature, or is refused by name."""
 
 import pytest
-from jaxdistill.distill.codec import check_objective, choose_codec
 
 from jaxdistill.config.load import check
 from jaxdistill.errors import ConfigError
+from jaxdistill.setup.codec import check_objective, choose_codec
 from jaxdistill.teachers.cache.codecs import Full, Hidden, Sampled, TopK
 
 SOFT = {"loss": "forward_kl", "temperature": 3.0}
