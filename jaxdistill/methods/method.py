@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from jaxdistill.config.base import NoOptions, Section
-from jaxdistill.config.plugins import Target, function_of
+from jaxdistill.config.plugins import Target
 from jaxdistill.errors import ConfigError
-
-__all__ = ["Method", "Reads", "function_of"]
 
 Reads = Literal["labels", "logits", "hidden", "attention", "outputs"]
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config, TokenizerConfig
 from jaxdistill.config.sources import sources
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.inputs.shapes import example_batch, sizes_of
 from jaxdistill.data.text.ends import ends_of
-from jaxdistill.methods.method import function_of
 from jaxdistill.modalities.registry import modality_named, recognizable
 from jaxdistill.models.hub.described import described
 

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdistill.config.objective import TermConfig
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
 from jaxdistill.engine.objective import (
     Objective,
@@ -23,7 +24,7 @@ from jaxdistill.engine.objective import (
 from jaxdistill.engine.optimizer import value_schedule
 from jaxdistill.engine.terms_cached import StoredLoss, stored_term, stored_tokens_term
 from jaxdistill.engine.terms_fused import TokenLoss, fused_term
-from jaxdistill.methods.method import Method, function_of
+from jaxdistill.methods.method import Method
 from jaxdistill.teachers.cache import codecs
 
 FUSED = "fused"

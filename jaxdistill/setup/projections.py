@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import Config
-from jaxdistill.methods.method import function_of
 from jaxdistill.models.layer_maps import check_layers, tap_shapes
 from jaxdistill.models.registry import Model
 

@@ -105,8 +105,8 @@ def resolve(
         )
     vocabulary = None
     if config.task_record.over_vocabulary:
-        classes = teacher.classes if isinstance(teacher, Stored) else teacher.config.vocab_size
-        vocabulary = real_vocabulary(config, facts, student.config.vocab_size, classes)
+        classes = teacher.classes if isinstance(teacher, Stored) else _columns(teacher)
+        vocabulary = real_vocabulary(config, facts, _columns(student), classes)
     draw, method_state = _no_projections, None
     if isinstance(teacher, Stored):
         speaker = targets.stored(teacher)
@@ -128,7 +128,7 @@ def resolve(
             total_steps=total_steps,
             eos_id=facts.ends,
             pad_id=facts.pad_id,
-            vocabulary=tokens_among(student.config.vocab_size, facts.vocabulary),
+            vocabulary=tokens_among(_columns(student), facts.vocabulary),
         )
     return Setup(
         train,
@@ -210,7 +210,7 @@ def stored_shapes(config: Config, teacher: Model | None, facts: Facts) -> Stored
         return Stored(codec, states.shape[-1], head)
     assert teacher.options is not None  # of a spec or a folder
     if teacher.options.head == "lm":
-        return Stored(codec, teacher.config.vocab_size)
+        return Stored(codec, _columns(teacher))
     return Stored(codec, teacher.options.num_labels)
 
 
@@ -226,3 +226,10 @@ def real_vocabulary(config: Config, facts: Facts, ours: int, theirs: int) -> int
             "both models' vocabularies"
         )
     return fewest if real is None else min(real, fewest)
+
+
+def _columns(model: Model) -> int:
+    """Return the number of columns of a language model's head."""
+    columns = model.sizes.vocabulary
+    assert columns is not None  # a language model has a table of tokens
+    return columns

@@ -39,7 +39,7 @@ def test_models_wait_there_and_states_do_not(elsewhere, tmp_path):
     setup = resolve(config, config.train, facts, student, teacher, total_steps=3)
     assert setup.teacher is not None
     assert devices_of((teacher.params, student.params, setup.teacher.params)) == {elsewhere}
-    state, _ = assemble(setup, mesh).start(student, setup.projections, 0)
+    state, _ = assemble(setup, mesh).start(student, 0)
     assert devices_of(state) == set(mesh.devices.flat)
 
 

@@ -53,7 +53,7 @@ def test_bytes_are_those_of_the_executable_and_of_live_arrays(mesh, planned):
     teacher = build_model(TEACHER, dtype="bfloat16", logits=False)
     setup = resolve(wanted, wanted.train, Facts(), student, teacher, total_steps=10)
     teacher, joint = setup.teacher, assemble(setup, mesh)
-    state, frozen = joint.start(student, {}, 0)
+    state, frozen = joint.start(student, 0)
     taught = place({"teacher": teacher.params}, joint.frozen_sharding.teachers)
     frozen = dataclasses.replace(frozen, teachers=taught)
     names = ("input_ids", "attention_mask", "segment_ids", "position_ids", "labels")

@@ -106,7 +106,7 @@ def joint_of(family, *, train=None, **layout):
 def start(family, **layout):
     """Return what a step takes: the joint, its first state, the teacher and the batches."""
     joint, student, setup = joint_of(family, **layout)
-    state, frozen = joint.start(student, setup.projections, seed=0)
+    state, frozen = joint.start(student, seed=0)
     teachers = sharding.place({"teacher": setup.teacher.params}, joint.frozen_sharding.teachers)
     return (
         joint,
