@@ -111,7 +111,7 @@ def test_students_that_write_for_themselves_know_all_ends(teacher):
     facts = Facts(ends=ends_of(config, data_of(folder)))
     setup = resolve(config, config.train, facts, model, model, total_steps=10)
     assert setup.writes is not None
-    assert list(setup.writes["eos_id"]) == [4, turn]
+    assert list(setup.writes.keywords["eos_id"]) == [4, turn]
 
 
 def test_ids_of_a_folder_say_nothing_of_a_tokenizer_trained_on_the_documents(teacher):

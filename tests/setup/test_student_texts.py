@@ -10,10 +10,6 @@ import pytest
 from jaxdistill import losses
 from jaxdistill.config.generation import OnPolicyConfig
 from jaxdistill.config.load import check
-from jaxdistill.distill.assembly import assemble
-from jaxdistill.distill.facts import Facts
-from jaxdistill.distill.setup import resolve
-from jaxdistill.distill.student_texts import writing_step
 from jaxdistill.engine.mean import Mean
 from jaxdistill.engine.objective import Objective
 from jaxdistill.engine.on_policy_step import make_on_policy_step
@@ -23,6 +19,10 @@ from jaxdistill.engine.terms_fused import TokenLoss, fused_term
 from jaxdistill.generation.rollout import make_continue
 from jaxdistill.models.registry import build_model
 from jaxdistill.parallel.mesh import make_mesh
+from jaxdistill.setup.assembly import assemble
+from jaxdistill.setup.facts import Facts
+from jaxdistill.setup.resolve import resolve
+from jaxdistill.setup.student_texts import writing_step
 
 STEPS, ROWS, LENGTH, PROMPT = 60, 8, 12, 3
 SPEC = {
@@ -161,7 +161,7 @@ def test_texts_end_and_are_filled_and_spelt_as_the_data_say():
     watching = dataclasses.replace(student, apply=watched)
     setup = resolve(config, config.train, facts, watching, student, total_steps=1)
     made = assemble(setup, make_mesh(1, devices=jax.devices()[:1]))
-    state, frozen = made.start(student, setup.projections, seed=0)
+    state, frozen = made.start(student, seed=0)
     frozen = dataclasses.replace(frozen, teachers={"teacher": setup.teacher.params})
     step = jax.jit(made.step)
     for seed in range(4):

@@ -84,7 +84,7 @@ def test_layers_that_lie_on_the_host_are_fetched():
 
 def test_what_is_known_of_a_teacher_is_handed_on():
     model = build_model(LLAMA, head="lm")
-    teacher = live(model, storage="dtype", on_host=False, vocabulary=20)
-    assert (teacher.vocabulary, teacher.config, teacher.codec) == (20, model.config, None)
+    teacher = live(model, storage="dtype", on_host=False)
+    assert (teacher.config, teacher.codec) == (model.config, None)
     assert dataclasses.asdict(teacher.config)["num_hidden_layers"] == 2
     assert teacher.axes is model.axes

@@ -45,7 +45,7 @@ def test_stored_outputs_are_read_from_the_batch(codec):
     logits = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(np.float32)
     fields = encode(codec, logits, token_keys(0, np.arange(ROWS), np.zeros(ROWS)))
     batch = {f"teacher_{name}": field for name, field in fields.items()}
-    teacher = targets.stored(targets.Stored(codec, CLASSES), vocabulary=3)
+    teacher = targets.stored(targets.Stored(codec, CLASSES))
     found = teacher.apply(teacher.params, {**batch, "labels": np.zeros(ROWS)}, train=False, taps=())
     if isinstance(codec, Full):
         np.testing.assert_allclose(
@@ -54,7 +54,7 @@ def test_stored_outputs_are_read_from_the_batch(codec):
     else:
         assert found.logits is None
         assert all(len(field) == ROWS for field in found.features.values())
-    assert (teacher.codec, teacher.vocabulary, teacher.config) == (codec, 3, None)
+    assert (teacher.codec, teacher.config) == (codec, None)
     assert not jax.tree.leaves(teacher.params)
 
 
