@@ -148,7 +148,11 @@ def test_scores_are_numbers():
     found, space = encode(["2.5", 3, np.float64(0)], task="regression")
     assert found == [2.5, 3.0, 0.0]
     assert (space.count, space.names) == (1, None)
-    for bad, message in [("x", "got label 'x', expected a number"), ("nan", "finite number")]:
+    for bad, message in [
+        ("x", "got label 'x', expected a number"),
+        ("nan", "finite number"),
+        ("1e39", "at most 3.4e.38"),
+    ]:
         with pytest.raises(DataError, match=f"row 2: .*{message}"):
             encode(["1", bad], task="regression")
 

@@ -143,7 +143,7 @@ def _parquet(content: bytes, source: str) -> Table:
 
     try:
         return arrow_table(pyarrow.parquet.read_table(pyarrow.BufferReader(content)), source)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not a Parquet file: {_first_line(error)}") from None
 
 
@@ -153,10 +153,31 @@ def _arrow(content: bytes, source: str) -> Table:
     buffer = pyarrow.BufferReader(content)
     try:
         if content.startswith(b"ARROW1"):
-            return arrow_table(pyarrow.ipc.open_file(buffer).read_all(), source)
-        return arrow_table(pyarrow.ipc.open_stream(buffer).read_all(), source)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+            table = pyarrow.ipc.open_file(buffer).read_all()
+        else:
+            table = pyarrow.ipc.open_stream(buffer).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not an Arrow file: {_first_line(error)}") from None
+    return arrow_table(validated(table, source), source)
+
+
+def validated(table: Any, source: str) -> Any:
+    """Return a `pyarrow.Table` of an Arrow file whose buffers hold all that it points to.
+
+    Offsets of a damaged file point beyond them, and reading there ends the process.
+
+    Raises:
+      DataError: they do.
+    """
+    import pyarrow
+
+    try:
+        table.validate(full=True)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{source}: a damaged Arrow file: {_first_line(error)}; copy or write it again"
+        ) from None
+    return table
 
 
 def arrow_table(table: Any, source: str) -> Table:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import struct
 
 import numpy as np
 import pyarrow
@@ -117,6 +118,14 @@ def pickled() -> bytes:
     return npz(x=np.array([{}, {}], dtype=object), y=[0, 1])
 
 
+def offset_beyond_the_end() -> bytes:
+    """An Arrow file whose second text goes on far behind its buffer."""
+    whole = arrow(pyarrow.table({"text": ["good", "bad", "fine"]}), pyarrow.ipc.new_file)
+    offsets = struct.pack("<4i", 0, 4, 7, 11)
+    assert whole.count(offsets) == 1
+    return whole.replace(offsets, struct.pack("<4i", 0, 4, 2**30, 11))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -137,6 +146,7 @@ def pickled() -> bytes:
         ("a.parquet", b"nonsense", r"not a Parquet file"),
         ("a.parquet", parquet(pyarrow.table({"a": pyarrow.array([], "int64")})), r"got no rows"),
         ("a.arrow", b"nonsense", r"not an Arrow file"),
+        ("a.arrow", offset_beyond_the_end(), r"a damaged Arrow file: .*out of bounds"),
         ("a.npz", b"nonsense", r"not a NPZ file of plain arrays"),
         ("a.npz", pickled(), r"not a NPZ file of plain arrays"),
         ("a.npz", npz(z=[1]), r"got the arrays \['z'\], expected x_train and y_train or x and y"),
