@@ -4,6 +4,7 @@ import base64
 import html.parser
 import json
 import re
+import xml.etree.ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,17 @@ def test_confusion_counts_are_right():
     # Text is drawn as paths that carry it as a comment: means 1.5, 0.5 and 2 over two seeds.
     texts = re.findall(r"<!-- (.*?) -->", svg)
     assert {"1.5", "0.5", "2", "no", "yes"} <= set(texts)
+
+
+@pytest.mark.parametrize("name", [r"$\frac{1$", "$$", "a_b^c", "<&>", "b\0c", "\ud800"])
+def test_labels_of_figures_are_no_mathematics(name):
+    logits, labels = np.eye(2)[None], np.array([0, 1])
+    drawn = (
+        figures.confusion(logits, labels, [name, "yes"]),
+        figures.label_scores({"teacher": logits}, np.eye(2), [name, "yes"]),
+    )
+    for svg in drawn:
+        xml.etree.ElementTree.fromstring(base64.b64decode(svg.split(",")[1]))
 
 
 def test_figures_are_the_same_every_time(classified):
