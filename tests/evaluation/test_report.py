@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.config.load import check, dump
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import CheckpointError, ConfigError
 from jaxdistill.evaluation import figures, report
 from jaxdistill.evaluation.verdict import verdict
 
@@ -196,6 +196,23 @@ def test_report_of_an_unfinished_run(classified, missing):
     (classified / missing).unlink()
     with pytest.raises(ConfigError, match="expected a run that has been evaluated"):
         report.write_report(classified)
+
+
+@pytest.mark.parametrize("damaged", ["result.json", "evaluate/predictions.npz"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\0"])
+def test_report_of_a_damaged_run(classified, damaged, content):
+    (classified / damaged).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{damaged}: got .*; delete .*evaluate, and run"):
+        report.write_report(classified)
+
+
+@pytest.mark.parametrize("content", [b"", b"[{}]", b"[1]", b"{", b"\xff"])
+def test_what_only_tells_stops_no_report(classified, content):
+    (classified / "doctor.json").write_bytes(content)
+    with next(classified.glob("*/seed-*/metrics.jsonl")).open("ab") as file:
+        file.write(b'[1]\n{"event": "evaluation", "accuracy": 1}\n\xff\n')
+    page = report.write_report(classified).read_text(encoding="utf-8")
+    assert "doctor.json is damaged" in page
 
 
 def test_evaluation_curves_skip_what_a_kill_cut_off(classified):
