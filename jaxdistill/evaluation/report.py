@@ -120,7 +120,7 @@ def label_names(workdir: Path, classes: int) -> list[str]:
             path = encoder_folder(folder) / "config.json"
             table = json.loads(path.read_text(encoding="utf-8"))["id2label"]
             return [str(table[str(index)]) for index in range(classes)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # A student without names in this folder.
     return [str(index) for index in range(classes)]
 

@@ -102,7 +102,7 @@ def refuse_adapter(folder: Path) -> None:
         return
     try:
         described = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         described = None
     base = described.get("base_model_name_or_path") if isinstance(described, dict) else None
     alone = f", or remove {_ADAPTER} to take {WEIGHTS} alone"

@@ -119,9 +119,18 @@ def test_codes_are_names_in_every_split():
         encode([0, 1], rows=[0, 2])
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_numbers_that_no_float_tells_apart_are_names(kind):
+    codes = [kind(2**53), kind(2**53 + 1), kind(10**30)]
+    found, space = encode([codes[1], codes[0], codes[2], codes[1]])
+    assert space.names == tuple(sorted(map(str, codes)))
+    assert found == [space.names.index(str(codes[i])) for i in (1, 0, 2, 1)]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (["1" * 5000, "0"], r"such as"),
         (["3.8", "4.0", "0.5"], r"such as 0.5, 3 different numbers with dec.*set task=regression"),
         ([1.0, 1.5, 5.0], r"task=regression, or list the 3 labels as data.labels"),
         (np.linspace(0, 1, 30), r"30 different numbers.*set task=regression"),
