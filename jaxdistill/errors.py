@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 200
+
 
 class JaxDistillError(ValueError):
     """Base of every error a user can cause; the command line prints it on one line."""
@@ -46,5 +48,8 @@ class Preempted(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if len(name) > _LONGEST:  # comparing takes the square of the length, and nobody meant this
+        return ""
+    close = [other for other in known if len(other) <= 3 * len(name)]  # no other reaches the cutoff
+    nearest = difflib.get_close_matches(name, close, n=1, cutoff=0.5)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -211,7 +211,9 @@ def call(arguments: list[str]) -> int:
         return _fail(error, error.exit_code)
     except Preempted as stop:
         return _fail(stop, stop.exit_code, "stopped")
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # of a file, which typer takes for the user's
+            raise stop.__cause__ from None
         code = _INTERRUPTED
     except Exception as error:
         if not isinstance(error, usage_error):

@@ -5,16 +5,12 @@ Each check raises ValueError with one line that begins with the key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from jaxdistill.config.fields import ConfigFields
 from jaxdistill.config.objective import TermConfig
 from jaxdistill.methods.registry import methods
 
-if TYPE_CHECKING:
-    from jaxdistill.config.schema import Config
 
-
-def check_task_losses(config: Config) -> None:
+def check_task_losses(config: ConfigFields) -> None:
     """Refuse losses of another task's labels."""
     wanted = config.task_record.loss
     for name, term in config.objective.items():
@@ -25,7 +21,7 @@ def check_task_losses(config: Config) -> None:
             )
 
 
-def check_metric(config: Config) -> None:
+def check_metric(config: ConfigFields) -> None:
     """Refuse metrics that the task does not have, and labels that the metric does not look at."""
     known = {metric.name for metric in config.task_record.metrics}
     if config.ranking_metric not in known:
@@ -40,7 +36,7 @@ def check_metric(config: Config) -> None:
         )
 
 
-def check_objective(config: Config) -> None:
+def check_objective(config: ConfigFields) -> None:
     """Refuse an objective that is 0 whatever the student does."""
     if not any(term.acts for term in config.terms.values()):
         raise ValueError(
@@ -57,7 +53,7 @@ def check_objective(config: Config) -> None:
             )
 
 
-def check_language_term(config: Config, name: str, term: TermConfig) -> None:
+def check_language_term(config: ConfigFields, name: str, term: TermConfig) -> None:
     """Refuse what a language model's losses cannot do without logits."""
     if not config.task_record.over_vocabulary or config.losses == "dense":
         return
@@ -74,7 +70,7 @@ def check_language_term(config: Config, name: str, term: TermConfig) -> None:
         )
 
 
-def check_teacher(config: Config) -> None:
+def check_teacher(config: ConfigFields) -> None:
     """Refuse no teacher, two of them, and what a function cannot be asked for."""
     teacher = config.teacher
     if teacher.function is None:
@@ -116,7 +112,7 @@ def check_teacher(config: Config) -> None:
             )
 
 
-def check_fresh_heads(config: Config) -> None:
+def check_fresh_heads(config: ConfigFields) -> None:
     """Refuse new heads where there is none to draw, or where nothing would train it."""
     for side, section in (("teacher", config.teacher), ("student", config.student)):
         if not section.fresh_head:
@@ -132,7 +128,7 @@ def check_fresh_heads(config: Config) -> None:
             raise ValueError(f"{side}.fresh_head: got true, but {reason}; drop one of the two")
 
 
-def check_on_policy(config: Config) -> None:
+def check_on_policy(config: ConfigFields) -> None:
     """Refuse students that cannot write, and teachers that cannot be asked about what they did."""
     if config.on_policy is None:
         return

@@ -10,6 +10,8 @@ from pydantic import Field, SerializeAsAny, model_validator
 from jaxdistill.config.base import LabelName, PositiveInt, Section
 from jaxdistill.config.inputs import InputsConfig, read_inputs
 from jaxdistill.config.sources import check_source
+from jaxdistill.modalities.registry import modalities
+from jaxdistill.types import Json
 
 
 class TokenizerConfig(Section):
@@ -164,3 +166,16 @@ def _is_encoding(name: str) -> bool:
         return codecs.lookup(name) is not None
     except LookupError:
         return False
+
+
+def altering(data: DataConfig) -> Json:
+    """Return the options that alter training examples at random, by their names in a config."""
+    named = data.modality
+    found = {}
+    for one in modalities().values():
+        for key in one.altering_keys if named in (None, one.name) else ():
+            own = key in one.options.model_fields
+            value = getattr(data.inputs if own else data, key, None)
+            if value:
+                found[f"data.inputs.{key}" if own else f"data.{key}"] = value
+    return found

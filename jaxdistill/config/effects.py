@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxdistill.config.base import DECAYING
+from jaxdistill.config.fields import ConfigFields
 from jaxdistill.config.sources import FILES, sources
 from jaxdistill.config.training import TrainConfig
 from jaxdistill.modalities.registry import modalities, modality_named
 from jaxdistill.types import Json
 
-if TYPE_CHECKING:
-    from jaxdistill.config.schema import Config
-
 Path = tuple[str, ...]
 _LABEL_OPTIONS = ("label", "labels")
 
 
-def idle_options(config: Config) -> Iterator[tuple[Path, str]]:
+def idle_options(config: ConfigFields) -> Iterator[tuple[Path, str]]:
     """Yield every option without effect in this configuration, and why it has none."""
     yield from _of_data(config)
     yield from _of_cache(config)
@@ -36,7 +34,7 @@ def idle_options(config: Config) -> Iterator[tuple[Path, str]]:
             yield (name,), f"of language models; the task is {config.task!r}"
 
 
-def check_effects(config: Config) -> None:
+def check_effects(config: ConfigFields) -> None:
     """Refuse options that were given and have no effect.
 
     Raises:
@@ -51,7 +49,7 @@ def check_effects(config: Config) -> None:
         raise ValueError("; ".join(faults))
 
 
-def effective(config: Config) -> Json:
+def effective(config: ConfigFields) -> Json:
     """Return a configuration as JSON values that read back equal, without idle options."""
     values: Json = config.model_dump(mode="json")
     for path, _ in idle_options(config):
@@ -78,7 +76,7 @@ def _given(config: Any, path: Path) -> bool:
     return node is not None
 
 
-def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
+def _of_data(config: ConfigFields) -> Iterator[tuple[Path, str]]:
     data, task = config.data, config.task_record
     embedded = data.source in sources()
     if embedded:
@@ -120,7 +118,7 @@ def _of_data(config: Config) -> Iterator[tuple[Path, str]]:
             yield ("data", "labels"), f"of classes; the task is {config.task!r}"
 
 
-def _of_cache(config: Config) -> Iterator[tuple[Path, str]]:
+def _of_cache(config: ConfigFields) -> Iterator[tuple[Path, str]]:
     if config.cache is None:
         return
     codec = config.cache.codec or config.default_codec
@@ -135,7 +133,7 @@ def _of_cache(config: Config) -> Iterator[tuple[Path, str]]:
             yield ("cache", name), f"of the codec {' or '.join(known)}, and the codec is {codec!r}"
 
 
-def _of_models(config: Config) -> Iterator[tuple[Path, str]]:
+def _of_models(config: ConfigFields) -> Iterator[tuple[Path, str]]:
     student = config.student
     if not student.sizes:
         yield (
@@ -155,7 +153,9 @@ def _of_models(config: Config) -> Iterator[tuple[Path, str]]:
             yield (side, "pooling"), f"of models that classify; the task is {config.task!r}"
 
 
-def _of_training(stage: str, train: TrainConfig, config: Config) -> Iterator[tuple[Path, str]]:
+def _of_training(
+    stage: str, train: TrainConfig, config: ConfigFields
+) -> Iterator[tuple[Path, str]]:
     if train.optimizer not in DECAYING:
         why = f"none of the optimizer {train.optimizer!r}; of {', '.join(DECAYING)}"
         # Asking for none of it is what happens.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,12 +39,13 @@ ELSEWHERE = {
     "eval_steps": "evaluate_every",
 }
 """What other tools call a key, and what it is called here."""
+MOST_FAULTS = 20
+_MOST_PARTS = 20 * MOST_FAULTS  # a union has a part for each of its members
 _UNION_MEMBER = r"Config$|\[|^constrained-|^function-|^(str|int|float|bool|dict)$"
 
 
-def key_faults(model: type[BaseModel], values: Mapping[str, object], prefix: str) -> list[str]:
-    """List the keys of a section that are not known, and true or false in place of a number."""
-    faults = []
+def key_faults(model: type[BaseModel], values: Mapping[str, object], prefix: str) -> Iterator[str]:
+    """Yield the keys of a section that are not known, and true or false in place of a number."""
     fields = model.model_fields
     if model is TermConfig:
         fields = term_fields(values.get("loss"))
@@ -52,27 +54,34 @@ def key_faults(model: type[BaseModel], values: Mapping[str, object], prefix: str
         if field is None:
             fault = option_fault(values.get("loss"), key) if model is TermConfig else None
             fault = fault or f"unknown key.{_nearest(fields, str(key))}"
-            faults.append(f"{prefix}{key}: {fault}")
+            yield f"{prefix}{key}: {fault}"
             continue
         if isinstance(value, bool) and not {bool, Any} & set(_members(field.annotation)):
             # pydantic would take `true` for the number 1.
-            faults.append(f"{prefix}{key}: got {value}, expected something else than true or false")
+            yield f"{prefix}{key}: got {value}, expected something else than true or false"
         for section, is_map in sections_in(field.annotation):
             if is_map and isinstance(value, dict):
                 for name, item in value.items():
                     if isinstance(item, dict):
-                        faults += key_faults(section, item, f"{prefix}{key}.{name}.")
+                        yield from key_faults(section, item, f"{prefix}{key}.{name}.")
             elif isinstance(value, dict) and section is InputsConfig:
                 # Of a kind that is not known, or has no options, all is reported with the values.
                 known = inputs_fields(values.get("modality"))
-                faults += [
+                yield from (
                     f"{prefix}{key}.{one}: unknown key.{_nearest(known, str(one))}"
                     for one in value
                     if known and one not in known
-                ]
+                )
             elif isinstance(value, dict):
-                faults += key_faults(section, value, f"{prefix}{key}.")
-    return faults
+                yield from key_faults(section, value, f"{prefix}{key}.")
+
+
+def told(faults: Iterable[str]) -> str:
+    """Join faults, as many as anybody reads; what comes after them is not even looked for."""
+    shown = list(itertools.islice(faults, MOST_FAULTS + 1))
+    if len(shown) > MOST_FAULTS:
+        shown[-1] = "and others; correct these first"
+    return "; ".join(shown)
 
 
 def sections_in(annotation: Annotation) -> list[tuple[type[BaseModel], bool]]:
@@ -86,8 +95,8 @@ def sections_in(annotation: Annotation) -> list[tuple[type[BaseModel], bool]]:
 
 
 def described(faults: Sequence[Any]) -> list[str]:
-    """Say each fault once as `section.key: got …, expected …`."""
-    located = [(_location(fault["loc"]), fault) for fault in faults]
+    """Say each fault once as `section.key: got …, expected …`; of very many, the first ones."""
+    located = [(_location(fault["loc"]), fault) for fault in faults[:_MOST_PARTS]]
     wanted: dict[tuple[str, str], list[str]] = {}
     for where, fault in located:
         # Each member of a union complains; the one that got deepest is the one that was meant.

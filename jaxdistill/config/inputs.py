@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
@@ -13,10 +13,7 @@ from jaxdistill.config.base import Section
 from jaxdistill.errors import did_you_mean
 from jaxdistill.modalities.modality import Modality
 from jaxdistill.modalities.registry import modalities
-from jaxdistill.types import Annotation, Json
-
-if TYPE_CHECKING:
-    from jaxdistill.config.data import DataConfig
+from jaxdistill.types import Annotation
 
 
 class InputsConfig(Section):
@@ -71,19 +68,6 @@ def inputs_annotation(name: str) -> Annotation:
     """Return the type of an option of any kind of input, or Any where none has it."""
     found = (one.options.model_fields.get(name) for one in modalities().values())
     return next((field.annotation for field in found if field is not None), Any)
-
-
-def altering(data: DataConfig) -> Json:
-    """Return the options that alter training examples at random, by their names in a config."""
-    named = data.modality
-    found = {}
-    for one in modalities().values():
-        for key in one.altering_keys if named in (None, one.name) else ():
-            own = key in one.options.model_fields
-            value = getattr(data.inputs if own else data, key, None)
-            if value:
-                found[f"data.inputs.{key}" if own else f"data.{key}"] = value
-    return found
 
 
 @functools.cache

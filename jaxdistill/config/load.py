@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jaxdistill.config.effects import effective
-from jaxdistill.config.faults import described, key_faults, sections_in
+from jaxdistill.config.faults import described, key_faults, sections_in, told
 from jaxdistill.config.inputs import read_inputs
 from jaxdistill.config.objective import read_term
 from jaxdistill.config.paths import expand
@@ -67,7 +67,13 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
     values.setdefault("name", name_of(path))
     for override in overrides:
         apply_override(values, override)
-    return check(expand(values))
+    try:
+        return check(expand(values))
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: got lists or mappings inside of more others than can be read; is one of the "
+            "keys given a thousand times over?"
+        ) from None
 
 
 def name_of(path: Path) -> str:
@@ -97,9 +103,9 @@ def check(values: Mapping[str, object]) -> Config:
       ConfigError: naming every unknown key (with the nearest known one) and every bad value.
     """
     load_plugins()
-    faults = key_faults(Config, values, "")
-    if faults:
-        raise ConfigError("; ".join(faults))
+    message = told(key_faults(Config, values, ""))
+    if message:
+        raise ConfigError(message)
     # A section with nothing under it means its defaults, unless null says something else there.
     for name, field in Config.model_fields.items():
         is_section = any(not is_map for _, is_map in sections_in(field.annotation))
@@ -116,7 +122,7 @@ def check(values: Mapping[str, object]) -> Config:
     except ValidationError as error:
         faults += described(error.errors())
     if faults or config is None:
-        raise ConfigError("; ".join(faults))
+        raise ConfigError(told(faults))
     return config
 
 

@@ -129,6 +129,9 @@ def _compose(text: str, where: str) -> yaml.Node | None:
         raise ConfigError(f"{where}: not valid YAML{place}: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{where}: not valid YAML: lists or mappings without an end") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError) as error:
+        # The parser lets through what Python says of a character or a number that is none.
+        raise ConfigError(f"{where}: not valid YAML: {error}; correct or quote it") from None
 
 
 class _Builder:
@@ -139,9 +142,7 @@ class _Builder:
         self._open: set[int] = set()
 
     def build(self, node: yaml.Node, annotation: Annotation, key: str) -> Any:
-        self._count += 1
-        if self._count > _MOST_VALUES or id(node) in self._open:
-            self._refuse(node, "an alias that holds itself or grows without end")
+        self._counted(node)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, annotation, key)
         if node.tag not in (f"{_STANDARD}map", f"{_STANDARD}seq"):
@@ -156,6 +157,11 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
+    def _counted(self, node: yaml.Node) -> None:
+        self._count += 1
+        if self._count > _MOST_VALUES or id(node) in self._open:
+            self._refuse(node, f"more than {_MOST_VALUES:,} values, or an alias that holds itself")
+
     def _mapping(
         self, node: yaml.MappingNode, annotation: Annotation, key: str
     ) -> dict[object, object]:
@@ -168,14 +174,13 @@ class _Builder:
 
     def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
         """Yield keys and values, those taken over by `<<` first; written ones replace them."""
-        own: list[str] = []
+        own: set[str] = set()
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 self._refuse(name, "a list or mapping as a key, expected a word")
-            own.append(name.value)
-        twice = sorted({name for name in own if own.count(name) > 1})
-        if twice:
-            self._refuse(node, f"the key {twice[0]!r} is given twice")
+            if name.value in own:
+                self._refuse(node, f"the key {name.value!r} is given twice")
+            own.add(name.value)
         for name, value in node.value:
             if name.value != "<<" or name.style:
                 continue
@@ -184,6 +189,7 @@ class _Builder:
             for part in reversed(merged):
                 if not isinstance(part, yaml.MappingNode) or id(part) in self._open:
                     self._refuse(value, "something else than a mapping to take over by '<<'")
+                self._counted(part)  # it may bring nothing, and yet grow without end
                 yield from self._pairs(part)
         yield from ((name, value) for name, value in node.value if name.value != "<<" or name.style)
 

@@ -89,6 +89,11 @@ def _score(value: Any, table: Table, row: int) -> float:
         raise DataError(f"{table.at(row)}: got label {value!r}, expected a number") from None
     if not math.isfinite(score):
         raise DataError(f"{table.at(row)}: got label {score}, expected a finite number")
+    if abs(score) > float(np.finfo(np.float32).max):
+        raise DataError(
+            f"{table.at(row)}: got label {score}, expected a number of at most "
+            f"{np.finfo(np.float32).max:.3g}, since labels are held as float32; scale them"
+        )
     return score
 
 

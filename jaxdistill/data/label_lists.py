@@ -37,7 +37,7 @@ def read_list(text: str) -> list[Any]:
             return []
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = _mapping(body)
     if isinstance(found, dict):
         return true_keys(found)

@@ -18,6 +18,7 @@ _PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "?", "-"})
 _GENERIC = re.compile(r"LABEL_\d+")
 _INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
 _PADDED = re.compile(r"[+-]?0\d+")
+_LONGEST_ID = 15
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 
@@ -46,7 +47,12 @@ def is_generic(names: Sequence[str]) -> bool:
 
 
 def is_integer(cell: int | float | str) -> bool:
-    """Say whether a cell is a whole number that may be an id; `01` is a code."""
+    """Say whether a cell is a whole number that may be an id; `01` is a code.
+
+    So is a number of more digits than a float tells apart, such as one of a customer.
+    """
+    if len(str(cell)) > _LONGEST_ID:
+        return False
     if isinstance(cell, str):
         return bool(_INTEGER.fullmatch(cell)) and not _PADDED.fullmatch(cell)
     return isinstance(cell, int)

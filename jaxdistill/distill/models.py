@@ -101,7 +101,7 @@ def row_limits(config: Config) -> dict[str, int]:
             try:
                 path = encoder_folder(Path(origin)) / "config.json"
                 fields = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue  # Loading the model says what is wrong with its config.
         if isinstance(fields, dict):
             limit = row_limit(fields.get("family", fields.get("model_type")), fields)

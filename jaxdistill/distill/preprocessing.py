@@ -136,7 +136,7 @@ def _config_of(folder: Path) -> Json | None:
     """Return a folder's config; what is wrong with one, reading the model says."""
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return raw if isinstance(raw, dict) else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator, measure
 from jaxdistill.distill.results import account_of, compare
 from jaxdistill.distill.trainer import Trainer, make_trainer, run_seed
-from jaxdistill.distill.workspace import EVALUATED, Workspace, run_stage
+from jaxdistill.distill.workspace import EVALUATED, Workspace, read_result, run_stage
 from jaxdistill.doctor import doctor
 from jaxdistill.engine.telemetry import say
 from jaxdistill.errors import ConfigError, ModelError
@@ -134,7 +133,7 @@ def _students(workspace: Workspace, name: str) -> Json:
             own = folder / f"seed-{seed}"
             done = own / "result.json"
             if group.decide(f"seed {seed}", done.is_file):
-                accounts.append(json.loads(done.read_text(encoding="utf-8")))
+                accounts.append(read_result(own, "seed", "value"))
                 continue
             student = workspace.student(seed)
             if trainer is None:
@@ -205,9 +204,7 @@ def _export(workspace: Workspace) -> Json:
 
 
 def _export_best(workspace: Workspace) -> None:
-    seeds = json.loads((workspace.workdir / "distill" / "result.json").read_text(encoding="utf-8"))[
-        "seeds"
-    ]
+    seeds = read_result(workspace.workdir / "distill", "seeds")["seeds"]
     pick = max if workspace.config.higher_is_better else min
     best = pick(seeds, key=lambda account: account["value"])
     target = workspace.workdir / "export" / "student"
@@ -219,7 +216,7 @@ def _report(workspace: Workspace) -> Json:
     def write() -> Json:
         path = write_report(workspace.workdir)
         say(f"report  {path}")
-        return json.loads((workspace.workdir / "result.json").read_text(encoding="utf-8"))
+        return read_result(workspace.workdir)
 
     return group.first("report", write)
 

@@ -22,9 +22,9 @@ from jaxdistill.distill import models as build
 from jaxdistill.distill.evaluator import make_evaluator
 from jaxdistill.doctor import doctor
 from jaxdistill.engine.telemetry import say
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import CheckpointError, ConfigError
 from jaxdistill.files.atomic import write_text
-from jaxdistill.files.json_files import write_json
+from jaxdistill.files.json_files import read_object, write_json
 from jaxdistill.models.registry import Model
 from jaxdistill.parallel.mesh import mesh_of
 from jaxdistill.runtime import group
@@ -175,7 +175,11 @@ class Workspace:
         files = folder / "result.json", self.workdir / "result.json", folder / "settings.json"
         if not all(path.is_file() for path in files):
             return False
-        made = json.loads(files[-1].read_text(encoding="utf-8"))
+        try:
+            made = read_settings(folder)
+            read_result(folder)
+        except CheckpointError:
+            return False  # The stage says what is wrong with it, or makes it again.
         # Whether the data are the same cannot be known without them.
         made.pop("data", None)
         made["settings"].pop("test", None)
@@ -236,13 +240,51 @@ def run_stage(
     return group.first(f"{name} ends", keep)
 
 
+def read_settings(folder: Path) -> Json:
+    """Return what a stage was made with.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    return read_object(
+        folder / "settings.json",
+        "settings",
+        "data",
+        fix=f"redo the stage with --force, or delete {folder}",
+    )
+
+
+def read_result(folder: Path, *needs: str) -> Json:
+    """Return what a stage or a seed of it has found, with the keys that are needed.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    fix = "delete this file, and run the same command again to make it anew"
+    return read_object(folder / "result.json", *needs, fix=fix)
+
+
+def _is_damaged(folder: Path) -> bool:
+    for name, read in (("settings.json", read_settings), ("result.json", read_result)):
+        try:
+            if (folder / name).is_file():
+                read(folder)
+        except CheckpointError:
+            return True
+    return False
+
+
 def _kept(workspace: Workspace, name: str, wanted: Json) -> Json | None:
     """Return what a stage left in its folder, or prepare the folder for it."""
     folder = workspace.workdir / name
     marker, result_file = folder / "settings.json", folder / "result.json"
     done = result_file.is_file()
+    if workspace.force and _is_damaged(folder):
+        say(f"{name}  redone, what {folder} says of it is damaged")
+        shutil.rmtree(folder)
+        done = False
     if marker.is_file():
-        before = json.loads(marker.read_text(encoding="utf-8"))
+        before = read_settings(folder)
         changed = workspace.changes(before, wanted)
         # A stage that failed before its first checkpoint left nothing worth asking about.
         if changed and not any(path.is_dir() for path in folder.iterdir()) and not done:
@@ -258,7 +300,7 @@ def _kept(workspace: Workspace, name: str, wanted: Json) -> Json | None:
             shutil.rmtree(folder)
     if result_file.is_file():
         say(f"{name}  done before, kept")
-        return json.loads(result_file.read_text(encoding="utf-8"))
+        return read_result(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(workspace.workdir / "config.yaml", dump(absolute(workspace.config)))
     write_json(marker, {**wanted, "workdir": os.path.realpath(workspace.workdir)})

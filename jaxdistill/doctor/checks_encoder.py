@@ -94,6 +94,6 @@ def _limit(folder: Path, found: SentenceFolder | None) -> tuple[int | None, str]
     path = encoder_folder(folder) / "tokenizer_config.json"
     try:
         limit = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
-    except (OSError, ValueError, AttributeError):
+        return (int(limit) if isinstance(limit, int | float) else None), path.name
+    except (OSError, ValueError, OverflowError, AttributeError, RecursionError):
         return None, path.name  # Loading the tokenizer says what is wrong with it.
-    return (int(limit), path.name) if isinstance(limit, int | float) else (None, path.name)

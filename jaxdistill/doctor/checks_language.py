@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxdistill.data.text.ends import ends_of
 from jaxdistill.data.text.tokenize import load_tokenizer
+from jaxdistill.doctor.checks_teacher import says_nothing
 from jaxdistill.doctor.findings import Check, Examined, Finding
 from jaxdistill.evaluation.metrics import compute_metrics
 
@@ -145,6 +146,10 @@ def teacher_skill(examined: Examined) -> Check:
     """Check the teacher against saying every token as often as it occurs."""
     scores, truth = examined.teacher_logits, examined.teacher_labels
     if scores is None or truth is None:
+        return
+    nothing = says_nothing(scores[:, 0])
+    if nothing is not None:
+        yield nothing
         return
     known, asked = examined.dataset.train.labels, examined.dataset.validation.labels
     if examined.config.ranking_metric == "accuracy":

@@ -41,6 +41,11 @@ def teacher_skill(examined: Examined) -> Check:
     logits, labels = examined.teacher_logits, examined.teacher_labels
     if logits is None or labels is None:
         return
+    # Of a row with classes at -inf, the largest tells whether it is a distribution at all.
+    nothing = says_nothing(np.max(logits, axis=-1))
+    if nothing is not None:
+        yield nothing
+        return
     task, metric = examined.config.task_record, examined.config.ranking_metric
     remedy = (
         "give a teacher that was fine-tuned on this task, or let finetune train it"
@@ -77,6 +82,23 @@ def teacher_skill(examined: Examined) -> Check:
         yield Finding("warning", "teacher skill", f"{message}, which is hardly less: {remedy}")
     else:
         yield Finding("ok", "teacher skill", message)
+
+
+def says_nothing(values: np.ndarray) -> Finding | None:
+    """Return the fatal finding that some of a teacher's values `[N]`, one per row, are no numbers.
+
+    Nothing compares with NaN, and losses of such a row teach nothing or destroy the student.
+    """
+    broken = np.flatnonzero(~np.isfinite(values))
+    if not broken.size:
+        return None
+    return Finding(
+        "fatal",
+        "teacher skill",
+        f"the teacher says {values[broken[0]]} in {broken.size:,} of {len(values):,} rows, "
+        "expected finite numbers; it has nothing to teach: its weights or its config.json are "
+        "damaged (copy them again), or its training diverged (lower finetune.learning_rate)",
+    )
 
 
 def blind_value(

@@ -19,7 +19,7 @@ from jaxdistill.engine.telemetry import Telemetry
 from jaxdistill.errors import CheckpointError, Preempted
 from jaxdistill.runtime import preemption
 from jaxdistill.runtime.group import SAVE
-from jaxdistill.types import Tree
+from jaxdistill.types import Json, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +95,9 @@ def train(
     progress, first = Progress(), 0
     if checkpointer.latest_step() is not None:
         state, saved = checkpointer.restore(state)
-        check_position(saved["data"], source)
+        data, progress, first = _remembered(saved, checkpointer.folder)
+        check_position(data, source)
         _check_frozen(saved.get("frozen"), frozen_hash)
-        progress, first = Progress(**saved["progress"]), int(saved["data"]["step"])
     state = spread(state)
     report = telemetry(first)
     pending: list[dict[str, Mean]] = []
@@ -199,6 +199,18 @@ def train(
         tokens_per_second=whole.tokens / max(seconds, 1e-9),
         padding=1.0 - whole.tokens / max(whole.slots, 1),
     )
+
+
+def _remembered(saved: Json, folder: Path) -> tuple[Json, Progress, int]:
+    """Return where the data were, what the loop remembered, and the next step."""
+    try:
+        data = dict(saved["data"])
+        return data, Progress(**saved["progress"]), int(data["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: the position of its newest checkpoint is damaged ({error!r}); delete the "
+            "folder of the highest number in it, and the run goes on from the one before"
+        ) from None
 
 
 def _check_frozen(saved: str | None, now: str | None) -> None:

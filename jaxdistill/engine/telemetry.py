@@ -142,11 +142,12 @@ def _shown(values: Mapping[str, float]) -> str:
 def _drop_rows_after(path: Path, step: int) -> None:
     """Forget rows that a resumed run will write again."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Bytes that are no UTF-8 stay inside of their line, and what they damage is forgotten.
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # The line that a kill cut off.
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "savefig.bbox": "tight",
     "svg.hashsalt": "jaxdistill",
+    "text.parse_math": False,  # a label may hold `$`, and then need not be sound mathematics
 }
 _PLAIN: Any = {**_STYLE, "axes.grid": False}
 
@@ -114,6 +116,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> s
     counts = confusion_counts(logits, labels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.45 * count, 3.2, 7.0))
+    names = _drawable(names)
     with mpl.rc_context(_PLAIN):
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
@@ -195,7 +198,7 @@ def label_scores(logits: Mapping[str, np.ndarray], labels: np.ndarray, names: Se
                 [f1_per_class(decisions(seed), labels, count) for seed in seeds], axis=0
             )
             axes.barh(place + 0.27 * (shift - 1), scores, 0.25, color=COLORS[name], label=name)
-        axes.set_yticks(place, names)
+        axes.set_yticks(place, _drawable(names))
         axes.invert_yaxis()
         axes.set(xlabel="F1", xlim=(0, 1))
         axes.legend(loc="lower right")
@@ -227,6 +230,14 @@ def _calibration(
         f"Accuracy against confidence, all seeds together. Expected calibration error: {listed}.",
         plot,
     )
+
+
+def _drawable(names: Sequence[str]) -> list[str]:
+    """Replace what neither a font nor a page can hold: control characters, halves of others."""
+    return [
+        "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
+        for name in names
+    ]
 
 
 def _svg(figure: Figure) -> str:

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxdistill import losses
 from jaxdistill.engine.mean import Mean
+from jaxdistill.evaluation.metrics import refuse_nan
 from jaxdistill.models.layers.heads import logits_of
 from jaxdistill.models.outputs import Outputs
 from jaxdistill.types import Tree
@@ -107,8 +108,14 @@ def likeliest_tokens(scores: np.ndarray) -> np.ndarray:
 
 
 def _sums(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, float]:
-    """Return nats, hits, tokens and bytes over all rows."""
-    nats, hits = np.asarray(scores, np.float64)[:, :2].sum(0)
+    """Return nats, hits, tokens and bytes over all rows.
+
+    Raises:
+      ModelError: one is not a number.
+    """
+    sums = np.asarray(scores, np.float64)[:, :2]
+    refuse_nan("cross-entropies", sums)
+    nats, hits = sums.sum(0)
     tokens, size = np.asarray(truth, np.float64).sum(0)
     return float(nats), float(hits), float(tokens), float(size)
 

@@ -219,6 +219,21 @@ def correlated_values(student_logits: np.ndarray, teacher_logits: np.ndarray) ->
     return _correlation(values(student_logits), values(teacher_logits))
 
 
+def refuse_nan(name: str, values: np.ndarray) -> None:
+    """Check what a model says, `[N, ...]`.
+
+    Raises:
+      ModelError: a value is not a number.
+    """
+    broken = int(np.isnan(values.reshape(len(values), -1)).any(axis=1).sum())
+    if broken:
+        raise ModelError(
+            f"{name}: got NaN in {broken} of {len(values)} rows, expected numbers; either the "
+            "training diverged (lower learning_rate, or set clip_norm), or the model's weights or "
+            "its config.json are damaged (copy them again)"
+        )
+
+
 def _numbers(logits: np.ndarray) -> np.ndarray:
     """Return logits as float64.
 
@@ -226,12 +241,7 @@ def _numbers(logits: np.ndarray) -> np.ndarray:
       ModelError: one is not a number.
     """
     logits = np.asarray(logits, np.float64)
-    broken = int(np.isnan(logits.reshape(len(logits), -1)).any(axis=1).sum())
-    if broken:
-        raise ModelError(
-            f"logits: got NaN in {broken} of {len(logits)} rows, expected numbers; the training "
-            "diverged: lower learning_rate, or set clip_norm"
-        )
+    refuse_nan("logits", logits)
     return logits
 
 

@@ -17,11 +17,15 @@ from jaxdistill.evaluation.environment import environment
 from jaxdistill.evaluation.speed import ROWS, measured, result_cells, result_header
 from jaxdistill.evaluation.uncertainty import metric_interval
 from jaxdistill.evaluation.verdict import format_difference, format_metric, mean_and_spread
+from jaxdistill.files.array_files import read_arrays
+from jaxdistill.files.json_files import read_object
 from jaxdistill.files.sentence_folder import encoder_folder
 from jaxdistill.types import Json
 
 ARMS = {"student alone": "baseline", "student distilled": "distill"}
 """Which stage trained which student."""
+_RESULT = ("metric", "teacher", "student_alone", "student_distilled", "seeds", "split")
+_PREDICTIONS = ("labels", "teacher_logits", "alone_logits", "distilled_logits")
 
 
 def write_report(workdir: Path) -> Path:
@@ -29,18 +33,21 @@ def write_report(workdir: Path) -> Path:
 
     Raises:
       ConfigError: the run has not been evaluated yet.
+      CheckpointError: what was written then is damaged.
     """
     from jinja2 import Environment, StrictUndefined
 
     config = load_config(str(_needed(workdir, "config.yaml")))
-    result = json.loads(_needed(workdir, "result.json").read_text(encoding="utf-8"))
-    with np.load(_needed(workdir, "evaluate/predictions.npz"), allow_pickle=False) as arrays:
-        labels = arrays["labels"]
-        logits = {
-            "teacher": arrays["teacher_logits"][None],
-            "student alone": arrays["alone_logits"],
-            "student distilled": arrays["distilled_logits"],
-        }
+    again = f"delete {workdir / 'evaluate'}, and run the same command again to evaluate anew"
+    result = read_object(_needed(workdir, "result.json"), *_RESULT, fix=again)
+    predictions = _needed(workdir, "evaluate/predictions.npz")
+    arrays = read_arrays(predictions, *_PREDICTIONS, fix=again)
+    labels = arrays["labels"]
+    logits = {
+        "teacher": arrays["teacher_logits"][None],
+        "student alone": arrays["alone_logits"],
+        "student distilled": arrays["distilled_logits"],
+    }
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         template
@@ -80,11 +87,13 @@ def reproduction(workdir: Path) -> str:
 def read_metrics(path: Path) -> list[Json]:
     """Read the rows of a `metrics.jsonl`, without one that a kill cut off."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 
@@ -94,7 +103,11 @@ def evaluation_curves(workdir: Path, name: str) -> dict[str, list[list[tuple[int
     for model, stage in ARMS.items():
         for path in sorted((workdir / stage).glob("seed-*/metrics.jsonl")):
             rows = [row for row in read_metrics(path) if row.get("event") == "evaluation"]
-            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            points = [
+                (row["step"], row[name])
+                for row in rows
+                if row.get(name) is not None and row.get("step") is not None
+            ]
             if points:
                 curves.setdefault(model, []).append(points)
     return curves
@@ -107,7 +120,7 @@ def label_names(workdir: Path, classes: int) -> list[str]:
             path = encoder_folder(folder) / "config.json"
             table = json.loads(path.read_text(encoding="utf-8"))["id2label"]
             return [str(table[str(index)]) for index in range(classes)]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # A student without names in this folder.
     return [str(index) for index in range(classes)]
 
@@ -164,8 +177,16 @@ def _per_seed(result: Json) -> Sequence[tuple[str, ...]]:
 def _warnings(workdir: Path) -> list[dict[str, str]]:
     """Return what the doctor left to know about this run."""
     path = workdir / "doctor.json"
-    findings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [finding for finding in findings if finding["level"] != "ok"]
+    try:
+        findings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return [
+            {key: str(finding[key]) for key in ("level", "name", "message")}
+            for finding in findings
+            if finding["level"] != "ok"
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # What only tells should not keep a report from being written.
+        return [{"level": "warning", "name": "doctor", "message": f"{path.name} is damaged"}]
 
 
 def _needed(workdir: Path, name: str) -> Path:

@@ -71,7 +71,7 @@ def read_json(path: Path) -> Json:
         known = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else None
         found = "no such folder" if known is None else f"a folder with {some(known)}"
         raise ModelError(f"{path}: got {found}, expected a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: got no readable JSON ({error}); copy the file again") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path}: got a JSON {type(content).__name__}, expected an object")
@@ -102,7 +102,7 @@ def refuse_adapter(folder: Path) -> None:
         return
     try:
         described = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         described = None
     base = described.get("base_model_name_or_path") if isinstance(described, dict) else None
     alone = f", or remove {_ADAPTER} to take {WEIGHTS} alone"

@@ -63,7 +63,7 @@ def sentence_folder(folder: Path) -> SentenceFolder | None:
     try:
         listed = json.loads((folder / MODULES).read_text("utf-8"))
         modules = [(str(one["type"]).rpartition(".")[2], str(one["path"])) for one in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{folder / MODULES}: got no list of modules with 'type' and 'path' ({error!r}); copy "
             "the file again"

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdistill.errors import CacheError
 from jaxdistill.files import hashing
+from jaxdistill.files.json_files import read_object
 from jaxdistill.files.safetensors_stream import DTYPES, write_file
 from jaxdistill.types import Json
 
@@ -51,7 +52,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
             tensors[name] = piece.view(dtype).reshape(shape)
     except FileNotFoundError as error:
         raise CacheError(f"{path}: the file is missing; {_REPAIR}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CacheError(f"{path}: its header cannot be read ({reason}); {_REPAIR}") from error
     return tensors
@@ -79,16 +80,11 @@ def check_file(path: Path, size: int, sha256: str | None = None) -> None:
 _REPAIR = "write the cache again with the same command: it keeps what is whole and adds the rest"
 
 
-def read_json(path: Path) -> Json:
-    """Return the object in a JSON file.
+def read_json(path: Path, *needs: str) -> Json:
+    """Return the object in a JSON file of a cache, which has the keys that are needed.
 
     Raises:
-      CacheError: it cannot be read or is no object.
+      CacheError: it is missing or damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CacheError(f"{path}: cannot be read: {error}; delete the cache") from error
-    if not isinstance(content, dict):
-        raise CacheError(f"{path}: got {type(content).__name__}, expected a JSON object")
-    return content
+    fix = "delete the cache and write it again"
+    return read_object(path, *needs, fix=fix, error=CacheError)

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill.config.load import differences
-from jaxdistill.errors import ConfigError, DataError, Preempted
+from jaxdistill.errors import CheckpointError, ConfigError, DataError, Preempted
 from jaxdistill.files.atomic import sync
-from jaxdistill.files.json_files import write_json
+from jaxdistill.files.json_files import read_object, write_json
 from jaxdistill.generation.decode import generate
 from jaxdistill.generation.writing import end_tokens
 from jaxdistill.models.family import Model
@@ -155,11 +155,22 @@ def _padded(prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
+def _changed(marker: Path, settings: Json, force: bool) -> list[str]:
+    """List what the texts were made with otherwise; what is damaged may be anything."""
+    fix = "give another file, or --force to replace the texts"
+    try:
+        return differences(read_object(marker, fix=fix), settings)
+    except CheckpointError:
+        if force:
+            return [f"{marker.name} is damaged"]
+        raise
+
+
 def _begin(path: Path, part: Path, settings: Json, force: bool) -> int:
     """Return how many lines are there already, and leave nothing else in `part`."""
     marker = path.with_name(f"{path.name}.settings.json")
     known = marker.is_file()
-    changed = differences(json.loads(marker.read_text("utf-8")), settings) if known else []
+    changed = _changed(marker, settings, force) if known else []
     if not known and (path.exists() or part.exists()):
         changed = ["it does not say how"]
     if changed and not force:

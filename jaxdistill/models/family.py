@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -250,6 +251,11 @@ def config_from(family: Family, values: Mapping[str, object], extra: Mapping[str
 
 def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     default = field.default
+    if not _is_finite(value):
+        raise ModelError(
+            f"{name}: got {value!r:.60}, expected finite numbers; correct it, or copy the "
+            "file again"
+        )
     if value is None or default is None or default is dataclasses.MISSING:
         return value
     expected = type(default)
@@ -263,3 +269,15 @@ def _checked(name: str, value: Any, field: dataclasses.Field[Any]) -> Any:
     if expected is tuple and isinstance(value, list):
         return tuple(value)
     raise ModelError(f"{name}: got {value!r}, expected {expected.__name__} such as {default!r}")
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether a value, or everything inside of it, fits a float where it is a number."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from jaxdistill.config.inputs import altering
+from jaxdistill.config.data import altering
 from jaxdistill.config.schema import Config
 from jaxdistill.data.batching.batch_source import Batch, BatchSource
 from jaxdistill.data.batching.draws import Draw, Part

@@ -135,9 +135,10 @@ def test_exit_codes(capsys, tmp_path, config_file, pipeline, error, code, line):
     assert capsys.readouterr().err == line
 
 
-def test_a_defect_of_ours_keeps_its_traceback(tmp_path, config_file, pipeline):
-    pipeline.error = RuntimeError("defect")
-    with pytest.raises(RuntimeError, match="defect"):
+@pytest.mark.parametrize("kind", [RuntimeError, EOFError])
+def test_a_defect_of_ours_keeps_its_traceback(tmp_path, config_file, pipeline, kind):
+    pipeline.error = kind("defect")  # an EOFError is of a file, and no end of the user's input
+    with pytest.raises(kind, match="defect"):
         cli.call(["run", config_file, "--workdir", str(tmp_path)])
 
 

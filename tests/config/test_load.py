@@ -60,6 +60,11 @@ def test_bad_overrides(tmp_path, override):
         load_config(file_of(tmp_path, values_of()), [override])
 
 
+def test_keys_without_end(tmp_path):
+    with pytest.raises(ConfigError, match="inside of more others than can be read"):
+        load_config(file_of(tmp_path, values_of()), ["a." * 5000 + "b=1"])
+
+
 def test_override_that_is_no_yaml(tmp_path):
     with pytest.raises(ConfigError, match="seeds: not valid YAML at line 1"):
         load_config(file_of(tmp_path, values_of()), ["seeds=[1"])

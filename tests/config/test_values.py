@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jaxdistill.config import faults
 from jaxdistill.config.load import check, dump, load_config
 from jaxdistill.config.values import read_override, read_yaml, write_yaml
 from jaxdistill.errors import ConfigError
@@ -194,6 +195,7 @@ def test_a_file_in_json_keeps_its_texts(tmp_path):
         ("seeds: " + "[" * 5000, "lists or mappings without an end"),
         ("data:\n\ttrain: x", "found character '\\t'"),
         ("name: \x00", "special characters are not allowed"),
+        ('name: "\\U00110000"', "chr() arg not in range"),
     ],
 )
 def test_what_is_no_plain_yaml_is_refused_in_one_line(tmp_path, line, expected):
@@ -206,8 +208,29 @@ def test_what_is_no_plain_yaml_is_refused_in_one_line(tmp_path, line, expected):
 def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    with pytest.raises(ConfigError, match="grows without end"):
+    with pytest.raises(ConfigError, match="more than 100,000 values"):
         load_config(written(tmp_path, "\n".join(lines)))
+    # What is taken over may be nothing, and still multiply.
+    lines = ["a0: &a0 {}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12)]
+    with pytest.raises(ConfigError, match="more than 100,000 values"):
+        load_config(written(tmp_path, "\n".join(lines)))
+
+
+def test_very_many_faults_are_told_in_part_and_in_no_time(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(faults, "did_you_mean", lambda *names: asked.append(names) or "?")
+    for lines in (
+        [f"kay{i}: 1" for i in range(500)],
+        ["train:", *(f"  kay{i}: 1" for i in range(500))],
+        ["objective:", *(f"  t{i}: {{wight: 1}}" for i in range(500))],
+        [f"seeds: [{', '.join(['a'] * 5000)}]"],
+    ):
+        asked.clear()
+        with pytest.raises(ConfigError, match=r"; and others; correct these first$") as caught:
+            load_config(written(tmp_path, "\n".join(lines)))
+        assert str(caught.value).count("; ") >= faults.MOST_FAULTS
+        assert len(asked) <= faults.MOST_FAULTS + 1
 
 
 def test_a_comment_after_a_blank_and_a_text_in_quotes_are_no_traps(tmp_path):

@@ -1,5 +1,7 @@
 """From a configuration to a data set of images, or of what stands in arrays."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,19 @@ def test_a_saved_data_set_with_names_and_images(tmp_path):
     assert turned.train.labels.tolist() == [0] * 5 + [1] * 5
     (tmp_path / "saved" / "dataset_info.json").write_text("{")
     with pytest.raises(DataError, match="not a saved data set"):
+        load(train=str(tmp_path / "saved"))
+
+
+def test_a_damaged_saved_data_set_is_refused(tmp_path):
+    import datasets
+
+    texts = datasets.Dataset.from_dict({"text": ["good", "bad", "fine"], "label": [1, 0, 1]})
+    texts.save_to_disk(str(tmp_path / "saved"))
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    offsets, beyond = struct.pack("<4i", 0, 4, 7, 11), struct.pack("<4i", 0, 4, 2**30, 11)
+    assert file.read_bytes().count(offsets) == 1
+    file.write_bytes(file.read_bytes().replace(offsets, beyond))
+    with pytest.raises(DataError, match=r"saved: a damaged Arrow file: .*out of bounds"):
         load(train=str(tmp_path / "saved"))
 
 

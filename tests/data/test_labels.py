@@ -119,9 +119,18 @@ def test_codes_are_names_in_every_split():
         encode([0, 1], rows=[0, 2])
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_numbers_that_no_float_tells_apart_are_names(kind):
+    codes = [kind(2**53), kind(2**53 + 1), kind(10**30)]
+    found, space = encode([codes[1], codes[0], codes[2], codes[1]])
+    assert space.names == tuple(sorted(map(str, codes)))
+    assert found == [space.names.index(str(codes[i])) for i in (1, 0, 2, 1)]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (["1" * 5000, "0"], r"such as"),
         (["3.8", "4.0", "0.5"], r"such as 0.5, 3 different numbers with dec.*set task=regression"),
         ([1.0, 1.5, 5.0], r"task=regression, or list the 3 labels as data.labels"),
         (np.linspace(0, 1, 30), r"30 different numbers.*set task=regression"),
@@ -148,7 +157,11 @@ def test_scores_are_numbers():
     found, space = encode(["2.5", 3, np.float64(0)], task="regression")
     assert found == [2.5, 3.0, 0.0]
     assert (space.count, space.names) == (1, None)
-    for bad, message in [("x", "got label 'x', expected a number"), ("nan", "finite number")]:
+    for bad, message in [
+        ("x", "got label 'x', expected a number"),
+        ("nan", "finite number"),
+        ("1e39", "at most 3.4e.38"),
+    ]:
         with pytest.raises(DataError, match=f"row 2: .*{message}"):
             encode(["1", bad], task="regression")
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from support.chats import chat_tokenizer
+from support.findings import only
 from support.setups import text_dataset
 
 from jaxdistill.doctor import checks_language
@@ -68,3 +69,17 @@ def test_chats_read_answer_by_answer_are_told(talking):
     assert found.level == "ok"
     assert "5 of 64 are read once for each answer" in found.message
     assert not list(checks_language.chats(talking()))
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "accuracy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_teacher_that_says_no_numbers(healthy, metric, value):
+    scores = np.array([[1.0, 1, 3, 3], [value, 0, 0, 0]], np.float32)
+    setup = healthy(
+        {"task": "language_model", "metric": metric},
+        dataset=text_dataset(),
+        teacher_logits=scores,
+        teacher_labels=np.array([[2, 8], [2, 8]]),
+    )
+    message = only(checks_language.teacher_skill(setup), "fatal")
+    assert f"the teacher says {value} in 1 of 2 rows" in message

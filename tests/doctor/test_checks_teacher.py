@@ -46,6 +46,19 @@ def test_a_teacher_at_chance(healthy):
     assert "let finetune train it" in only(untrained, "fatal")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_teacher_that_says_no_numbers(healthy, value):
+    labels = np.arange(60) % 3
+    logits = np.eye(3)[labels]
+    logits[7, 1] = value
+    setup = healthy(teacher_logits=logits, teacher_labels=labels)
+    message = only(checks_teacher.teacher_skill(setup), "fatal")
+    assert f"the teacher says {value} in 1 of 60 rows" in message
+    logits[7, 1] = -np.inf  # a class that it rules out
+    setup = healthy(teacher_logits=logits, teacher_labels=labels)
+    only(checks_teacher.teacher_skill(setup), "ok")
+
+
 def test_a_teacher_hardly_above_the_majority(healthy):
     labels = np.array([0] * 80 + [1] * 20)
     message = only(_skill(healthy, labels, np.array([0] * 82 + [1] * 18)), "ok")

@@ -226,6 +226,24 @@ def test_a_state_of_another_frozen_part_or_of_other_batches_is_refused(monkeypat
         Run(first.saved).train(frozen_hash=known[0], source=others)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: {},
+        lambda saved: {**saved, "data": 3},
+        lambda saved: {**saved, "progress": {"best": 1}},
+        lambda saved: {**saved, "progress": None},
+        lambda saved: {**saved, "data": {**saved["data"], "step": "x"}},
+    ],
+)
+def test_a_position_that_is_damaged_is_named(monkeypatch, damage):
+    first = stopped(monkeypatch, 2)
+    assert first.saved is not None
+    state, saved = first.saved
+    with pytest.raises(CheckpointError, match="position of its newest checkpoint is damaged"):
+        Run((state, damage(saved))).train()
+
+
 def test_one_copy_is_spread_before_the_steps_and_taken_back_to_look_at_it():
     def spread(state: Any) -> Any:
         return SimpleNamespace(step=state.step[None])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.errors import ModelError
 from jaxdistill.evaluation import lm_scores
 from jaxdistill.evaluation.metrics import agreement, compute_metrics
 from jaxdistill.evaluation.uncertainty import difference_error, metric_interval
@@ -67,6 +68,13 @@ def test_metrics_are_those_of_all_tokens_together():
     )
     np.testing.assert_allclose(metrics["loss"].value(), nats / tokens, rtol=1e-5)
     assert (np.asarray(scores)[:, 2:] == np.where(mask > 0, logits.argmax(-1), -1)).all()
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "bits_per_byte", "accuracy"])
+def test_nan_is_refused(metric):
+    scores = np.array([[1.0, 1, 3], [np.nan, 0, 0]], np.float32)
+    with pytest.raises(ModelError, match="cross-entropies: got NaN in 1 of 2 rows"):
+        compute_metrics("language_model", scores, np.array([[1, 4], [1, 4]]), [metric])
 
 
 def test_agreement_counts_positions_at_which_something_is_predicted():

@@ -4,13 +4,14 @@ import base64
 import html.parser
 import json
 import re
+import xml.etree.ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxdistill.config.load import check, dump
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import CheckpointError, ConfigError
 from jaxdistill.evaluation import figures, report
 from jaxdistill.evaluation.verdict import verdict
 
@@ -197,6 +198,23 @@ def test_report_of_an_unfinished_run(classified, missing):
         report.write_report(classified)
 
 
+@pytest.mark.parametrize("damaged", ["result.json", "evaluate/predictions.npz"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\0"])
+def test_report_of_a_damaged_run(classified, damaged, content):
+    (classified / damaged).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{damaged}: got .*; delete .*evaluate, and run"):
+        report.write_report(classified)
+
+
+@pytest.mark.parametrize("content", [b"", b"[{}]", b"[1]", b"{", b"\xff"])
+def test_what_only_tells_stops_no_report(classified, content):
+    (classified / "doctor.json").write_bytes(content)
+    with next(classified.glob("*/seed-*/metrics.jsonl")).open("ab") as file:
+        file.write(b'[1]\n{"event": "evaluation", "accuracy": 1}\n\xff\n')
+    page = report.write_report(classified).read_text(encoding="utf-8")
+    assert "doctor.json is damaged" in page
+
+
 def test_evaluation_curves_skip_what_a_kill_cut_off(classified):
     curves = report.evaluation_curves(classified, "accuracy")
     assert curves == {
@@ -225,6 +243,17 @@ def test_confusion_counts_are_right():
     # Text is drawn as paths that carry it as a comment: means 1.5, 0.5 and 2 over two seeds.
     texts = re.findall(r"<!-- (.*?) -->", svg)
     assert {"1.5", "0.5", "2", "no", "yes"} <= set(texts)
+
+
+@pytest.mark.parametrize("name", [r"$\frac{1$", "$$", "a_b^c", "<&>", "b\0c", "\ud800"])
+def test_labels_of_figures_are_no_mathematics(name):
+    logits, labels = np.eye(2)[None], np.array([0, 1])
+    drawn = (
+        figures.confusion(logits, labels, [name, "yes"]),
+        figures.label_scores({"teacher": logits}, np.eye(2), [name, "yes"]),
+    )
+    for svg in drawn:
+        xml.etree.ElementTree.fromstring(base64.b64decode(svg.split(",")[1]))
 
 
 def test_figures_are_the_same_every_time(classified):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import parity
 
-from jaxdistill.errors import ConfigError, DataError, Preempted
+from jaxdistill.errors import CheckpointError, ConfigError, DataError, Preempted
 from jaxdistill.generation.decode import generate
 from jaxdistill.generation.teacher_texts import write_texts
 from jaxdistill.models.registry import build_model
@@ -97,6 +97,17 @@ def test_whoever_stops_anywhere_goes_on_to_the_same_file(model, whole, tmp_path,
     assert path.read_bytes() == whole[0].read_bytes()
     assert seen[-1] == (7, 7)
     assert len(seen) == {0: 1, 1: 3, 40: 3, -1: 2}[cut]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
+def test_settings_that_are_damaged_are_named(model, whole, tmp_path, content):
+    path, marker = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.settings.json"
+    path.write_bytes(whole[0].read_bytes())
+    marker.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"texts\.jsonl\.settings\.json: got .*--force"):
+        write(model, path)
+    assert write(model, path, force=True)["new_texts"] == 7
+    assert path.read_bytes() == whole[0].read_bytes()
 
 
 def test_another_way_of_making_it_is_refused(model, whole, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 import jaxdistill
 from jaxdistill.config.base import Section
-from jaxdistill.config.inputs import altering
+from jaxdistill.config.data import altering
 from jaxdistill.config.load import apply_override, check, dump, load_config
 from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig

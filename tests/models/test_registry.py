@@ -75,6 +75,22 @@ def test_params_are_plain_nested_dicts():
         ({"family": "brt"}, {}, "got 'brt'.*Did you mean 'bert'"),
         ({"family": "bert", "hiden_size": 8}, {}, "'hiden_size'.*Did you mean 'hidden_size'"),
         ({"family": "bert", "hidden_size": 8.5}, {}, "hidden_size: got 8.5, expected int"),
+        (
+            {"family": "bert", "layer_norm_eps": float("nan")},
+            {},
+            "bert.layer_norm_eps: got nan, expected finite numbers",
+        ),
+        (
+            {"family": "gemma2", "final_logit_softcapping": float("inf")},
+            {},
+            "gemma2.final_logit_softcapping: got inf, expected finite numbers",
+        ),
+        ({"family": "bert", "layer_norm_eps": 10**400}, {}, "layer_norm_eps: got 1000"),
+        (
+            {"family": "llama", "rope_scaling": {"factor": float("nan")}},
+            {},
+            "rope_scaling: got {'factor': nan}, expected finite",
+        ),
         ({"family": "bert", "hidden_size": True}, {}, "hidden_size: got True, expected int"),
         ({"family": "bert", "hidden_act": 3}, {}, "hidden_act: got 3, expected str"),
         ({"family": "bert"}, {"num_labels": None}, "num_labels: got None"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxdistill.config.inputs import altering
+from jaxdistill.config.data import altering
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.data.batching.buckets import bucket_of
 from jaxdistill.data.batching.draws import WHOLE, Draw, Part, bucket_counts, bucket_draws

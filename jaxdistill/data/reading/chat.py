@@ -207,7 +207,7 @@ def _with_arguments(function: Json, kind: type) -> Json:
     if kind is dict and isinstance(given, str):
         try:
             given = json.loads(given)
-        except ValueError:
+        except (ValueError, RecursionError):
             return function
     elif kind is str and isinstance(given, Mapping):
         given = json.dumps(given, ensure_ascii=False)

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,7 +154,7 @@ def _table(rows: Rows, source: str, names: Sequence[str] | None) -> Table:
             )
     columns = [list(column) for column in zip(*cells, strict=True)] or [[] for _ in header]
     doubt = "" if names is not None else header_doubt(header, columns)
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if repeated:
         raise DataError(
             f"{source}: got the column {repeated[0]!r} twice, expected each name once"

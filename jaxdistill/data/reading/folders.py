@@ -236,7 +236,7 @@ def _called(folder: Path, part: str, files: Sequence[Path], *, alone: bool) -> s
 def _saved_splits(folder: Path) -> dict[str, Found]:
     try:
         names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{folder}: not a saved data set: dataset_dict.json is damaged") from None
     return {
         SPLIT_NAMES.get(name, name): Found("saved", (folder / name,), str(folder / name))

@@ -38,6 +38,11 @@ NPZ_PARTS = {
 }
 
 
+# An archive names how it is packed and by whom it may be read, which is what a RuntimeError is.
+_NO_NPZ = (
+    ValueError, OSError, EOFError, AttributeError, RuntimeError, OverflowError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 WITH_HEADER = ("tsv", "csv")
 """Formats whose first row names the columns."""
 
@@ -83,6 +88,26 @@ def read_file(
     Raises:
       DataError: missing, unreadable, malformed or empty.
     """
+    try:
+        table = _read(path, kind, part, names, encoding)
+    except RecursionError:
+        raise DataError(
+            f"{path}: holds lists or objects inside of too many others, expected plain values"
+        ) from None
+    except MemoryError as error:
+        reason = _first_line(error)
+        raise DataError(
+            f"{path}: needs more memory than there is ({reason}); if it is not that large it is "
+            "damaged: copy or write it again"
+        ) from None
+    if not len(table):
+        raise DataError(f"{path}: got no rows, expected at least one; is it the right file?")
+    return table
+
+
+def _read(
+    path: Path, kind: str, part: str, names: Sequence[str] | None, encoding: str | None
+) -> Table:
     content, source = read_content(path), str(path)
     if names is not None and kind not in WITH_HEADER:
         raise DataError(
@@ -90,14 +115,10 @@ def read_file(
             f"of {list(WITH_HEADER)}; drop data.columns"
         )
     if kind == "npz":
-        table = _npz(content, source, part)
-    elif kind in ("parquet", "arrow"):
-        table = _parquet(content, source) if kind == "parquet" else _arrow(content, source)
-    else:
-        table = _from_text(read_text(content, source, encoding), source, kind, names)
-    if not len(table):
-        raise DataError(f"{path}: got no rows, expected at least one; is it the right file?")
-    return table
+        return _npz(content, source, part)
+    if kind in ("parquet", "arrow"):
+        return _parquet(content, source) if kind == "parquet" else _arrow(content, source)
+    return _from_text(read_text(content, source, encoding), source, kind, names)
 
 
 def has_part(path: Path, part: str) -> bool:
@@ -105,7 +126,9 @@ def has_part(path: Path, part: str) -> bool:
     try:
         with np.load(io.BytesIO(read_content(path)), allow_pickle=False) as arrays:
             return any(f"x_{name}" in arrays.files for name in NPZ_PARTS[part])
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except DataError:
+        raise
+    except _NO_NPZ:
         return False
 
 
@@ -143,7 +166,7 @@ def _parquet(content: bytes, source: str) -> Table:
 
     try:
         return arrow_table(pyarrow.parquet.read_table(pyarrow.BufferReader(content)), source)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not a Parquet file: {_first_line(error)}") from None
 
 
@@ -153,14 +176,41 @@ def _arrow(content: bytes, source: str) -> Table:
     buffer = pyarrow.BufferReader(content)
     try:
         if content.startswith(b"ARROW1"):
-            return arrow_table(pyarrow.ipc.open_file(buffer).read_all(), source)
-        return arrow_table(pyarrow.ipc.open_stream(buffer).read_all(), source)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+            table = pyarrow.ipc.open_file(buffer).read_all()
+        else:
+            table = pyarrow.ipc.open_stream(buffer).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{source}: not an Arrow file: {_first_line(error)}") from None
+    return arrow_table(validated(table, source), source)
+
+
+def validated(table: Any, source: str) -> Any:
+    """Return a `pyarrow.Table` of an Arrow file whose buffers hold all that it points to.
+
+    Offsets of a damaged file point beyond them, and reading there ends the process.
+
+    Raises:
+      DataError: they do.
+    """
+    import pyarrow
+
+    try:
+        table.validate(full=True)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{source}: a damaged Arrow file: {_first_line(error)}; copy or write it again"
+        ) from None
+    return table
 
 
 def arrow_table(table: Any, source: str) -> Table:
-    """Turn a `pyarrow.Table` into ours, with the label names `datasets` left in its schema."""
+    """Turn a `pyarrow.Table` into ours, with the label names `datasets` left in its schema.
+
+    Raises:
+      DataError: a column holds what is no value.
+    """
+    import pyarrow
+
     columns = {}
     for name in table.column_names:
         # The index of a pandas table is no column of the data.
@@ -173,6 +223,11 @@ def arrow_table(table: Any, source: str) -> Table:
                 f"{source}: column {name!r} is not text in UTF-8 ({error.reason} at byte "
                 f"{error.start}); write it anew"
             ) from None
+        except (ValueError, TypeError, ArithmeticError, pyarrow.ArrowException) as error:
+            raise DataError(
+                f"{source}: column {name!r} of {table.column(name).type} holds what Python has no "
+                f"value for: {_first_line(error)}; write it as another type"
+            ) from None
     return Table(
         columns if table.num_rows else {}, source, names=_class_names(table.schema.metadata)
     )
@@ -181,14 +236,17 @@ def arrow_table(table: Any, source: str) -> Table:
 def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     found = {}
-    for name, feature in features.items():
+    for name, feature in features.items() if isinstance(features, dict) else ():
         if isinstance(feature, dict):
             inner = feature.get("feature", feature)
             if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
-                found[name] = tuple(inner["names"])
+                names = inner.get("names")
+                # Others than `datasets` write this, too; without names the ids stand.
+                if isinstance(names, list) and all(isinstance(one, str) for one in names):
+                    found[name] = tuple(names)
     return found
 
 
@@ -205,9 +263,9 @@ def _npz(content: bytes, source: str, part: str) -> Table:
             inputs, labels = arrays[f"x{pairs[0]}"], arrays[f"y{pairs[0]}"]
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _NO_NPZ as error:
         raise DataError(f"{source}: not a NPZ file of plain arrays: {_first_line(error)}") from None
-    if inputs.ndim == 0 or len(inputs) != len(labels):
+    if inputs.ndim == 0 or labels.ndim == 0 or len(inputs) != len(labels):
         raise DataError(
             f"{source}: got x of shape {inputs.shape} and y of shape {labels.shape}, expected as "
             "many rows in both"

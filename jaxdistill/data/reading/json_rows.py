@@ -16,6 +16,10 @@ from jaxdistill.types import Json
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
+# Numbers of thousands of digits are a ValueError, lists inside of thousands of lists a
+# RecursionError.
+_UNREADABLE = (ValueError, RecursionError)
+
 
 def read_json(text: str, source: str) -> Table:
     """Read one JSON object per line, else a whole file of rows; a key that a row lacks is None.
@@ -38,8 +42,8 @@ def read_json(text: str, source: str) -> Table:
     for number, line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{source} line {number}: not valid JSON: {error.msg}") from None
+        except _UNREADABLE as error:
+            raise DataError(f"{source} line {number}: not valid JSON: {_reason(error)}") from None
         if not isinstance(row, dict):
             raise DataError(
                 f"{source} line {number}: got {type(row).__name__}, expected a JSON object per line"
@@ -63,14 +67,17 @@ def _is_one_value(lines: Sequence[tuple[int, str]]) -> bool:
     except json.JSONDecodeError as error:
         # A first line that is damaged inside is a damaged line, not the beginning of a value.
         return len(lines) > 1 and error.pos >= len(lines[0][1].rstrip())
+    except _UNREADABLE:
+        return False  # It is whole, and what is wrong with it is told when it is read.
     return False
 
 
 def _whole(text: str, source: str) -> Table:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source} line {error.lineno}: not valid JSON: {error.msg}") from None
+    except _UNREADABLE as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise DataError(f"{source} line {line}: not valid JSON: {_reason(error)}") from None
     found = _clean(value) if _SURROGATE.search(text) else value
     remarks = _told(source, [1] if found != value else [])
     if isinstance(found, dict):
@@ -86,6 +93,14 @@ def _whole(text: str, source: str) -> Table:
     if found and not _is_rows(found):
         raise DataError(f"{source}: got a list of other things, expected a list of JSON objects")
     return Table(_by_column(found), source, remarks=remarks)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    if isinstance(error, RecursionError):
+        return "lists or objects inside of too many others"
+    return str(error).split(":")[0].split(";")[0]
 
 
 def _is_rows(value: object) -> bool:

@@ -65,6 +65,11 @@ def white_of(
         raise DataError(f"{source}: got images with NaN or infinite pixels, expected numbers")
     low = min(float(array.min()) for array in arrays.values())
     high = max(float(array.max()) for array in arrays.values())
+    if max(-low, high) > float(np.finfo(np.float32).max):
+        raise DataError(
+            f"{source}: got pixels from {low:g} to {high:g}, expected at most "
+            f"{np.finfo(np.float32).max:.3g}, since they are held as float32; scale them"
+        )
     types = {array.dtype for array in arrays.values()}
     if given is not None:
         return given, ()

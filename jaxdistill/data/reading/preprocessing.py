@@ -206,7 +206,7 @@ def _stored(folder: Path) -> tuple[Json | None, Path]:
             continue
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON: {error}; save the processor anew") from None
         raw = raw.get(inside) if inside and isinstance(raw, dict) else raw
         if raw is not None:

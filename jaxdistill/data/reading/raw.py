@@ -39,6 +39,10 @@ def read_content(path: Path) -> bytes:
         raise DataError(
             f"{path}: got a folder, expected a file; for a folder of images set data.format=images"
         )
+    if not path.is_file():
+        raise DataError(
+            f"{path}: got a pipe or a device, expected a file; write its content to a file first"
+        )
     try:
         content = path.read_bytes()
         unpack = COMPRESSED.get(path.suffix.lower())
@@ -158,7 +162,8 @@ COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
     ".zip": _unzip,
 }
 """How files are unpacked, by their endings."""
-_DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+# A zip that wants a password is a RuntimeError.
+_DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 
 
 def _siblings(path: Path) -> str:

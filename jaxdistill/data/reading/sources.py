@@ -14,7 +14,7 @@ from jaxdistill.config.plugins import function_of
 from jaxdistill.config.schema import DataConfig
 from jaxdistill.config.sources import FILES, Source, sources
 from jaxdistill.data.reading.folders import PARTS, Found, find_parts
-from jaxdistill.data.reading.formats import arrow_table, has_part, read_file
+from jaxdistill.data.reading.formats import arrow_table, has_part, read_file, validated
 from jaxdistill.data.reading.image_folder import read_image_folder
 from jaxdistill.data.reading.raw import is_text, read_content, read_text
 from jaxdistill.data.reading.table import Remark, Table, concatenate, listed
@@ -211,7 +211,7 @@ def _hub_table(dataset: Any, source: str) -> Table:
     if not len(dataset):
         raise DataError(f"{source}: got no rows, expected at least one")
     # Without decoding, images stay the bytes they were stored as until they are needed.
-    arrow = dataset.with_format("arrow")[:]
+    arrow = validated(dataset.with_format("arrow")[:], source)
     table = arrow_table(arrow, source)
     names = {}
     for name, feature in dataset.features.items():

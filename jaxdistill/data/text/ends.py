@@ -80,7 +80,7 @@ def _listed(value: object) -> list[object]:
 def _json(path: Path) -> Json | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return dict(content) if isinstance(content, Mapping) else None
 

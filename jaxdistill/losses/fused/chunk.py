@@ -189,11 +189,13 @@ def totals_of(plan: Plan, part: Operands, found: Statistics) -> Totals:
     for term, rule in enumerate(plan.rules):
         value, where = found.sums[term][0], token_weights(rule, part, plan.vocabulary)
         if rule == "cross_entropy":
-            value = value + jnp.where(found.sums[term][1] == 0, jnp.inf, 0.0)
+            # A label that is NaN may look absent, too: the total tells, and makes the infinity NaN.
+            absent = jnp.inf + found.student.totals[plan.groups[term]]
+            value = value + jnp.where(found.sums[term][1] == 0, absent, 0.0)
         else:
             assert found.teacher is not None
-            has_teacher = found.teacher.highest != -jnp.inf
-            has_student = found.student.highest != -jnp.inf
+            has_teacher = _has_classes(found.teacher, plan.groups[term])
+            has_student = _has_classes(found.student, plan.groups[term])
             value = jnp.where(has_teacher, value, 0.0)
             value = value + jnp.where(has_teacher & ~has_student, jnp.inf, 0.0)
         value = value[:, 0] * _power(plan, part, term, RULES[rule].power)
@@ -212,9 +214,17 @@ def slope_of(plan: Plan, part: Operands, logits: Logits, found: Statistics) -> j
         kept = where > 0
         if rule != "cross_entropy":
             assert found.teacher is not None
-            kept = kept & (found.teacher.highest[:, 0] != -jnp.inf)
+            kept = kept & _has_classes(found.teacher, plan.groups[term])[:, 0]
         gradient = gradient + jnp.where(kept[:, None], factor[:, None] * slope, 0.0)
     return raw_gradient(gradient, logits[0], plan.student)
+
+
+def _has_classes(side: Normalizer, group: int) -> jax.Array:
+    """Whether a row has any class that can occur, `[N, 1]`; NaN counts as one.
+
+    The total tells: in a scan on CPUs the maximum of a row of NaN comes out as -inf.
+    """
+    return ~(side.totals[group] == 0)
 
 
 def _power(plan: Plan, part: Operands, term: int, power: int) -> jax.Array | float:

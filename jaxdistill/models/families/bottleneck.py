@@ -1,14 +1,16 @@
-"""MobileBERT's layer: thin, between bottlenecks, with several feed-forward networks."""
+"""MobileBERT's sizes, and its layer: thin, between bottlenecks, with several feed-forwards."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxdistill.errors import ModelError
+from jaxdistill.models.bodies.text_encoder import check_config
 from jaxdistill.models.layers.activations import activation
 from jaxdistill.models.layers.basic import (
     Attention,
@@ -21,11 +23,73 @@ from jaxdistill.models.layers.basic import (
     run_layers,
     split_rng,
 )
-
-if TYPE_CHECKING:
-    from jaxdistill.models.families.mobilebert import MobileBertConfig
+from jaxdistill.models.sizes import Sizes
+from jaxdistill.types import Json
 
 TORCH_EPSILON = 1e-5  # where the reference implementation does not pass the config's own
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileBertConfig:
+    """The fields of a MobileBERT `config.json` that shape the model; `extra` is the whole file."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 512
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 4
+    intermediate_size: int = 512
+    hidden_act: str = "relu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    embedding_size: int = 128
+    trigram_input: bool = True
+    use_bottleneck: bool = True
+    intra_bottleneck_size: int = 128
+    use_bottleneck_attention: bool = False
+    key_query_shared_bottleneck: bool = True
+    num_feedforward_networks: int = 4
+    normalization_type: str = "no_norm"
+    classifier_activation: bool = True
+    classifier_dropout: float | None = None
+    extra: Json = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_config("mobilebert", self, width=self.inner_width, heads=self.num_attention_heads)
+        activation(self.hidden_act)
+        if self.normalization_type not in ("no_norm", "layer_norm"):
+            raise ModelError(
+                f"mobilebert.normalization_type: got {self.normalization_type!r}, expected "
+                "'no_norm' or 'layer_norm'"
+            )
+        shared = self.use_bottleneck_attention or self.key_query_shared_bottleneck
+        if self.use_bottleneck and not shared:
+            raise ModelError(
+                "mobilebert: got a bottleneck that neither use_bottleneck_attention nor "
+                "key_query_shared_bottleneck gives to queries and keys; set one of them"
+            )
+
+    @property
+    def sizes(self) -> Sizes:
+        """What its fields say of its sizes."""
+        return Sizes(
+            layers=self.num_hidden_layers,
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            head_width=self.inner_width // self.num_attention_heads,
+            vocabulary=self.vocab_size,
+            token_types=self.type_vocab_size,
+            positions=self.max_position_embeddings,
+        )
+
+    @property
+    def inner_width(self) -> int:
+        """Width between the bottlenecks."""
+        return self.intra_bottleneck_size if self.use_bottleneck else self.hidden_size
 
 
 class Affine(nnx.Module):

@@ -177,7 +177,10 @@ def _encode(
         keys = None
         if isinstance(codec, codecs.Sampled):
             keys = codecs.token_keys(codec.seed, examples, positions)
-        sound = jnp.isfinite(values).all(-1) if is_hidden else jnp.isfinite(jnp.max(values, -1))
+        if is_hidden:
+            sound = jnp.isfinite(values).all(-1)
+        else:  # asked apart, since on CPUs a maximum may pass over NaN
+            sound = jnp.isfinite(jnp.max(values, -1)) & ~jnp.isnan(values).any(-1)
         return codecs.encode(codec, values, keys), sound
 
     parts = jax.tree.map(jnp.asarray, (values, examples, positions))

@@ -30,6 +30,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 HEAD = "head.safetensors"
 _COMMON = ("format", "version", "identity", "codec", "width", "fields", "head", "writers")
+MEASURES = ("seconds", "seconds_writing", "reconstruction_kl", "tokens_compared")
+_NOTED = (*_COMMON, *MEASURES, "shards", "complete")
+_TOTALS = (*_COMMON, "shards", "examples", "tokens", "bytes", "measured")
+_RECORD = ("file", "bytes", "sha256", "index_sha256", "examples", "tokens")
 
 
 def header(
@@ -76,7 +80,7 @@ def merge(folder: Path, writers: int) -> Json | None:
     parts = []
     for writer in range(writers):
         path = part_path(folder, writer)
-        part = read_json(path) if path.is_file() else {}
+        part = read_note(path) if path.is_file() else {}
         if not part.get("complete"):
             return None
         parts.append(part)
@@ -125,11 +129,35 @@ def read_manifest(folder: Path) -> Json:
             f"{path}: got format {got[0]!r} version {got[1]!r}, expected {FORMAT!r} version "
             f"{VERSION}; write the cache again"
         )
+    _check_records(path, read_json(path, *_TOTALS))
     return manifest
 
 
+def read_note(path: Path) -> Json:
+    """Return what a writer has noted.
+
+    Raises:
+      CacheError: it is damaged.
+    """
+    note = read_json(path, *_NOTED)
+    _check_records(path, note)
+    return note
+
+
+def _check_records(path: Path, content: Json) -> None:
+    """Refuse a list of shards that lacks what is told of each."""
+    shards = content["shards"]
+    if not isinstance(shards, list) or not all(
+        isinstance(shard, dict) and all(name in shard for name in _RECORD) for shard in shards
+    ):
+        raise CacheError(
+            f"{path}: its list of shards is damaged, expected {list(_RECORD)} of each; delete the "
+            "cache and write it again"
+        )
+
+
 def _incomplete(folder: Path) -> str:
-    parts = [read_json(path) for path in sorted((folder / "writers").glob("*.json"))]
+    parts = [read_note(path) for path in sorted((folder / "writers").glob("*.json"))]
     if not parts:
         return (
             f"{folder}: got no {MANIFEST}, expected the folder of a teacher cache; "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxdistill.errors import CacheError, DataError
+from jaxdistill.errors import CacheError, ConfigError, DataError
 from jaxdistill.files.tensor_files import check_file, map_tensors
 from jaxdistill.models.outputs import Head
 from jaxdistill.teachers.cache import codecs, manifest
@@ -213,7 +213,13 @@ def open_cache(
     content = manifest.read_manifest(folder)
     if expect:
         manifest.check_expected(folder, content, expect)
-    codec = codecs.make_codec(**content["codec"])
+    try:
+        codec = codecs.make_codec(**content["codec"])
+    except (TypeError, ConfigError) as error:
+        raise CacheError(
+            f"{folder / manifest.MANIFEST}: its codec is damaged ({error}); delete the cache and "
+            "write it again"
+        ) from None
     examples, lengths, shards, starts = [], [], [], []
     for number, record in enumerate(content["shards"]):
         file = folder / record["file"]

@@ -14,7 +14,6 @@ from jaxdistill.files.json_files import write_json
 from jaxdistill.files.tensor_files import (
     check_file,
     map_tensors,
-    read_json,
     write_tensors,
 )
 from jaxdistill.teachers.cache import manifest
@@ -22,7 +21,6 @@ from jaxdistill.types import Json
 
 log = logging.getLogger("jaxdistill")
 
-MEASURES = ("seconds", "seconds_writing", "reconstruction_kl", "tokens_compared")
 _ENTRIES = {"shards", "writers", manifest.MANIFEST, manifest.HEAD, "settings.json", "result.json"}
 
 
@@ -46,7 +44,7 @@ class Part:
         self._number = 0
         self.examples: set[int] = set()
         self.shards: list[Json] = []
-        self.measured: dict[str, float] = dict.fromkeys(MEASURES, 0)
+        self.measured: dict[str, float] = dict.fromkeys(manifest.MEASURES, 0)
         self.lost = False
 
     def resume(self, header: Mapping[str, object]) -> int | None:
@@ -61,7 +59,7 @@ class Part:
         Raises:
           CacheError: the folder holds another cache; every difference is listed.
         """
-        note = read_json(self._note_path) if self._note_path.is_file() else None
+        note = manifest.read_note(self._note_path) if self._note_path.is_file() else None
         if note is not None:
             known = {name: value for name, value in header.items() if value is not None}
             if found := manifest.differences(note, known):
@@ -71,7 +69,7 @@ class Part:
                 )
             for record in note["shards"]:
                 self._keep(record)
-            self.measured = {name: note[name] for name in MEASURES}
+            self.measured = {name: note[name] for name in manifest.MEASURES}
             self.lost = len(self.shards) < len(note["shards"])
             if self.lost:
                 # Until it is written again, the cache must not pass for complete.

@@ -141,3 +141,19 @@ def test_usual_headers_are_not_doubted(header, rows):
 def test_a_name_that_stands_twice_in_a_first_row_of_data_asks_for_names():
     with pytest.raises(DataError, match=r"the column '1' twice.*looks like data.*data\.columns"):
         read_csv("1,1,good\n0,0,bad\n", "a")
+
+
+def test_a_header_of_very_many_columns_is_looked_through_once():
+    class Name(str):
+        __slots__ = ()
+        asked = 0
+
+        def __eq__(self, other):
+            Name.asked += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    names = [Name(f"c{number}") for number in range(300)]
+    read_csv(",".join("1" * 300), "x", names)
+    assert Name.asked < 30 * 300

@@ -4,6 +4,9 @@ import gzip
 import io
 import json
 import logging
+import os
+import struct
+import zipfile
 
 import numpy as np
 import pyarrow
@@ -117,6 +120,31 @@ def pickled() -> bytes:
     return npz(x=np.array([{}, {}], dtype=object), y=[0, 1])
 
 
+def offset_beyond_the_end() -> bytes:
+    """An Arrow file whose second text goes on far behind its buffer."""
+    whole = arrow(pyarrow.table({"text": ["good", "bad", "fine"]}), pyarrow.ipc.new_file)
+    offsets = struct.pack("<4i", 0, 4, 7, 11)
+    assert whole.count(offsets) == 1
+    return whole.replace(offsets, struct.pack("<4i", 0, 4, 2**30, 11))
+
+
+def claims_too_much() -> bytes:
+    """An array of two bytes that says it has 16 PiB."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in ("x", "y"):
+            array = io.BytesIO()
+            shape = "(9007199254740992, 1), }"
+            header = {"descr": "<u2", "fortran_order": False, "shape": (1, 1)}
+            np.lib.format.write_array_header_1_0(array, header)
+            content = array.getvalue().replace(
+                b"(1, 1), }" + b" " * (len(shape) - 9), shape.encode()
+            )
+            assert shape.encode() in content
+            archive.writestr(f"{name}.npy", content + b"12")
+    return whole.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -137,6 +165,13 @@ def pickled() -> bytes:
         ("a.parquet", b"nonsense", r"not a Parquet file"),
         ("a.parquet", parquet(pyarrow.table({"a": pyarrow.array([], "int64")})), r"got no rows"),
         ("a.arrow", b"nonsense", r"not an Arrow file"),
+        ("a.arrow", offset_beyond_the_end(), r"a damaged Arrow file: .*out of bounds"),
+        ("a.jsonl", b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}", r"line 2: not valid JSON: Exceeds"),
+        ("a.jsonl", b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", r"inside of too many others"),
+        ("a.json", b'[{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}]", r"inside of too many others"),
+        ("a.json", b'[{"a": ' + b"9" * 5000 + b"}]", r"line 1: not valid JSON: Exceeds the limit"),
+        ("a.npz", npz(x=np.ones((3, 2)), y=1), r"y of shape \(\), expected as many rows in both"),
+        ("a.npz", claims_too_much(), r"needs more memory than there is \(Unable"),
         ("a.npz", b"nonsense", r"not a NPZ file of plain arrays"),
         ("a.npz", pickled(), r"not a NPZ file of plain arrays"),
         ("a.npz", npz(z=[1]), r"got the arrays \['z'\], expected x_train and y_train or x and y"),
@@ -154,6 +189,32 @@ def test_damaged_files_are_explained_in_one_line(write, tmp_path, name, content,
     with pytest.raises(DataError, match=message) as caught:
         read_file(tmp_path / name, format_of(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        None,
+        [1],
+        "x",
+        {"label": {"_type": "ClassLabel"}},
+        {"label": {"_type": "ClassLabel", "names": None}},
+        {"label": {"_type": "ClassLabel", "names": [1, 2]}},
+        {"label": {"_type": "ClassLabel", "names": {"a": 1}}},
+        {"label": 3},
+    ],
+)
+def test_a_schema_of_another_kind_names_no_labels(tmp_path, features):
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(pyarrow.table({"label": [1, 0]}).replace_schema_metadata(metadata)))
+    assert read_file(path, "parquet").names == {}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv: got a pipe or a device, expected a file"):
+        read_file(tmp_path / "a.csv", "csv")
 
 
 def test_a_missing_file_names_what_is_there(tmp_path, write):

@@ -78,6 +78,7 @@ def test_sizes_are_brought_to_one():
         ([None], {}, "x row 1: not an image"),
         (np.ones((2, 3)), {}, r"got images of shape \(2, 3\)"),
         (np.full((2, 3, 3), np.nan), {}, "NaN or infinite pixels"),
+        (np.full((2, 3, 3), 1e39), {"image_max": 2e39}, r"1e\+39 to 1e\+39, expected at most 3.4"),
         (PIXELS, {"image_mean": (0.1, 0.2)}, r"image_mean: got \[0.1, 0.2\], expected 1 or 1"),
         (PIXELS, {"image_std": (0.0,)}, r"image_std: got \[0.0\], .* other than 0"),
     ],

@@ -121,5 +121,27 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(CacheError, match="version 9, expected"):
         open_cache(cache.path)
     (cache.path / "manifest.json").write_text("{")
-    with pytest.raises(CacheError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(CacheError, match=r"manifest\.json: got no readable JSON .*delete"):
         open_cache(cache.path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "writers/00000.json"])
+@pytest.mark.parametrize("lost", ["codec", "shards", "format", "width"])
+def test_what_a_cache_says_of_itself_may_lack_a_part(tmp_path, name, lost):
+    path = written(tmp_path / "cache")
+    content = json.loads((path / name).read_text())
+    del content[lost]
+    (path / name).write_text(json.dumps(content))
+
+    def read():
+        if name == "manifest.json":
+            open_cache(path)
+        else:
+            make(path)
+
+    with pytest.raises(CacheError, match=r"write (the cache|it) again"):
+        read()
+    for broken in () if lost == "width" else ({**content, lost: 3}, {**content, lost: [{}]}):
+        (path / name).write_text(json.dumps(broken))
+        with pytest.raises(CacheError):
+            read()

@@ -15,7 +15,8 @@ from support.caches import (
 )
 
 from jaxdistill.errors import CacheError, ConfigError, DataError
-from jaxdistill.teachers.cache.codecs import Full
+from jaxdistill.models.outputs import Head
+from jaxdistill.teachers.cache.codecs import Full, TopK
 from jaxdistill.teachers.cache.reader import open_cache
 from jaxdistill.teachers.cache.writer import CacheWriter
 
@@ -144,3 +145,18 @@ def test_bad_examples_are_named(tmp_path):
         make(tmp_path / "other", {"codec": "mine"})
     with pytest.raises(ConfigError, match="process_index: got 2"):
         make(tmp_path / "other", process_index=2)
+
+
+def test_one_class_that_is_nan_is_seen_among_many(tmp_path):
+    """With this many classes the largest of a row passes over NaN on CPUs."""
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(16, 1000)).astype(np.float32)
+    weights[0, 0] = np.nan
+    hidden = generator.normal(size=(8, 16)).astype(np.float32)
+    with (
+        CacheWriter(
+            tmp_path / "cache", TopK(4), head=Head(weights), process_index=0, process_count=1
+        ) as writer,
+        pytest.raises(DataError, match=r"NaN, \+inf or all -inf \(8 tokens"),
+    ):
+        writer.write(np.arange(2), hidden, lengths=[4, 4])
