@@ -102,6 +102,6 @@ def test_a_function_is_stopped_between_two_batches(monkeypatch):
         asked.append(0)
         return counted(examples, factor=factor)
 
-    with pytest.raises(Preempted, match="stopped while teacher.function ran"):
+    with pytest.raises(Preempted, match=r"stopped while teacher\.function ran"):
         said(noted)
     assert len(asked) == 2
