@@ -282,3 +282,25 @@ def test_what_a_method_carries_and_trains_begins_as_it_says_and_goes_on(monkeypa
     after, _ = step(after, frozen, batch)
     carried = 0.5 + 2 * theirs.mean(0)
     np.testing.assert_allclose(after.method_state["own"], carried, rtol=1e-5)
+
+
+def test_maps_between_widths_are_drawn_by_the_seed_and_lie_between_the_models():
+    student, _ = perceptrons()
+    teacher = build_model({**MLP, "hidden_sizes": [9]}, seed=1, num_labels=CLASSES)
+    hint = {"loss": "hidden_mse", "layers": {0: 0}}
+    facts = Facts(modality="features", sizes={"features": FEATURES})
+    setup, made = parts_of(student, teacher, facts, objective={"hint": hint})
+    kernels = []
+    for seed in (0, 1):
+        state, frozen = made.start(student, seed=seed)
+        frozen = dataclasses.replace(frozen, teachers={"teacher": setup.teacher.params})
+        kernel = np.asarray(state.params["projections"]["hint"]["0"])
+        _, metrics = jax.jit(made.step)(state, frozen, numbers())
+        ours, theirs = (
+            np.asarray(model.apply(model.params, numbers(), taps=(tap,)).features[tap])
+            for model, tap in ((student, "layers.0.hidden"), (teacher, "layers.0.hidden"))
+        )
+        expected = ((ours @ kernel - theirs) ** 2).mean()
+        np.testing.assert_allclose(metrics["hint"].value(), expected, rtol=1e-5)
+        kernels.append(kernel)
+    assert (kernels[0] != kernels[1]).all()
