@@ -115,6 +115,12 @@ def test_layer_rates_need_layers(healthy):
     only(checks_shapes.shapes(healthy({"train": {"layer_decay": 0.9}})), "ok")
 
 
+def test_a_cache_that_is_yet_to_be_written_has_to_hold_what_the_objective_reads(healthy):
+    assert "cache.codec: got 'hidden' for classification" in (
+        faults(healthy({"cache": {"codec": "hidden"}}))
+    )
+
+
 def test_every_fault_is_told_at_once(healthy):
     changes = {"train": {"freeze": ["nowhere"]}, "finetune": {"freeze": ["no place"]}}
     message = faults(healthy(changes | hidden({0: 7})))
