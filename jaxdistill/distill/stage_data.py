@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -39,6 +40,7 @@ class StageData:
       student: Model that is trained, laid out.
       teacher: Model that runs in every step, laid out, or what one gave before; None without one.
       batches: `(seed) -> BatchSource`, with the stored outputs of a teacher in every batch.
+      steps_per_epoch: Updates of an epoch, the same for every seed.
       total_steps: Updates of the stage.
     """
 
@@ -47,6 +49,7 @@ class StageData:
     student: Model
     teacher: Model | targets.Targets | None
     batches: Callable[[int], BatchSource]
+    steps_per_epoch: int
     total_steps: int
 
 
@@ -59,36 +62,38 @@ def stage_data(
     mesh: Mesh,
 ) -> StageData:
     """Prepare the data of a stage, and let a teacher that is asked only once speak of them."""
-    dataset = fewer(dataset, train, config.data.split_seed)
-    # Before ids are renumbered: caches and functions know examples by their own.
-    stored = None
-    if isinstance(teacher, Cache):
-        stored = targets.from_cache(teacher, dataset.train)
-    elif teacher is not None and not isinstance(teacher, Model):
-        stored = _asked_once(teacher, dataset)
+    known = fewer(dataset, train, config.data.split_seed)
     cuts = train.used_vocabulary and not config.task_record.over_vocabulary
-    used = used_vocabulary.used_ids(dataset) if cuts else None  # Any token may be written.
+    used = used_vocabulary.used_ids(known) if cuts else None  # Any token may be written.
     layout = Layout(used, apart=stacking.unrolls(train.unroll))
-    if used is not None:
-        dataset = used_vocabulary.renumber(dataset, used)
-    live = layout.lay_out(teacher) if isinstance(teacher, Model) else None
-    if live is not None and kind_of_model(config) == "memory":
-        evaluate = make_evaluator(config, live, mesh, positive=dataset.positive)
-        stored = _asked_once(
-            lambda split: evaluate(live.params, live.model_state, split)[0], dataset
-        )
+    dataset = known if used is None else used_vocabulary.renumber(known, used)
+    # Before a teacher is asked, which takes long: batches may not divide over the devices.
+    first = stage_batches(config, train, dataset, 0, mesh)
+    speaker = layout.lay_out(teacher) if isinstance(teacher, Model) else None
+    # Caches and functions know examples by the ids that they had before.
+    if isinstance(teacher, Cache):
+        speaker = targets.from_cache(teacher, known.train)
+    elif teacher is not None and not isinstance(teacher, Model):
+        speaker = _asked_once(teacher, known)
+    elif speaker is not None and kind_of_model(config) == "memory":
+        evaluate = make_evaluator(config, speaker, mesh, positive=dataset.positive)
+        speak = functools.partial(evaluate, speaker.params, speaker.model_state)
+        speaker = _asked_once(lambda split: speak(split)[0], dataset)
 
     def batches(seed: int) -> BatchSource:
         source = stage_batches(config, train, dataset, seed, mesh)
-        return source if stored is None else targets.with_targets(source, stored)
+        if isinstance(speaker, targets.Targets):
+            return targets.with_targets(source, speaker)
+        return source
 
     return StageData(
         dataset,
         layout,
-        layout.lay_out(student),
-        live if stored is None else stored,
-        batches,
-        steps_of(train, batches(0)),
+        student=layout.lay_out(student),
+        teacher=speaker,
+        batches=batches,
+        steps_per_epoch=first.steps_per_epoch,
+        total_steps=steps_of(train, first),
     )
 
 

@@ -94,6 +94,7 @@ def make_trainer(
             f"parallel.strategy: got 'pmap' with {jax.process_count()} processes, expected 'jit'"
         )
     mesh = mesh_of(config.parallel.sizes)
+    part, place = rows_on(mesh)
     data = stage_data(config, train_config, dataset, model, teacher, mesh)
     facts, total_steps = facts_of(config, data.dataset), data.total_steps
     setup = resolve(
@@ -102,7 +103,6 @@ def make_trainer(
     assembly = assemble(setup, mesh)
 
     devices = list(mesh.devices.flat)
-    part, place = rows_on(mesh)
     teachers = {} if setup.teacher is None else {TEACHER: setup.teacher.params}
     spread = functools.partial(compilation.replicate, devices=devices) if pmapped else _same
     if pmapped:
@@ -119,10 +119,9 @@ def make_trainer(
             frozen_hash=_hash_of_frozen(assembly, model, seed),
         )
 
-    source = data.batches(0)
     plan = LoopPlan(
         total_steps=total_steps,
-        evaluate_every=train_config.evaluate_every or source.steps_per_epoch,
+        evaluate_every=train_config.evaluate_every or data.steps_per_epoch,
         log_every=config.telemetry.log_every,
         checkpoint_every=config.checkpoint.every,
         checkpoint_seconds=config.checkpoint.every_seconds,
